@@ -1,0 +1,119 @@
+"""Backbones: any timm model that gives feature maps, with output stride, multi-grid and input channels set."""
+
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from .config import BackboneConfig
+from .errors import InputError, some, suggest
+
+
+class Backbone(nn.Module):
+    """Normalised images (B, in_channels, H, W) in, list of maps (B, channels[i], H_i, W_i) out, fine to coarse."""
+
+    def __init__(self, net: nn.Module, *, frozen: bool = False):
+        super().__init__()
+        self.net = net
+        self.channels: list[int] = net.feature_info.channels()
+        self.stride: int = net.feature_info.reduction()[-1]
+        # Convolutions without padding (ConvNeXt's) drop the pixels that do not fill a kernel: images must be padded.
+        unpadded = any(
+            isinstance(m, nn.Conv2d) and m.stride[0] > 1 and m.padding == (0, 0) and m.kernel_size == m.stride
+            for m in net.modules()
+        )
+        self.divisor = 32 if unpadded else 1
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        return super().train(mode and not self.frozen)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return self.net(x)
+
+
+def build(config: BackboneConfig) -> Backbone:
+    if not timm.is_model(config.name):
+        raise InputError(f"timm has no model {config.name!r}{suggest(config.name, timm.list_models())}")
+    arguments = dict(in_chans=config.in_channels, output_stride=config.output_stride, **config.options)
+    try:
+        # From the hub only when asked; True is no path.
+        net = timm.create_model(config.name, pretrained=config.pretrained is True, features_only=True, **arguments)
+    except TypeError as error:
+        raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error}") from error
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"cannot get the pretrained weights of {config.name} from the hub ({type(error).__name__}); "
+            "download them elsewhere and give their path as model.backbone.pretrained, or set it to False"
+        ) from error
+    if isinstance(config.pretrained, str):
+        load_weights(net, config)
+    if config.multi_grid:
+        set_multi_grid(net, config)
+    return Backbone(net, frozen=config.frozen)
+
+
+def set_multi_grid(net: nn.Module, config: BackboneConfig) -> None:
+    """Dilate the last stage's 3x3 convolutions: block i by (stage dilation) * multi_grid[i].
+
+    The first block continues the stage before and takes half of it, as in the original: with 1 2 4 the dilations are
+    2 8 16 at output stride 8, and 1 4 8 at 16. timm has the stage's dilation but no multi-grid.
+    """
+    blocks = getattr(net, "layer4", None)
+    if blocks is None or len(blocks) != len(config.multi_grid):
+        raise InputError(f"multi_grid {config.multi_grid} does not fit {config.name}: it is for a ResNet's last stage")
+    dilation = 32 // config.output_stride
+    for i, (block, factor) in enumerate(zip(blocks, config.multi_grid, strict=True)):
+        d = factor * (max(1, dilation // 2) if i == 0 else dilation)
+        for conv in block.modules():
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+                conv.dilation = conv.padding = (d, d)
+
+
+def load_weights(net: nn.Module, config: BackboneConfig) -> None:
+    """Load a file of the whole timm model into the feature extractor `net`, strictly.
+
+    The file must have every key of `net`, and no key that the classification model lacks. Where in_channels is not
+    the file's, the first convolution is adapted as timm does it.
+    """
+    path = str(config.pretrained)
+    source = read_weights(path)
+    with torch.device("meta"):
+        whole = timm.create_model(config.name, **config.options).state_dict()
+    # A feature extractor may join names with _ that the whole model joins with a dot: stem.0 -> stem_0.
+    plain = {key.replace(".", "_"): key for key in whole}
+    wanted = {key: plain[key.replace(".", "_")] for key in net.state_dict()}
+
+    missing = [key for key in wanted.values() if key not in source and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in source if key not in whole]
+    if missing or unexpected:
+        parts = [f"missing: {some(missing)}"] * bool(missing) + [f"unexpected: {some(unexpected)}"] * bool(unexpected)
+        raise InputError(f"{path} does not fit backbone {config.name}: {'; '.join(parts)}")
+    state = net.state_dict()
+    for key, name in wanted.items():
+        value = source.get(name, state[key])
+        if value.shape != state[key].shape and value.dim() == 4 and value.shape[1] != config.in_channels == state[key].shape[1]:
+            value = timm.models.adapt_input_conv(config.in_channels, value)
+        if value.shape != state[key].shape:
+            shapes = f"{tuple(value.shape)}, not {tuple(state[key].shape)}"
+            raise InputError(f"{path} does not fit backbone {config.name}: {name} has shape {shapes}")
+        state[key] = value
+    net.load_state_dict(state)
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file read without running code from it."""
+    if not Path(path).is_file():
+        raise InputError(f"no file of pretrained weights at {path}")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return state.get("state_dict", state)
+    except Exception as error:  # each format has its own errors; all mean the same to the user
+        raise InputError(f"cannot read weights from {path}: {type(error).__name__}") from error

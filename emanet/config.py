@@ -1,0 +1,409 @@
+"""Every setting of an experiment: frozen dataclasses, read from a Python file, saved as JSON.
+
+    from emanet.config import load_experiment, override
+    config = override(load_experiment("voc_resnet101"), {"model.head.channels": 256})
+
+This file imports neither torch nor the command line. Derived values are properties; nothing is stored twice.
+"""
+
+import dataclasses
+import json
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .errors import InputError, suggest
+
+IGNORE = 255  # the value of ignored pixels in every label tensor, whatever value the mask files use
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    name: str = "resnet101s"
+    """A timm model that gives feature maps. resnet50s/101s/152s have the original's 64-64-128 stem."""
+    pretrained: bool | str = True
+    """True: timm's hub weights. A path: that file, every key of it. False: random."""
+    output_stride: int = 8
+    """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided."""
+    multi_grid: tuple[int, ...] = ()
+    """Factors on the last stage's 3x3 dilations of a ResNet, one per block; 1 2 4 in the original. Empty: none."""
+    in_channels: int = 3
+    frozen: bool = False
+    """Keep the weights and the BatchNorm statistics as they were loaded."""
+    options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    """Further arguments of timm.create_model."""
+
+    def __post_init__(self):
+        require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
+        require(self.in_channels >= 1, "in_channels", self.in_channels, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    name: str = "ema"
+    channels: int = 512
+    """Channels in which the EM attention works; 512 or 256 in the paper."""
+    num_bases: int = 64
+    em_steps: int = 3
+    bases_keep: float = 0.9
+    """bases = bases_keep * bases + (1 - bases_keep) * mean of the batch's bases, in training only."""
+    renormalise: bool = False
+    """Scale the batch mean to unit columns before averaging it in, as mmsegmentation and PaddleSeg do."""
+    fc1_channels: int = 256
+    """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1."""
+    dropout: float = 0.1
+    """Share of whole channels dropped before the classifier."""
+
+    def __post_init__(self):
+        require(self.num_bases >= 1, "num_bases", self.num_bases, "at least 1")
+        require(self.em_steps >= 1, "em_steps", self.em_steps, "at least 1")
+        require(0 <= self.bases_keep <= 1, "bases_keep", self.bases_keep, "between 0 and 1")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    aux_head: bool = False
+    """An FCN head on the stage before the last, used by the loss only."""
+    align_corners: bool = True
+    """How logits are upsampled; the original's choice is True."""
+    bn_momentum: float = 0.1
+    """Share of the running BatchNorm statistics that one batch replaces; 3e-4 in the original."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self):
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.backbone.in_channels):
+                raise InputError(f"model.{name} has {len(values)} values for {self.backbone.in_channels} channels")
+        require(all(value > 0 for value in self.std), "std", self.std, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSpec:
+    """Where a data set keeps its files and what its mask values mean. In JSON: the same names.
+
+    A mask of one channel (index or palette PNG) holds values; a mask of three channels holds colours of `palette`.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    """RGB of each class; empty: PASCAL VOC's colour map."""
+    images: str = "{split}/images"
+    """Folder under the root, searched through its subfolders."""
+    masks: str = "{split}/masks"
+    split_list: str = ""
+    """A text file under the root that names a split's images, one stem (or image and mask path) a line."""
+    image_suffix: str = ""
+    """How image names end, if not just with a known image extension: `_leftImg8bit.png`."""
+    mask_suffix: str = ""
+    """How mask names end, if not just with `.png`: `_gtFine_labelIds.png`."""
+    ignore_label: int = 255
+    """Mask value of pixels that count nowhere."""
+    ignore_colours: tuple[tuple[int, int, int], ...] = ()
+    """The same for masks that hold colours."""
+    label_map: dict[int, int] = field(default_factory=dict)
+    """Mask value -> class (or 255 = ignored), where they differ. It must then list every value but ignore_label."""
+
+    def __post_init__(self):
+        require(1 <= len(self.classes) <= IGNORE, "classes", f"{len(self.classes)} names", "1 to 255 names")
+        if self.palette and len(self.palette) != len(self.classes):
+            raise InputError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
+        for colour in (*self.palette, *self.ignore_colours):
+            require(all(0 <= value <= 255 for value in colour), "palette", colour, "RGB values of 0 to 255")
+        for value, label in self.label_map.items():
+            require(
+                0 <= label < len(self.classes) or label == IGNORE, "label_map", f"{value}: {label}", "class indices or 255"
+            )
+
+    @property
+    def colours(self) -> tuple[tuple[int, int, int], ...]:
+        return self.palette or voc_palette(len(self.classes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    dataset: str = "voc"
+    """A name of emanet.data.datasets.SPECS, or the path of a JSON spec (or of a folder with a dataset.json)."""
+    spec: DatasetSpec | None = None
+    """The spec itself, in Python experiments; it wins over `dataset`."""
+    root: str = ""
+    """Folder of the data set; default data/NAME, or where the JSON spec lies."""
+    train_split: str = "train"
+    val_split: str = "val"
+    crop: tuple[int, int] = (513, 513)
+    """(h, w) of a training crop, in pixels."""
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    """One is drawn per sample; two values `a b` with continuous_scale: uniformly between them."""
+    continuous_scale: bool = False
+    flip: float = 0.5
+    """Chance of a mirrored sample."""
+    colour: float = 0.0
+    """Strength of random brightness, contrast and saturation: factors are drawn from 1 ± colour."""
+    workers: int = 4
+    """Loader processes per rank. Batches do not depend on it."""
+    check: bool = True
+    """Open every mask before training starts (once per listing: the result is remembered)."""
+
+    def __post_init__(self):
+        require(all(side >= 1 for side in self.crop), "crop", self.crop, "positive (h, w)")
+        require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
+        require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
+        require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
+        require(self.workers >= 0, "workers", self.workers, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    average: Literal["all", "valid"] = "all"
+    """all: divide by every pixel of the crop, the original's loss; valid: by the pixels that are not ignored."""
+    class_weights: tuple[float, ...] = ()
+    """One factor per class; `valid` then divides by the sum of the pixels' weights."""
+    ohem_threshold: float = 0.0
+    """Above 0: only pixels whose true class has a probability below it count (online hard example mining)."""
+    ohem_min_kept: int = 100_000
+    """But at least that many of the hardest pixels per image batch on a device."""
+    aux_weight: float = 0.4
+
+    def __post_init__(self):
+        require(0 <= self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "between 0 and 1")
+        require(all(weight >= 0 for weight in self.class_weights), "class_weights", self.class_weights, "not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 9e-3
+    momentum: float = 0.9
+    """SGD's momentum."""
+    weight_decay: float = 1e-4
+    """On the weights of convolutions and linear layers; none on norms and biases."""
+    bias_lr_scale: float = 2.0
+    """Biases learn at bias_lr_scale * lr."""
+    head_lr_scale: float = 1.0
+    """Everything outside the backbone learns at head_lr_scale * lr."""
+    poly_power: float = 0.9
+    """lr(step) = lr * (1 - step / steps) ** poly_power"""
+    lr_every: int = 10
+    """Steps between updates of the learning rate."""
+    warmup_steps: int = 0
+    """The learning rate first rises linearly over so many steps."""
+    clip_norm: float = 0.0
+    """Above 0: gradients are scaled down to this norm."""
+
+    def __post_init__(self):
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(self.lr_every >= 1, "lr_every", self.lr_every, "at least 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    mode: Literal["whole", "slide"] = "whole"
+    """whole: the image at once. slide: overlapping windows, their probabilities averaged."""
+    window: tuple[int, int] = (513, 513)
+    """(h, w) of a window."""
+    overlap: float = 1 / 3
+    """Share of a window that its neighbour covers too."""
+    scales: tuple[float, ...] = (1.0,)
+    """The image is also predicted at these sizes; probabilities are averaged."""
+    flip: bool = False
+    """And mirrored."""
+
+    def __post_init__(self):
+        require(all(side >= 1 for side in self.window), "window", self.window, "positive (h, w)")
+        require(0 <= self.overlap < 1, "overlap", self.overlap, "at least 0 and below 1")
+        require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One training, whole. Everything counts in optimiser steps, never in epochs."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    steps: int = 30_000
+    batch_size: int = 16
+    """Images per optimiser step, over all ranks."""
+    accumulate: int = 1
+    """Forward and backward passes per optimiser step; each sees batch_size / accumulate images over all ranks."""
+    seed: int = 0
+    init_from: str = ""
+    """A run folder or model file to start from; the classifier is left out where the class count differs."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast type. EM attention and the loss stay in float32."""
+    channels_last: bool = True
+    compile: bool = False
+    sync_bn: bool = True
+    """BatchNorm statistics over all ranks, where there are several."""
+    device: str = "auto"
+    """auto: CUDA if there is one, else the CPU."""
+    log_every: int = 10
+    val_every: int = 0
+    """Steps between validations; 0: only after the last step."""
+    save_every: int = 0
+    """Steps between checkpoints that are kept; the latest and the best are kept always."""
+    pictures: int = 4
+    """Validation images drawn at each validation: image, label, prediction."""
+
+    def __post_init__(self):
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+        if self.batch_size % self.accumulate:
+            raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+
+def require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"{name} is {value}, but must be {wanted}")
+
+
+def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:
+    """PASCAL VOC's colour map: bit k of a label goes, from the top bit down, in turn to red, green and blue."""
+
+    def colour(label: int) -> tuple[int, int, int]:
+        channels = [0, 0, 0]
+        for bit in range(8):
+            channels[bit % 3] |= ((label >> bit) & 1) << (7 - bit // 3)
+        return channels[0], channels[1], channels[2]
+
+    return tuple(colour(label) for label in range(count))
+
+
+def override(config: Config, changes: dict[str, Any]) -> Config:
+    """A copy with dotted names changed: override(config, {"model.head.channels": 256, "steps": 100})."""
+    for dotted, value in changes.items():
+        name, _, rest = dotted.partition(".")
+        names = [f.name for f in dataclasses.fields(config)]
+        if name not in names:
+            raise InputError(f"{type(config).__name__} has no field {name!r}{suggest(name, names)}")
+        value = override(getattr(config, name), {rest: value}) if rest else value
+        config = dataclasses.replace(config, **{name: value})
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain JSON values: tuples become lists, keys strings."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
+    """The dataclass from JSON values; InputError names the unknown field or the wrong type, dotted."""
+    if not isinstance(values, dict):
+        raise InputError(f"{where or cls.__name__} is {values!r}, but must be an object")
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in hints:
+            raise InputError(f"unknown field {_join(where, name)!r}{suggest(name, hints)}")
+    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    for name in required:
+        if name not in values:
+            raise InputError(f"field {_join(where, name)!r} is missing")
+    return cls(**{name: _cast(hints[name], value, _join(where, name)) for name, value in values.items()})
+
+
+def _join(where: str, name: str) -> str:
+    return f"{where}.{name}" if where else name
+
+
+def _cast(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if type(value) in args:  # before casting: bool | int must not turn True into 1
+            return value
+        for arg in args:
+            try:
+                return _cast(arg, value, where)
+            except InputError as error:
+                last = error
+                if dataclasses.is_dataclass(arg) and isinstance(value, dict):
+                    break  # this is the one that was meant
+        raise last
+    if origin is Literal and value in args:
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is Ellipsis:
+            return tuple(_cast(args[0], item, where) for item in value)
+        if len(args) == len(value):
+            return tuple(_cast(arg, item, where) for arg, item in zip(args, value, strict=True))
+    if origin is dict and isinstance(value, dict):
+        try:
+            return {args[0](key): _cast(args[1], item, f"{where}[{key}]") for key, item in value.items()}
+        except ValueError:
+            pass
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    wanted = " or ".join(repr(a) for a in args) if origin is Literal else str(getattr(hint, "__name__", hint))
+    wanted = str(hint).replace("typing.", "") if origin in (tuple, dict) else wanted
+    raise InputError(f"{where} is {value!r}, but must be {wanted}")
+
+
+def flatten(config: Any, where: str = "") -> dict[str, Any]:
+    """Dotted name -> value, in the order of the fields; what `config diff` compares."""
+    flat: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value, name = getattr(config, f.name), _join(where, f.name)
+        flat |= flatten(value, name) if dataclasses.is_dataclass(value) else {name: value}
+    return flat
+
+
+def experiment_names() -> list[str]:
+    folder = Path(__file__).parent / "configs"
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def load_experiment(source: str) -> Experiment:
+    """The experiment of a name in emanet/configs, a .py file, a run folder, a config.json or a model file.
+
+    Only a .py file is executed. Raises InputError, naming the nearest experiment, if there is no such thing.
+    """
+    path = Path(source)
+    if source in experiment_names():
+        path = Path(__file__).parent / "configs" / f"{source}.py"
+    if path.is_dir():
+        path = path / "config.json"
+    if not path.is_file():
+        raise InputError(f"no experiment, run folder or file {source!r}{suggest(source, experiment_names())}")
+    if path.suffix == ".safetensors":
+        from .checkpoint import read_header
+
+        return from_dict(Experiment, read_header(path)["experiment"])
+    if path.suffix == ".json":
+        return from_dict(Experiment, read_json(path))
+    if path.suffix != ".py":
+        raise InputError(f"{source} is neither an experiment (.py), a config (.json) nor a model (.safetensors)")
+    # A package module is found by its name, so that experiments can build on each other from anywhere.
+    try:
+        config = runpy.run_path(str(path), run_name=path.stem).get("config")
+    except InputError:
+        raise
+    except Exception as error:  # the user's own code: any error of it is theirs to read, in one sentence
+        raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
+    if not isinstance(config, Experiment):
+        raise InputError(f"{path} defines no `config = Experiment(...)`")
+    return config
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file; InputError names the file if it is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error

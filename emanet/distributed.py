@@ -1,0 +1,116 @@
+"""Processes: what does nothing with one of them and is exact with several."""
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_fn
+from torch import Tensor, nn
+
+
+def init(device: torch.device) -> None:
+    """Join the group that torchrun announces in the environment; nothing without torchrun."""
+    if "RANK" in os.environ and not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+
+
+def shutdown() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`: this rank's CUDA device if there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = torch.device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum of every rank's tensor, in place; the same bits on every rank. Carries no gradient."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def first_on_rank_zero(work: Callable[[], None]) -> None:
+    """Run work on rank 0 alone, the others waiting; where it fails, every rank ends."""
+    failed = torch.zeros(1)
+    try:
+        if rank() == 0:
+            work()
+    except BaseException:
+        failed += 1
+        raise
+    finally:
+        if world_size() > 1:
+            failed = failed.to("cuda" if dist.get_backend() == "nccl" else "cpu")
+            dist.all_reduce(failed)
+    if failed.item():
+        raise SystemExit(2)  # rank 0 has said why
+
+
+class SyncBatchNorm(nn.BatchNorm2d):
+    """BatchNorm over the batches of all ranks on any device; torch's own refuses the CPU.
+
+    `drop` and `act` are those of timm's BatchNormAct2d, which it can stand for.
+    """
+
+    def __init__(self, of: nn.BatchNorm2d):
+        super().__init__(of.num_features, of.eps, of.momentum, of.affine, of.track_running_stats)
+        self.load_state_dict(of.state_dict())
+        self.drop = getattr(of, "drop", nn.Identity())
+        self.act = getattr(of, "act", nn.Identity())
+        self.train(of.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and world_size() > 1:
+            y = self._normalise(x.float()).to(x.dtype)
+        else:
+            y = super().forward(x)
+        return self.act(self.drop(y))
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        count = x.numel() / x.shape[1]
+        moments = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), x.new_tensor([count])])
+        moments = dist_fn.all_reduce(moments)  # differentiable: its backward sums the gradients over the ranks
+        total = moments[-1].detach()
+        mean, square = (moments[:-1] / total).chunk(2)
+        var = (square - mean.square()).clamp_min(0)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (total / (total - 1)), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return x * scale[:, None, None] + shift[:, None, None]
+
+
+def sync_batch_norm(module: nn.Module) -> nn.Module:
+    """The module with every BatchNorm2d, timm's included, made to see the batches of all ranks."""
+    if next(module.parameters()).device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        return convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, SyncBatchNorm(child))
+        else:
+            sync_batch_norm(child)
+    return module

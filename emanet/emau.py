@@ -1,0 +1,64 @@
+"""The EM attention unit (paper, section 4): a residual block around EM attention, and the bases it keeps.
+
+Shapes: B images, C channels, N = H * W pixels, K bases.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from . import distributed
+from .ops.em_attention import em_attention, unit_columns
+
+
+class EMAU(nn.Module):
+    """y = relu(x + BN(conv_out(relu(em_attention(conv_in(x))))))
+
+    channels: C of input and output. num_bases: K. em_steps: T. bases_keep and renormalise: see `update_bases`.
+
+    No gradient passes EM attention, so conv_in is never trained: it stays a random projection, and says so by
+    requires_grad = False. It is part of the weights all the same.
+    """
+
+    def __init__(
+        self,
+        channels: int = 512,
+        num_bases: int = 64,
+        em_steps: int = 3,
+        *,
+        bases_keep: float = 0.9,
+        renormalise: bool = False,
+    ):
+        super().__init__()
+        self.em_steps, self.bases_keep, self.renormalise = em_steps, bases_keep, renormalise
+        self.conv_in = nn.Conv2d(channels, channels, 1).requires_grad_(False)
+        self.conv_out = nn.Conv2d(channels, channels, 1, bias=False)
+        self.bn_out = nn.BatchNorm2d(channels)
+        for conv in (self.conv_in, self.conv_out):
+            nn.init.normal_(conv.weight, 0, math.sqrt(2 / channels))  # sqrt(2 / (kh * kw * out_channels))
+        bases_1CK = torch.randn(1, channels, num_bases) * math.sqrt(2 / num_bases)
+        self.register_buffer("bases", unit_columns(bases_1CK))
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        pixels_BCN = self.conv_in(x_BCHW).flatten(2)
+        rebuilt_BCN, mu_BCK = em_attention(pixels_BCN, self.bases, self.em_steps)
+        if self.training:
+            self.update_bases(mu_BCK)
+        rebuilt_BCHW = rebuilt_BCN.unflatten(2, x_BCHW.shape[2:]).relu()
+        return torch.relu(x_BCHW + self.bn_out(self.conv_out(rebuilt_BCHW)))
+
+    @torch.no_grad()
+    def update_bases(self, mu_BCK: Tensor) -> None:
+        """bases = bases_keep * bases + (1 - bases_keep) * mean of mu over the images of all ranks (section 4.2).
+
+        The mean has columns shorter than 1; the released code leaves them so, its relatives renormalise them.
+        """
+        # The number of images travels with the sum, so that ranks may hold different numbers of them.
+        total = torch.cat([mu_BCK.sum(0).flatten(), mu_BCK.new_tensor([len(mu_BCK)])])
+        distributed.sum_over_ranks(total)
+        mean_1CK = (total[:-1] / total[-1]).view_as(self.bases)
+        if self.renormalise:
+            mean_1CK = unit_columns(mean_1CK)
+        # In place: the buffer must stay the same memory for DDP, compiled graphs and whoever else holds it.
+        self.bases.mul_(self.bases_keep).add_(mean_1CK, alpha=1 - self.bases_keep)

@@ -1,0 +1,106 @@
+"""EMANet = backbone + head, with its own preprocessing: pixels in, float32 logits out at the pixels' size."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import backbones, heads
+from .config import DatasetSpec, HeadConfig, ModelConfig
+
+
+class EMANet(nn.Module):
+    """model(images) -> logits.
+
+    backbone: see backbones.Backbone. head, aux_head: see heads. spec: names and colours of the classes.
+    mean, std: per channel, of images in [0, 1]; buffers, so that they travel with the weights.
+    """
+
+    def __init__(
+        self,
+        backbone: backbones.Backbone,
+        head: nn.Module,
+        aux_head: nn.Module | None = None,
+        *,
+        classes: Sequence[str],
+        palette: Sequence[tuple[int, int, int]],
+        mean: Sequence[float],
+        std: Sequence[float],
+        align_corners: bool = True,
+    ):
+        super().__init__()
+        self.backbone, self.head, self.aux_head = backbone, head, aux_head
+        self.classes, self.palette = tuple(classes), tuple(palette)
+        self.align_corners = align_corners
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per logit pixel."""
+        return self.backbone.stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, in_channels, H, W) RGB, uint8 in [0, 255] or floating in [0, 1], any size.
+
+        Returns float32 logits (B, classes, H, W).
+        """
+        return self.logits(self.normalise(images))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 in [0, 255] or floating in [0, 1] -> float32 with the mean at 0."""
+        if images.dim() != 4:
+            raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}")
+        if images.dtype == torch.uint8:
+            images = images.to(self.mean.dtype) / 255
+        elif not images.is_floating_point():
+            raise TypeError(f"images must be uint8 in [0, 255] or floating in [0, 1], got {images.dtype}")
+        return (images - self.mean) / self.std
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits (B, classes, H, W) in float32 of normalised images (B, in_channels, H, W)."""
+        size = x.shape[2:]
+        return self.upsample(self.low_logits(x)[0], size)
+
+    def low_logits(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits at the stride of the head, and those of the auxiliary head in training, if there is one."""
+        h, w = x.shape[2:]
+        d = self.backbone.divisor
+        features = self.backbone(F.pad(x, (0, -w % d, 0, -h % d)))
+        aux = self.aux_head(features) if self.aux_head is not None and self.training else None
+        return self.head(features), aux
+
+    def upsample(self, low: Tensor, size: Sequence[int]) -> Tensor:
+        """Bilinear to (H, W), in float32; what the backbone padded is cut off again."""
+        h, w = size
+        d = self.backbone.divisor
+        padded = (h + -h % d, w + -w % d)
+        high = F.interpolate(low.float(), padded, mode="bilinear", align_corners=self.align_corners)
+        return high[:, :, :h, :w]
+
+
+def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANet:
+    """The model of a config, for the classes of a data set (or a list of class names)."""
+    if not isinstance(spec, DatasetSpec):
+        spec = DatasetSpec(classes=tuple(spec))
+    backbone = backbones.build(config.backbone)
+    head = heads.build(config.head, backbone.channels, len(spec.classes))
+    aux_head = None
+    if config.aux_head:
+        aux_config = HeadConfig(name="fcn", channels=256, dropout=config.head.dropout)
+        aux_head = heads.FCNHead(backbone.channels, len(spec.classes), aux_config, level=-2)
+    model = EMANet(
+        backbone,
+        head,
+        aux_head,
+        classes=spec.classes,
+        palette=spec.colours,
+        mean=config.mean,
+        std=config.std,
+        align_corners=config.align_corners,
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = config.bn_momentum
+    return model
