@@ -95,7 +95,11 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
     state = net.state_dict()
     for key, name in wanted.items():
         value = source.get(name, state[key])
-        if value.shape != state[key].shape and value.dim() == 4 and value.shape[1] != config.in_channels == state[key].shape[1]:
+        if (
+            value.shape != state[key].shape
+            and value.dim() == 4
+            and value.shape[1] != config.in_channels == state[key].shape[1]
+        ):
             value = timm.models.adapt_input_conv(config.in_channels, value)
         if value.shape != state[key].shape:
             shapes = f"{tuple(value.shape)}, not {tuple(state[key].shape)}"

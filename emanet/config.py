@@ -120,7 +120,10 @@ class DatasetSpec:
             require(all(0 <= value <= 255 for value in colour), "palette", colour, "RGB values of 0 to 255")
         for value, label in self.label_map.items():
             require(
-                0 <= label < len(self.classes) or label == IGNORE, "label_map", f"{value}: {label}", "class indices or 255"
+                0 <= label < len(self.classes) or label == IGNORE,
+                "label_map",
+                f"{value}: {label}",
+                "class indices or 255",
             )
 
     @property
@@ -169,7 +172,7 @@ class LossConfig:
     ohem_threshold: float = 0.0
     """Above 0: only pixels whose true class has a probability below it count (online hard example mining)."""
     ohem_min_kept: int = 100_000
-    """But at least that many of the hardest pixels per image batch on a device."""
+    """But at least so many of the hardest pixels per image, taken over the images of a pass."""
     aux_weight: float = 0.4
 
     def __post_init__(self):
@@ -251,8 +254,10 @@ class Experiment:
     log_every: int = 10
     val_every: int = 0
     """Steps between validations; 0: only after the last step."""
-    save_every: int = 0
-    """Steps between checkpoints that are kept; the latest and the best are kept always."""
+    save_every: int = 500
+    """Steps between checkpoints to resume from; the last two stay. Validations and the end save one too."""
+    keep_every: int = 0
+    """Models of steps that are multiples of it stay for good; the best one always does."""
     pictures: int = 4
     """Validation images drawn at each validation: image, label, prediction."""
 

@@ -1,0 +1,274 @@
+"""The commands. The only file that knows the CLI library; torch is imported inside them, so that help is instant."""
+
+import difflib
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Literal
+
+from . import __version__
+from .errors import InputError
+
+# Each is handled by the function of the same name below, whose docstring is its help.
+COMMANDS = {
+    "train": "train an experiment into a run folder",
+    "evaluate": "score a model on a data set or on folders of images and masks",
+    "predict": "label the pixels of images, folders and globs",
+    "config": "show an experiment, or what differs between two",
+    "compare": "put the results of runs side by side",
+    "data": "write the drawn scenes as a data set to learn the layout from",
+}
+Device = Annotated[str, "auto, cpu, cuda or cuda:N"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command. Whatever is wrong with what the user gave ends in one sentence and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _dispatch(arguments)
+    except InputError as error:
+        # A data loader's worker hands over an error with its traceback in front of the sentence.
+        _fail(str(error).rsplit("InputError: ", 1)[-1].strip(), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output (head, less) has gone: nobody is left to tell
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except Exception as error:  # a fault of ours: the sentence for the user, the traceback for a report
+        with tempfile.NamedTemporaryFile("w", prefix="emanet-", suffix=".txt", delete=False) as file:
+            traceback.print_exc(file=file)
+        first = (str(error).splitlines() or [""])[0]
+        _fail(f"unexpected {type(error).__name__}: {first} (the traceback is in {file.name})", 1)
+
+
+def _fail(sentence: str, code: int) -> None:
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print("usage: python -m emanet COMMAND [-h] ...\n\nEMANet: label every pixel of your pictures.\n\ncommands:")
+        print("\n".join(f"  {command:10} {text}" for command, text in COMMANDS.items()))
+    elif name == "--version":
+        print(f"emanet {__version__}")
+    elif name in COMMANDS:
+        globals()[name](arguments[1:])
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise InputError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+
+
+def train(arguments: list[str]) -> None:
+    """train EXPERIMENT [flags]: parse the flags over the experiment's own values."""
+    import tyro
+
+    from .config import Experiment, experiment_names, load_experiment
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE ...]\n")
+        print("EXPERIMENT is a name, a .py file, a config.json, or a run folder. Names:")
+        print("\n".join(f"  {name}" for name in experiment_names()))
+        print("\n`train EXPERIMENT --help` lists every field with that experiment's value.")
+        return
+    source, flags = arguments[0], arguments[1:]
+    if source.startswith("-"):
+        raise InputError(f"train needs an EXPERIMENT before {source}; there are: {', '.join(experiment_names())}")
+
+    def command(
+        config: Annotated[Experiment, tyro.conf.arg(name="")] = load_experiment(source),
+        out: str = "",
+        resume: bool = False,
+    ) -> None:
+        """Train an experiment.
+
+        Args:
+            out: Run folder; default runs/NAME, or the next free runs/NAME-2.
+            resume: Go on from the run folder's latest checkpoint, if it has one.
+        """
+        from . import distributed
+        from .train import train as run
+
+        name = Path(source).resolve().stem
+        folder = source if resume and not out and Path(source).is_dir() else out
+        try:
+            run(config, folder, name=name, resume=resume)
+        finally:
+            distributed.shutdown()
+
+    _cli(command, flags, f"train {source}")
+
+
+def evaluate(arguments: list[str]) -> None:
+    import tyro
+
+    from .config import EvalConfig, load_experiment
+
+    def command(
+        model: Annotated[str, tyro.conf.Positional] = "",
+        images: str = "",
+        masks: str = "",
+        split: str = "",
+        root: str = "",
+        dataset: str = "",
+        json: str = "",
+        picture: str = "",
+        device: str = "auto",
+        settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
+    ) -> tuple:
+        """Score a model, by default on the validation split it was trained with.
+
+        Without MODEL, --images is a folder of label maps made elsewhere (index PNGs), scored as they are.
+
+        Args:
+            model: A model file or a run folder.
+            images: Folder of images; each needs a mask of the same stem under --masks.
+            masks: Folder of masks, in the values or colours of the model's data set.
+            split: Split of the data set instead of its validation split.
+            root: Folder of the data set, if it has moved since training.
+            dataset: Another data set of the same classes: a name or a dataset.json.
+            json: File for mIoU, pAcc, mAcc, fIoU (0 to 1) and IoU per class.
+            picture: File for a picture of the confusion matrix.
+            device: auto, cpu, cuda or cuda:N.
+        """
+        return model, images, masks, split, root, dataset, json, picture, device, settings
+
+    parsed = _cli(command, arguments, "evaluate")
+    if parsed[0]:  # the model's own evaluation settings are the defaults
+        from .checkpoint import model_path
+
+        experiment = load_experiment(str(model_path(parsed[0])))
+        command.__defaults__ = (*command.__defaults__[:-1], experiment.eval)
+        parsed = _cli(command, arguments, "evaluate")
+    from .score import score
+
+    score(*parsed)
+
+
+def predict(arguments: list[str]) -> None:
+    import tyro
+
+    from .config import EvalConfig
+
+    def command(
+        model: Annotated[str, tyro.conf.Positional],
+        images: Annotated[tuple[str, ...], tyro.conf.Positional],
+        /,
+        out: str,
+        overlay: bool = True,
+        device: str = "auto",
+        settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
+    ) -> None:
+        """Write a label map (index PNG with palette) and an overlay for every image.
+
+        Args:
+            model: A model file or a run folder.
+            images: Files, folders and quoted globs.
+            out: Folder for what is written.
+            overlay: Also write the image with the classes' colours over it.
+            device: auto, cpu, cuda or cuda:N.
+        """
+        from .predict import Predictor, predict_files
+
+        if not images:
+            raise InputError("predict needs at least one image, folder or glob after MODEL")
+        failures = predict_files(Predictor(model, device=device, config=settings), images, out, overlay=overlay)
+        if failures:
+            raise InputError(f"{len(failures)} images could not be predicted; the others were")
+
+    _cli(command, arguments, "predict")
+
+
+def config(arguments: list[str]) -> None:
+    """config show EXPERIMENT | config diff A B"""
+    import json
+
+    import tyro
+
+    from .config import flatten, load_experiment, to_dict
+
+    def show(experiment: Annotated[str, tyro.conf.Positional], /, format: Literal["flat", "json"] = "flat") -> None:
+        """Every setting of an experiment, run folder, config.json or model file.
+
+        Args:
+            experiment: A name, a .py file, a config.json, a run folder or a model file.
+            format: flat: one `name = value` a line; json: what a run folder's config.json holds.
+        """
+        loaded = load_experiment(experiment)
+        if format == "json":
+            print(json.dumps(to_dict(loaded), indent=2))
+        else:
+            print("\n".join(f"{name} = {value!r}" for name, value in flatten(loaded).items()))
+
+    def diff(a: Annotated[str, tyro.conf.Positional], b: Annotated[str, tyro.conf.Positional], /) -> None:
+        """What differs between two experiments, run folders or model files.
+
+        Args:
+            a: A name, a .py file, a config.json, a run folder or a model file.
+            b: The same.
+        """
+        flat_a, flat_b = flatten(load_experiment(a)), flatten(load_experiment(b))
+        for name in flat_a | flat_b:
+            if flat_a.get(name) != flat_b.get(name):
+                print(f"{name}: {flat_a.get(name)!r} -> {flat_b.get(name)!r}")
+
+    _subcommand({"show": show, "diff": diff}, arguments, "config")
+
+
+def compare(arguments: list[str]) -> None:
+    import tyro
+
+    def command(runs: Annotated[tuple[str, ...], tyro.conf.Positional], /, picture: str = "") -> None:
+        """Metrics of run folders side by side.
+
+        Args:
+            runs: Run folders.
+            picture: File for a picture of their curves.
+        """
+        from .compare import compare as run
+
+        if not runs:
+            raise InputError("compare needs at least one run folder")
+        run(list(runs), picture or None)
+
+    _cli(command, arguments, "compare")
+
+
+def data(arguments: list[str]) -> None:
+    import tyro
+
+    def draw(folder: Annotated[str, tyro.conf.Positional], /, train: int = 200, val: int = 40) -> None:
+        """Write drawn scenes as a folder data set: an example of the layout, with its dataset.json.
+
+        Args:
+            folder: New folder for it.
+            train: Images of the training split.
+            val: Images of the validation split.
+        """
+        from .data.export import write_drawn
+
+        write_drawn(Path(folder), {"train": train, "val": val})
+
+    _subcommand({"draw": draw}, arguments, "data")
+
+
+def _cli(command, arguments: list[str], prog: str):
+    import tyro
+
+    # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
+    return tyro.cli(command, args=arguments, prog=f"python -m emanet {prog}", config=(tyro.conf.AvoidSubcommands,))
+
+
+def _subcommand(commands: dict, arguments: list[str], prog: str) -> None:
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(f"usage: python -m emanet {prog} COMMAND [-h] ...\n\ncommands:")
+        print("\n".join(f"  {name:10} {command.__doc__.splitlines()[0]}" for name, command in commands.items()))
+    elif name in commands:
+        _cli(commands[name], arguments[1:], f"{prog} {name}")
+    else:
+        near = difflib.get_close_matches(name, commands, n=1)
+        raise InputError(f"no command {f'{prog} {name}'!r}; {f'did you mean {near[0]!r}?' if near else 'see --help'}")

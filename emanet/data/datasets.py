@@ -1,0 +1,202 @@
+"""Data sets: one table of specs, one class that reads any of them from files.
+
+A data set is whatever has `len(ds)`, `ds.read(i) -> (image (H, W, C) uint8, labels (H, W) uint8)` and `ds.name(i)`.
+A new one is a DatasetSpec: a line of SPECS, an argument in an experiment file, or a dataset.json beside the pictures.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ..config import IGNORE, DataConfig, DatasetSpec, from_dict, read_json, to_dict
+from ..errors import InputError, some, suggest
+from .images import IMAGE_SUFFIXES, image_size, read_image, read_mask
+from .synthetic import SCENE_CLASSES, SCENE_PALETTE, DrawnScenes
+
+SPECS = {
+    "camvid": DatasetSpec(
+        classes=tuple("sky building pole road sidewalk tree sign_symbol fence car pedestrian bicyclist".split()),
+        palette=(
+            (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
+            (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+        ),
+    ),
+    "drawn": DatasetSpec(classes=SCENE_CLASSES, palette=SCENE_PALETTE),
+    "voc": DatasetSpec(
+        classes=tuple(
+            "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
+            "person pottedplant sheep sofa train tvmonitor".split()
+        ),
+        images="JPEGImages",
+        masks="SegmentationClass",
+        split_list="ImageSets/Segmentation/{split}.txt",
+        ignore_colours=((224, 224, 192),),
+    ),
+}  # fmt: skip
+DRAWN_COUNTS = {"train": 4000, "val": 200}
+DRAWN_SIZE = (145, 145)  # 8k + 1 and 16k + 1: the grid of an align_corners model fits without padding
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pairs of an image file and a mask file, read as the spec says."""
+
+    pairs: Sequence[tuple[Path, Path]]
+    spec: DatasetSpec
+    channels: int = 3
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def name(self, index: int) -> str:
+        return str(self.pairs[index][0])
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """image (H, W, channels) uint8, labels (H, W) uint8: classes, or 255 = ignored."""
+        image, mask = self.pairs[index]
+        pixels, labels = read_image(image, self.channels), read_mask(mask, self.spec)
+        if pixels.shape[:2] != labels.shape:
+            raise InputError(_sizes(image, pixels.shape[:2], mask, labels.shape))
+        return pixels, labels
+
+    @cached_property
+    def listing(self) -> str:
+        """A digest of the spec and of every file's name, size and time: the same listing has the same content."""
+        digest = hashlib.sha256(json.dumps(to_dict(self.spec)).encode())
+        for path in (path for pair in self.pairs for path in pair):
+            status = path.stat()
+            digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+def resolve(config: DataConfig) -> tuple[DatasetSpec, Path]:
+    """The spec and the root folder that a config means."""
+    name = config.dataset
+    if config.spec is not None:
+        spec, root = config.spec, Path("data") / name
+    elif name in SPECS:
+        spec, root = SPECS[name], Path("data") / name
+    else:
+        path = Path(name) / "dataset.json" if Path(name).is_dir() else Path(name)
+        if not path.is_file():
+            raise InputError(f"no data set or dataset.json {name!r}{suggest(name, SPECS)}")
+        try:
+            spec, root = from_dict(DatasetSpec, read_json(path)), path.parent
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return spec, Path(config.root) if config.root else root
+
+
+def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset | DrawnScenes:
+    """One split of a data set. Every image is known to have a mask; nothing has been decoded yet."""
+    spec, root = resolve(config)
+    if config.dataset == "drawn" and not config.root:
+        if split not in DRAWN_COUNTS:
+            raise InputError(f"the drawn scenes have no split {split!r}{suggest(split, DRAWN_COUNTS)}")
+        return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
+    if not root.is_dir():
+        raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --data.root")
+    image_folder, mask_folder = (root / folder.format(split=split) for folder in (spec.images, spec.masks))
+    if not spec.split_list:
+        return open_folders(image_folder, mask_folder, spec, channels)
+    return Dataset(_listed(root, split, spec, image_folder, mask_folder), spec, channels)
+
+
+def open_folders(images: Path, masks: Path, spec: DatasetSpec, channels: int = 3) -> Dataset:
+    """The data set of every image under one folder with the mask of the same stem under another."""
+    image_files, mask_files = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix or ".png")
+    if not image_files:
+        raise InputError(f"{images} holds no image{f' named *{spec.image_suffix}' * bool(spec.image_suffix)}")
+    orphans = [path for stem, path in image_files.items() if stem not in mask_files]
+    if orphans:
+        raise InputError(f"{len(orphans)} of {len(image_files)} images have no mask in {masks}: {some(orphans, 3)}")
+    return Dataset([(path, mask_files[stem]) for stem, path in image_files.items()], spec, channels)
+
+
+def _files(folder: Path, suffix: str) -> dict[str, Path]:
+    """Stem, relative to the folder -> file, sorted; hidden files left out."""
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        known = path.name.endswith(suffix) if suffix else path.suffix.lower() in IMAGE_SUFFIXES
+        if not known or path.name.startswith("."):
+            continue
+        name = path.relative_to(folder).as_posix()
+        stem = name[: -len(suffix or path.suffix)]
+        if stem in found:
+            raise InputError(f"{found[stem]} and {path} have the same stem, so that a mask could be either's")
+        found[stem] = path
+    return found
+
+
+def _listed(root: Path, split: str, spec: DatasetSpec, images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    path = root / spec.split_list.format(split=split)
+    if not path.is_file():
+        raise InputError(f"no split {split!r}: there is no {path}")
+    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"the split list {path} is empty")
+    image_files = _files(images, spec.image_suffix)  # one walk instead of a look-up per line and extension
+    pairs = []
+    for image, *mask in lines:
+        if mask:
+            pairs.append((root / image.lstrip("/"), root / mask[0].lstrip("/")))
+        elif image in image_files:
+            pairs.append((image_files[image], masks / f"{image}{spec.mask_suffix or '.png'}"))
+        else:
+            raise InputError(f"{path} names {image!r}, but there is no such image in {images}")
+    for kind, files in zip(("image", "mask"), zip(*pairs, strict=True), strict=True):
+        absent = [file for file in files if not file.is_file()]
+        if absent:
+            raise InputError(f"{len(absent)} of {len(files)} {kind}s of {path} are missing: {some(absent, 3)}")
+    return pairs
+
+
+def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None) -> np.ndarray | None:
+    """Open every mask and every image's header before a training starts on them.
+
+    Returns the pixels per class as int64 (classes,), or None if this very listing has passed before. Raises
+    InputError for the first file that is unreadable, of another size than its pair or with values outside the
+    classes, and where no pixel at all has a class.
+    """
+    stamp = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emanet" / "checked" / dataset.listing
+    if stamp.exists():
+        return None
+
+    def count(pair: tuple[Path, Path]) -> np.ndarray:
+        image, mask = pair
+        labels = read_mask(mask, dataset.spec)
+        size = image_size(image)
+        if size != labels.shape:
+            raise InputError(_sizes(image, size, mask, labels.shape))
+        return np.bincount(labels.ravel(), minlength=IGNORE + 1)
+
+    total = np.zeros(IGNORE + 1, np.int64)
+    with ThreadPoolExecutor() as pool:
+        try:
+            for done, counts in enumerate(pool.map(count, dataset.pairs), 1):
+                total += counts
+                progress(done)
+        except InputError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if not total[:IGNORE].any():
+        raise InputError(f"every pixel of the {len(dataset)} masks is ignored: {dataset.pairs[0][1].parent}")
+    try:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+    except OSError:
+        pass  # a read-only home: the check will simply run again
+    return total[: len(dataset.spec.classes)]
+
+
+def _sizes(image: Path, image_hw: tuple[int, ...], mask: Path, mask_hw: tuple[int, ...]) -> str:
+    return f"{image} is {image_hw[1]}x{image_hw[0]}, but its mask {mask} is {mask_hw[1]}x{mask_hw[0]} (width x height)"

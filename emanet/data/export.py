@@ -1,0 +1,29 @@
+"""Drawn scenes as files: what a folder data set looks like."""
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+from ..config import to_dict
+from ..errors import InputError
+from .datasets import DRAWN_SIZE, SPECS
+from .images import write_mask
+from .synthetic import DrawnScenes
+
+
+def write_drawn(folder: Path, counts: dict[str, int]) -> None:
+    """Write FOLDER/SPLIT/images/*.jpg, FOLDER/SPLIT/masks/*.png and FOLDER/dataset.json; FOLDER must be new or empty."""
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty")
+    spec = SPECS["drawn"]
+    for split, count in counts.items():
+        scenes = DrawnScenes(split, count=count, size=DRAWN_SIZE)
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True)
+        for i in range(count):
+            image, labels = scenes.read(i)
+            Image.fromarray(image).save(folder / split / "images" / f"{i:04d}.jpg", quality=92)
+            write_mask(folder / split / "masks" / f"{i:04d}.png", labels, spec.colours)
+    stated = {name: to_dict(spec)[name] for name in ("classes", "palette")}
+    (folder / "dataset.json").write_text(json.dumps(stated, indent=2) + "\n")

@@ -1,0 +1,208 @@
+"""The one place that reads and writes pixels: any picture file to uint8, any mask file to class indices.
+
+A file is known by its content, not by its extension. Pillow's global settings stay as they are, and every function
+may run in several threads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from ..config import IGNORE, DatasetSpec
+from ..errors import InputError, some
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .npy".split()
+)
+# Pillow knows more, but some of those formats have no signature, and for EPS it starts Ghostscript.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+IGNORE_COLOUR = (224, 224, 192)  # PASCAL VOC's void
+TURNS = {  # what makes an image of this EXIF orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: str | Path, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
+    """The pixels as displayed: (H, W, channels) uint8, C-contiguous, EXIF orientation applied, first frame.
+
+    1 channel is grey, 3 are RGB, 4 are RGBA; these and any other count may come from a .npy file of that very shape.
+    max_pixels lowers Pillow's limit of 2 * PIL.Image.MAX_IMAGE_PIXELS; to raise it, set that. Raises InputError.
+    """
+    with _opened(path, "image", max_pixels) as image:
+        if isinstance(image, Image.Image):
+            return image_array(image, channels)
+        if image.ndim == 2 and channels == 1:
+            image = image[..., None]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
+            raise ValueError(f"it is {image.dtype} {image.shape}, not uint8 (H, W, {channels})")
+        return np.array(image, order="C")
+
+
+def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
+    """A Pillow image as read_image gives it; ValueError where the channel count or the mode allows no such thing.
+
+    Alpha is dropped, not blended: what a file hides is all it says about those pixels, a background would be made up.
+    """
+    if channels not in MODES:
+        raise ValueError(f"{channels} channels can only come from a .npy file of (H, W, {channels}) uint8")
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    if image.mode in ("I", "F") and not wide:
+        raise ValueError(f"{image.mode!r} pixels of 32 bits have no fixed black and white")
+    image = upright(image)
+    if wide:  # Pillow would clip to 255; its own 16-bit RGB is the high byte too
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the only conversion of these that Pillow does without a warning
+    return np.array(image.convert(MODES[channels])).reshape(image.height, image.width, channels)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(h, w) as read_image will give it, from the header alone. Raises InputError."""
+    with _opened(path, "image") as image:
+        if isinstance(image, np.ndarray):
+            h, w = image.shape[:2]
+        else:
+            h, w = image.size if orientation(image) in (5, 6, 7, 8) else image.size[::-1]
+        return h, w
+
+
+def read_mask(path: str | Path, spec: DatasetSpec) -> np.ndarray:
+    """Labels (H, W) uint8: indices of spec.classes, or IGNORE.
+
+    Raises InputError, which names the file and the values or colours that the spec does not explain.
+    """
+    values = read_mask_values(path)
+    if values.ndim == 2:
+        classes = {} if spec.label_map else {label: label for label in range(len(spec.classes))}
+        labels, unknown = _translate(values, {**classes, spec.ignore_label: IGNORE, **spec.label_map})
+        if unknown:
+            allowed = f"outside the {len(spec.classes)} classes 0..{len(spec.classes) - 1}"
+            allowed = "that label_map lacks" if spec.label_map else allowed
+            raise InputError(f"mask {path} has values {some(unknown)} {allowed} (ignored: {spec.ignore_label})")
+        return labels
+    red, green, blue = np.moveaxis(values.astype(np.uint32), 2, 0)
+    codes = {_code(*colour): label for label, colour in enumerate(spec.colours)}
+    if len(codes) < len(spec.classes):
+        raise InputError(f"mask {path} holds colours, but two classes have the same one")
+    codes |= {_code(*colour): IGNORE for colour in spec.ignore_colours}
+    labels, unknown = _translate(_code(red, green, blue), codes)
+    if unknown:
+        colours = [(code >> 16, code >> 8 & 255, code & 255) for code in unknown]
+        raise InputError(f"mask {path} has colours {some(colours)} that the palette lacks")
+    return labels
+
+
+def read_mask_values(path: str | Path) -> np.ndarray:
+    """What a mask file holds, upright: values (H, W) of an integer type, or colours (H, W, 3) uint8.
+
+    Values are those of the file, also of palettes and of 1, 2, 4 and 16 bits per pixel. Raises InputError.
+    """
+    with _opened(path, "mask") as image:
+        if isinstance(image, np.ndarray):
+            if image.ndim != 2 or image.dtype.kind not in "iu":
+                raise ValueError(f"it is {image.dtype} {image.shape}, not integers (H, W)")
+            return np.array(image)
+        raw, white = _storage(image)
+        values = np.array(upright(image))
+        if image.mode in ("RGB", "RGBA"):
+            if ";16" in raw:
+                raise ValueError("colours must have 8 bits per channel, not 16")
+            return values[..., :3]
+        if image.mode in ("LA", "PA"):
+            return values[..., 0]
+        if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+            raise ValueError(f"{image.mode!r} pixels are neither values nor RGB colours")
+        if white:
+            values = np.rint(values * (white / (255 if image.mode == "L" else 65535))).astype(np.int32)
+        return values.astype(np.uint8) if image.mode == "1" else values
+
+
+def write_mask(path: str | Path, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
+    """Write labels (H, W) uint8 as an 8-bit palette PNG: read_mask gives them back, a viewer shows the colours."""
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        raise ValueError(f"labels must be uint8 (H, W), got {labels.dtype} {labels.shape}")
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(palette)] = palette
+    colours[IGNORE] = IGNORE_COLOUR
+    image = Image.fromarray(labels)
+    image.putpalette(colours.tobytes())
+    image.save(path, format="PNG")
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation that is still to be applied, 1 (none) to 8."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns these as it loads them, and has swapped the size already
+    try:
+        # PngImageFile.getexif would decode the image, in search of an orientation behind the pixels.
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken block, which Pillow reports in many ways, says nothing about the pixels
+        return 1
+
+
+def upright(image: Image.Image) -> Image.Image:
+    turn = TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def _opened(path: str | Path, kind: str, max_pixels: int | None = None) -> Iterator[Image.Image | np.ndarray]:
+    """The file, not decoded yet: a Pillow image, or a memory map of a .npy; whatever fails becomes an InputError."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                image = np.load(path, mmap_mode="r", allow_pickle=False)
+                pixels = image.size // image.shape[-1] if image.ndim == 3 else image.size
+            else:
+                image = Image.open(file, formats=FORMATS)
+                pixels = image.width * image.height
+            if max_pixels is not None and pixels > max_pixels:
+                raise ValueError(f"its {pixels} pixels exceed the limit of {max_pixels}")
+            yield image
+    except Exception as error:  # Pillow's decoders raise nearly anything on broken files
+        raise InputError(f"cannot read {kind} {path}: {_reason(error, Path(path))}") from error
+
+
+def _reason(error: Exception, path: Path) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)} and .npy" if path.stat().st_size else "it is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _storage(image: Image.Image) -> tuple[str, int]:
+    """How the pixels lie in the file, in Pillow's words, and the value that Pillow stretches to white (0: none)."""
+    codec, _, _, args = image.tile[0] if image.tile else ("", None, 0, "")
+    raw = args if isinstance(args, str) else str(args[0])
+    if codec in ("ppm", "ppm_plain") and image.mode != "1":
+        return raw, args[1]
+    return raw, {"L;2": 3, "L;4": 15}.get(raw, 0)
+
+
+def _code(red: Any, green: Any, blue: Any) -> Any:
+    """RGB in 24 bits, of three integers or of three arrays."""
+    return red << 16 | green << 8 | blue
+
+
+def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarray, list[int]]:
+    """Labels, uint8 in the shape of `values`, and the values without a meaning, sorted."""
+    flat = values.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))  # a mask has far fewer runs than pixels
+    runs = flat[starts].astype(np.int64)
+    known = np.array(sorted(meaning))
+    at = np.searchsorted(known, runs).clip(max=len(known) - 1)
+    labels = np.array([meaning[value] for value in known.tolist()], np.uint8)[at]
+    labels = np.repeat(labels, np.diff(starts, append=flat.size)).reshape(values.shape)
+    return labels, np.unique(runs[known[at] != runs]).tolist()

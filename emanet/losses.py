@@ -1,0 +1,58 @@
+"""Cross entropy over pixels: as a sum, so that whoever knows the whole batch divides once.
+
+Over ranks and accumulated passes the mean of means is not the mean; sums and one common divisor are exact.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import IGNORE, LossConfig
+from .errors import InputError
+
+
+class PixelLoss(nn.Module):
+    """loss(logits, labels) is a sum over pixels; divided by divisor(all labels of the step) it is the loss."""
+
+    def __init__(self, config: LossConfig, classes: Sequence[str]):
+        super().__init__()
+        self.config = config
+        if config.class_weights and len(config.class_weights) != len(classes):
+            raise InputError(f"loss.class_weights has {len(config.class_weights)} values for {len(classes)} classes")
+        weights = torch.tensor(config.class_weights) if config.class_weights else None
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64 with 255 = ignored -> scalar float32 sum."""
+        labels = labels.long()
+        if self.config.ohem_threshold:
+            return self._hard_pixels(logits.float(), labels)
+        return F.cross_entropy(logits.float(), labels, self.weights, ignore_index=IGNORE, reduction="sum")
+
+    def divisor(self, labels: Tensor) -> Tensor:
+        """The scalar float64 to divide by, of these labels alone; over ranks the divisors add up.
+
+        average `all`: every pixel, ignored ones included (the released code); `valid`: the pixels that count, by
+        weight. With OHEM the mean is over the kept pixels of each pass, and passes count by their size.
+        """
+        if self.config.average == "all" or self.config.ohem_threshold:
+            return torch.tensor(float(labels.numel()), dtype=torch.float64, device=labels.device)
+        if self.weights is None:
+            return (labels != IGNORE).sum().double()
+        counts = torch.bincount(labels.flatten().long(), minlength=IGNORE + 1)
+        return (counts[: len(self.weights)] * self.weights).sum().double()
+
+    def _hard_pixels(self, logits: Tensor, labels: Tensor) -> Tensor:
+        valid = labels != IGNORE
+        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")[valid]
+        if not len(losses):
+            return logits.sum() * 0
+        kept = min(len(losses), self.config.ohem_min_kept * len(labels))
+        hardest = losses.detach().topk(kept).values[-1] if kept else losses.new_tensor(math.inf)
+        keep = losses >= hardest.clamp_max(-math.log(self.config.ohem_threshold))
+        if self.weights is not None:
+            losses = losses * self.weights[labels[valid]]
+        return losses[keep].sum() / keep.sum().clamp_min(1) * labels.numel()

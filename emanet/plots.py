@@ -1,0 +1,96 @@
+"""Pictures that need matplotlib: the confusion matrix, and the curves of one run or several."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .metrics import ConfusionMatrix
+
+
+def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
+    """Rows: true classes, each in shares of its labelled pixels. Grey rows: classes that are labelled nowhere.
+
+    Cells hold percent up to 25 classes. The format follows from the suffix of path: .png, .pdf, .svg.
+    """
+    counts = matrix.counts.cpu().numpy()
+    labelled = counts.sum(1, keepdims=True)
+    shares = np.ma.masked_array(counts / np.maximum(labelled, 1), np.broadcast_to(labelled == 0, counts.shape))
+    n = len(counts)
+    cell = 0.36 if n <= 25 else 0.15  # inches: room for the number, or just for a name of 6 points
+    figure = _figure(cell * n + 3, cell * n + 2.2)
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.85")
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    size = 9 if n <= 25 else 6
+    axes.set_xticks(range(n), matrix.classes, rotation=90, fontsize=size)
+    axes.set_yticks(range(n), matrix.classes, fontsize=size)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    if n <= 25:
+        for row, column in zip(*np.nonzero(~shares.mask & (counts > 0)), strict=True):
+            share = shares[row, column]
+            text = f"{100 * share:.0f}" if share >= 0.005 else "·"  # something, but no whole percent
+            colour = "white" if share > 0.6 else "black"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(picture, ax=axes, shrink=min(1, 3 / (cell * n)), label="share of the true class")
+    _save(figure, path)
+
+
+def curves_picture(logs: dict[str, list[dict[str, Any]]], path: str | Path) -> None:
+    """Training loss, learning rate and validation mIoU against the step, one colour per run.
+
+    logs: run name -> rows of its log.jsonl (kind, step, loss, lr, mIoU). Rows without a finite value are left out.
+    """
+    figure = _figure(13, 4.2)
+    loss_axes, lr_axes, miou_axes = figure.subplots(1, 3)
+    for i, (name, rows) in enumerate(logs.items()):
+        style = dict(color=f"C{i}", linestyle=("-", "--", ":")[i // 10 % 3])  # there are ten colours
+        steps, loss = _curve(rows, "train", "loss")
+        loss_axes.plot(steps, loss, **style, alpha=0.25, linewidth=0.8)
+        loss_axes.plot(steps, _smooth(loss), **style, linewidth=1.6)
+        lr_axes.plot(*_curve(rows, "train", "lr"), **style, linewidth=1.6)
+        steps, miou = _curve(rows, "val", "mIoU")
+        miou_axes.plot(steps, 100 * miou, **style, linewidth=1.6, marker="o", markersize=4, label=name)
+    loss_axes.set_ylim(bottom=0)
+    for axes, title in ((loss_axes, "training loss"), (lr_axes, "learning rate"), (miou_axes, "validation mIoU, %")):
+        axes.set_title(title, fontsize=11)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(len(logs), 4), frameon=False)
+    _save(figure, path)
+
+
+def _curve(rows: Iterable[dict[str, Any]], kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(row["step"], row[key]) for row in rows if row["kind"] == kind and row.get(key) is not None]
+    steps, values = np.array(points, dtype=float).reshape(-1, 2).T
+    finite = np.isfinite(values)
+    return steps[finite], values[finite]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred mean over a twentieth of the points, over fewer at the ends."""
+    window = np.ones(min(len(values), 2 * (len(values) // 40) + 1))
+    if not len(values):
+        return values
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def _figure(width: float, height: float):
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no display, no global state
+    except ImportError as error:
+        raise InputError('pictures of curves and matrices need matplotlib: pip install "emanet[plots]"') from error
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, path: str | Path) -> None:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not write
+        raise InputError(f"cannot write {path}: {error}") from error

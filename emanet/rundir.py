@@ -1,0 +1,207 @@
+"""The run folder, and what a training shows while it runs. Only rank 0 writes and speaks.
+
+config.json  environment.json  log.jsonl  code/  tensorboard/  pictures/
+checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import __version__, distributed
+from .config import Experiment, to_dict
+from .errors import InputError
+from .metrics import ConfusionMatrix, print_report
+from .model import EMANet
+from .pictures import triptych
+
+PACKAGE = Path(__file__).parent
+
+
+def pick_run_folder(out: str | Path, name: str, resume: bool) -> Path:
+    """`out`, or runs/NAME with the first free number. An existing run is only ever continued, never overwritten."""
+    folder = Path(out) if str(out) else Path("runs") / name
+    count = 1
+    while not str(out) and not resume and (folder / "config.json").exists():
+        count += 1
+        folder = Path("runs") / f"{name}-{count}"
+    choice = [folder, (folder / "config.json").exists() and not resume]
+    if distributed.world_size() > 1:
+        dist.broadcast_object_list(choice)  # rank 0 may create the folder before another rank looks
+    if choice[1]:
+        raise InputError(f"{out} already holds a run; continue it with --resume or name another --out")
+    return choice[0]
+
+
+class RunFolder:
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.main = distributed.rank() == 0
+        self.console = Console(quiet=not self.main)
+        self.bar: Progress | None = None
+        self._writer: Any = None
+
+    def open(self, config: Experiment, net: EMANet, step: int) -> None:
+        """Write what the run is made of; in a resumed run, cut the log back to the step it goes on from."""
+        if not self.main:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "config.json", to_dict(config))
+        write_json(self.folder / "environment.json", environment(net))
+        shutil.copytree(
+            PACKAGE, self.folder / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+        )
+        log = self.folder / "log.jsonl"
+        kept = [line for line in read_log(log) if line["step"] <= step] if log.exists() else []
+        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
+        count = sum(p.numel() for p in net.parameters())
+        device = next(net.parameters()).device
+        self.say(
+            f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {device}, "
+            f"{config.steps} steps of {config.batch_size} images, into {self.folder}"
+        )
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def start_bar(self, step: int, steps: int) -> None:
+        """A live bar on a terminal; elsewhere the lines of `log` are all."""
+        if not (self.main and self.console.is_terminal):
+            return
+        columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TextColumn("{task.fields[facts]}")]
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
+        self._task = self.bar.add_task("", total=steps, completed=step, facts="")
+        self._rate = ""
+        self.bar.start()
+
+    def advance(self, step: int, loss: float, lr: float) -> None:
+        if self.bar:
+            self.bar.update(self._task, completed=step, facts=f"loss {loss:.3f}  lr {lr:.2g}{self._rate}")
+
+    def log(self, kind: str, *, step: int, **facts: Any) -> None:
+        """One line of log.jsonl, the scalars of TensorBoard, and a line for whoever has no bar."""
+        if not self.main:
+            return
+        with open(self.folder / "log.jsonl", "a") as file:
+            file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        for name, value in facts.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            elif name == "IoU":
+                for label, iou in value.items():
+                    if iou is not None:
+                        self._writer.add_scalar(f"{kind}-IoU/{label}", iou, step)
+        if kind == "train" and self.bar:
+            self._rate = f"  {facts['images_per_second']:.1f} img/s"
+        elif kind == "train":
+            self.say(
+                f"step {step:6d}  loss {facts['loss']:.4f}  lr {facts['lr']:.2e}  "
+                f"{facts['images_per_second']:6.1f} images/s  {facts['seconds']:6.0f} s"
+            )
+        else:
+            self.say(
+                f"step {step:6d}  " + "  ".join(f"{name} {_percent(facts[name])}" for name in ("mIoU", "pAcc", "mAcc"))
+            )
+
+    def picture_taker(self, config: Experiment, net: EMANet, step: int) -> Callable[..., None] | None:
+        """What evaluate calls with each sample: the first few are drawn as image, label and prediction."""
+        if not self.main:
+            return None
+
+        def take(index: int, image: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> None:
+            if index >= config.pictures or image.shape[2] != 3:
+                return
+            drawn = triptych(image, labels, predicted, net.palette)
+            path = self.folder / "pictures" / f"step_{step:06d}_{index}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(drawn).save(path)
+            self._writer.add_image(f"val/{index}", drawn, step, dataformats="HWC")
+
+        return take
+
+    def close(self, matrix: ConfusionMatrix) -> None:
+        """The result on the screen and as files."""
+        if self.bar:
+            self.bar.stop()
+        if not self.main:
+            return
+        self._writer.close()
+        report = matrix.report()
+        write_json(self.folder / "evaluation.json", report)
+        print_report(report, self.console)
+        try:
+            from .plots import confusion_picture, curves_picture
+
+            confusion_picture(matrix, self.folder / "confusion.png")
+            curves_picture({self.folder.name: read_log(self.folder / "log.jsonl")}, self.folder / "curves.png")
+        except InputError as error:  # without matplotlib a run is whole all the same
+            self.say(f"no plots: {error}")
+        self.say(f"in {self.folder}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log.jsonl; one that a crash cut off is left out."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def environment(net: EMANet) -> dict[str, Any]:
+    """Where and from what a run was made: versions, machine, command, git state of the package."""
+    import timm
+    import torchvision
+
+    def git(*arguments: str) -> str | None:
+        if not (PACKAGE.parent / ".git").exists():
+            return None  # installed: whatever repository lies further up is not ours
+        try:
+            done = subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    return {
+        "emanet": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "ranks": distributed.world_size(),
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "command": sys.argv,
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "git_commit": git("rev-parse", "HEAD"),
+        "git_changes": git("status", "--porcelain", "--", "."),
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

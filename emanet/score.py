@@ -1,0 +1,86 @@
+"""The evaluate command: which model on which pictures, and the result as a table, JSON and a picture."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+
+from . import distributed
+from .checkpoint import load, model_path, spec_of
+from .config import IGNORE, DatasetSpec, EvalConfig, load_experiment, override
+from .data.datasets import open_dataset, open_folders, resolve
+from .data.images import read_mask
+from .errors import InputError
+from .evaluate import evaluate
+from .metrics import ConfusionMatrix, print_report
+from .rundir import write_json
+
+
+def score(
+    model: str, images: str, masks: str, split: str, root: str, dataset: str, json: str, picture: str, device: str,
+    settings: EvalConfig,
+) -> dict:  # fmt: skip
+    """See the command's help for the arguments. Returns the report (see metrics)."""
+    if bool(images) != bool(masks):
+        raise InputError("--images and --masks belong together")
+    if not model and not images:
+        raise InputError("evaluate needs a MODEL, or --images and --masks")
+    matrix = _score_model(model, images, masks, split, root, dataset, device, settings) if model else (
+        _score_label_maps(images, masks, dataset))  # fmt: skip
+    report = matrix.report()
+    if distributed.rank() == 0:
+        print_report(report, Console())
+        if json:
+            write_json(Path(json), report)
+        if picture:
+            from .plots import confusion_picture
+
+            confusion_picture(matrix, picture)
+    distributed.shutdown()
+    return report
+
+
+def _score_model(
+    model: str, images: str, masks: str, split: str, root: str, dataset: str, device: str, settings: EvalConfig
+) -> ConfusionMatrix:
+    where = distributed.pick_device(device)
+    distributed.init(where)
+    config = load_experiment(str(model_path(model)))
+    data, classes = config.data, spec_of(config).classes
+    if dataset:
+        data = override(data, {"dataset": dataset, "spec": None, "root": ""})
+    if root:
+        data = override(data, {"root": root})
+    spec, _ = resolve(data)
+    if spec.classes != classes:
+        raise InputError(f"data set {dataset} has {len(spec.classes)} classes, the model {len(classes)} or other names")
+    channels = config.model.backbone.in_channels
+    if images:
+        samples = open_folders(Path(images), Path(masks), spec, channels)
+    else:
+        samples = open_dataset(data, split or data.val_split, channels)
+    return evaluate(load(model, where), samples, settings, workers=2, progress=True)
+
+
+def _score_label_maps(predictions: str, masks: str, dataset: str) -> ConfusionMatrix:
+    """Label maps made elsewhere against masks; without a data set the classes are the values that occur."""
+    spec = resolve(override(load_experiment("drawn").data, {"dataset": dataset}))[0] if dataset else None
+    read_as = spec or DatasetSpec(classes=tuple(str(value) for value in range(IGNORE)))
+    pairs = open_folders(Path(predictions), Path(masks), read_as)
+    matrix = ConfusionMatrix(read_as.classes)
+    for prediction, mask in pairs.pairs:
+        if spec is None and Image.open(prediction).mode not in ("L", "P", "1", "I;16"):
+            raise InputError(f"{prediction} is no label map of one channel; name a MODEL to predict photographs")
+        predicted, labels = read_mask(prediction, read_as), read_mask(mask, read_as)
+        if predicted.shape != labels.shape:
+            raise InputError(f"{prediction} and its mask {mask} have different sizes")
+        if (predicted == IGNORE).any():
+            raise InputError(f"{prediction} has ignored pixels (255), but a prediction must name a class everywhere")
+        matrix.add(torch.from_numpy(labels), torch.from_numpy(predicted))
+    if spec is None:
+        highest = int(matrix.counts.nonzero().max()) if matrix.counts.any() else 0
+        trimmed = ConfusionMatrix(read_as.classes[: highest + 1])
+        trimmed.counts += matrix.counts[: highest + 1, : highest + 1]
+        return trimmed
+    return matrix
