@@ -93,13 +93,10 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
         parts = [f"missing: {some(missing)}"] * bool(missing) + [f"unexpected: {some(unexpected)}"] * bool(unexpected)
         raise InputError(f"{path} does not fit backbone {config.name}: {'; '.join(parts)}")
     state = net.state_dict()
+    first = next(key for key, value in state.items() if value.dim() == 4)
     for key, name in wanted.items():
         value = source.get(name, state[key])
-        if (
-            value.shape != state[key].shape
-            and value.dim() == 4
-            and value.shape[1] != config.in_channels == state[key].shape[1]
-        ):
+        if value.shape != state[key].shape and key == first:
             value = timm.models.adapt_input_conv(config.in_channels, value)
         if value.shape != state[key].shape:
             shapes = f"{tuple(value.shape)}, not {tuple(state[key].shape)}"

@@ -80,10 +80,8 @@ def load_strictly(model: EMANet, state: dict[str, torch.Tensor], path: str) -> N
         ],
     }
     if any(problems.values()):
-        raise InputError(
-            f"{path} does not fit the model: "
-            + "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
-        )
+        listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
+        raise InputError(f"{path} does not fit the model: {listed}")
     model.load_state_dict(state)
 
 

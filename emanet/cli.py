@@ -28,8 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except InputError as error:
-        # A data loader's worker hands over an error with its traceback in front of the sentence.
-        _fail(str(error).rsplit("InputError: ", 1)[-1].strip(), 2)
+        _fail(str(error), 2)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
@@ -78,8 +77,10 @@ def train(arguments: list[str]) -> None:
     if source.startswith("-"):
         raise InputError(f"train needs an EXPERIMENT before {source}; there are: {', '.join(experiment_names())}")
 
+    experiment = load_experiment(source)
+
     def command(
-        config: Annotated[Experiment, tyro.conf.arg(name="")] = load_experiment(source),
+        config: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
         out: str = "",
         resume: bool = False,
     ) -> None:

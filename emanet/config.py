@@ -119,12 +119,8 @@ class DatasetSpec:
         for colour in (*self.palette, *self.ignore_colours):
             require(all(0 <= value <= 255 for value in colour), "palette", colour, "RGB values of 0 to 255")
         for value, label in self.label_map.items():
-            require(
-                0 <= label < len(self.classes) or label == IGNORE,
-                "label_map",
-                f"{value}: {label}",
-                "class indices or 255",
-            )
+            fits = 0 <= label < len(self.classes) or label == IGNORE
+            require(fits, "label_map", f"{value}: {label}", "class indices or 255")
 
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:

@@ -116,9 +116,8 @@ class RunFolder:
                 f"{facts['images_per_second']:6.1f} images/s  {facts['seconds']:6.0f} s"
             )
         else:
-            self.say(
-                f"step {step:6d}  " + "  ".join(f"{name} {_percent(facts[name])}" for name in ("mIoU", "pAcc", "mAcc"))
-            )
+            means = "  ".join(f"{name} {_percent(facts[name])}" for name in ("mIoU", "pAcc", "mAcc"))
+            self.say(f"step {step:6d}  {means}")
 
     def picture_taker(self, config: Experiment, net: EMANet, step: int) -> Callable[..., None] | None:
         """What evaluate calls with each sample: the first few are drawn as image, label and prediction."""

@@ -50,19 +50,18 @@ class StepNet(nn.Module):
 
 
 def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False) -> dict[str, Any]:
-    """Run the experiment into the folder `out` (else runs/NAME, or the next free one); returns the report of the last validation (see metrics).
+    """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
 
-    With `resume` the run continues from its latest checkpoint, if it has one. Raises InputError for anything wrong
-    with the data, the config or the weights before the first step, and where the loss stops being finite.
+    Returns the report of the last validation (see metrics). With `resume` the run continues from its latest
+    checkpoint, if it has one. Raises InputError for anything wrong with the data, the config or the weights before the
+    first step, and where the loss stops being finite.
     """
     device = distributed.pick_device(config.device)
     distributed.init(device)
     rank, world = distributed.rank(), distributed.world_size()
     share = config.batch_size // (world * config.accumulate)  # images of one pass on one rank
     if share * world * config.accumulate != config.batch_size:
-        raise InputError(
-            f"batch_size {config.batch_size} does not divide into {world} ranks x {config.accumulate} passes"
-        )
+        raise InputError(f"batch_size {config.batch_size} is no multiple of {world} ranks x {config.accumulate} passes")
 
     # Data: the resolved spec becomes part of the config, and so of every file written from here on.
     spec, _ = resolve(config.data)
@@ -82,9 +81,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     net = build_model(model_config, spec)
     if config.init_from and not start:
         loaded, fresh = checkpoint.start_from(net, config.init_from)
-        run.say(
-            f"from {config.init_from}: {len(loaded)} tensors loaded, {len(fresh)} new{': ' * bool(fresh)}{some(fresh)}"
-        )
+        run.say(f"from {config.init_from}: {len(loaded)} tensors; {len(fresh)} start anew: {some(fresh) or 'none'}")
     net = net.to(device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
     if world > 1 and config.sync_bn:
         net = distributed.sync_batch_norm(net)
@@ -122,7 +119,10 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     recent: list[float] = []
     loader = training_loader(samples, config, first_step, rank, world)
     run.start_bar(first_step, config.steps)
-    for step, (images, labels, positions) in enumerate(loader, first_step):
+    for step, batch in enumerate(loader, first_step):
+        if isinstance(batch, InputError):
+            raise batch
+        images, labels, positions = batch
         # Whatever a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
         torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
         lr = lr_at(step, config.steps, config.optim)
@@ -132,12 +132,12 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         total = torch.zeros((), device=device)
         for i in range(config.accumulate):
             passed = slice(i * share, (i + 1) * share)
-            batch = images[passed].to(device, non_blocking=True)
+            part = images[passed].to(device, non_blocking=True)
             # Gradients are summed over ranks once, in the last pass.
             last = i == config.accumulate - 1
             with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():
                 with autocast:
-                    loss = step_net(batch, labels[passed]) / divisor
+                    loss = step_net(part, labels[passed]) / divisor
                 scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
             total += loss.detach()
         own = total.item()
@@ -165,9 +165,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
             recent.clear()
         validate = done == config.steps or (config.val_every and done % config.val_every == 0)
         if validate:
-            matrix = evaluate(
-                net, val_set, config.eval, on_sample=run.picture_taker(config, net, done), progress=run.bar
-            )
+            take = run.picture_taker(config, net, done)
+            matrix = evaluate(net, val_set, config.eval, workers=config.data.workers, on_sample=take)
             report = matrix.report()
             run.log("val", step=done, **report)
             if report["mIoU"] is not None and report["mIoU"] > best:

@@ -13,7 +13,7 @@ from .synthetic import DrawnScenes
 
 
 def write_drawn(folder: Path, counts: dict[str, int]) -> None:
-    """Write FOLDER/SPLIT/images/*.jpg, FOLDER/SPLIT/masks/*.png and FOLDER/dataset.json; FOLDER must be new or empty."""
+    """Write SPLIT/images/*.jpg, SPLIT/masks/*.png and dataset.json into a folder that is new or empty."""
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty")
     spec = SPECS["drawn"]

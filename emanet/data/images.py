@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
+from ..pictures import IGNORE_COLOUR
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .npy".split()
@@ -21,7 +22,6 @@ IMAGE_SUFFIXES = frozenset(
 # Pillow knows more, but some of those formats have no signature, and for EPS it starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-IGNORE_COLOUR = (224, 224, 192)  # PASCAL VOC's void
 TURNS = {  # what makes an image of this EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from ..config import IGNORE, DataConfig, Experiment
+from ..errors import InputError
 
 ORDER, SAMPLE = 0, 1  # what a generator is for, as part of its seed
 
@@ -44,6 +45,13 @@ class TrainingSamples:
         image, labels = self.dataset.read(self.index(position))
         rng = np.random.default_rng([self.seed, SAMPLE, position])
         return *augment(image, labels, rng, self.config, self.fill), position
+
+    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor, int]] | InputError:
+        """What a loader's worker calls. An error raised there would come back wrapped in a traceback."""
+        try:
+            return [self[position] for position in positions]
+        except InputError as error:
+            return error
 
 
 @lru_cache(maxsize=2)
@@ -90,6 +98,10 @@ def augment(
     return pixels, torch.from_numpy(np.ascontiguousarray(labels))
 
 
+def _collate(samples: list[tuple[Tensor, Tensor, int]] | InputError) -> list[Tensor] | InputError:
+    return samples if isinstance(samples, InputError) else default_collate(samples)
+
+
 @dataclass(frozen=True)
 class StepPositions:
     """For every step from `start` on, the positions of this rank's share of the batch."""
@@ -111,12 +123,16 @@ class StepPositions:
 
 
 def training_loader(samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int) -> DataLoader:
-    """Batches (images (b, C, h, w) uint8, labels (b, h, w) uint8, positions (b,)) of the steps from `start` on."""
+    """Batches (images (b, C, h, w) uint8, labels (b, h, w) uint8, positions (b,)) of the steps from `start` on.
+
+    A sample that cannot be read gives its InputError in place of the batch, for the caller to raise.
+    """
     workers = config.data.workers
     return DataLoader(
         samples,
         batch_sampler=StepPositions(start, config.steps, config.batch_size, rank, world_size),
         num_workers=workers,
+        collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         prefetch_factor=4 if workers else None,
     )

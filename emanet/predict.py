@@ -1,0 +1,161 @@
+"""From pictures to label maps: one image from Python, or files, folders and globs into a folder.
+
+    predictor = Predictor("runs/a")                  # a model file, a run folder or an EMANet
+    labels = predictor("photo.jpg")                  # (H, W) uint8, indices of predictor.classes
+    picture = predictor.overlay("photo.jpg", labels) # (H, W, 3) uint8
+"""
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from . import evaluate, pictures
+from .config import EvalConfig
+from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
+from .distributed import pick_device
+from .errors import InputError
+from .model import EMANet
+
+Picture = np.ndarray | Image.Image | str | Path
+JPEG_QUALITY = 90
+
+
+class Predictor:
+    """predictor(image) -> labels.
+
+    An image is a path, a Pillow image (both with their EXIF orientation applied), or a uint8 array (H, W, C) of as
+    many channels as the model has, RGB where there are three; also (H, W) where there is one. Arrays that do not fit
+    raise ValueError, files InputError. A model that is handed in goes to the device and into eval mode.
+    """
+
+    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig = EvalConfig()):
+        if not isinstance(model, nn.Module):
+            from .checkpoint import load
+
+            model = load(model)
+        self.device = pick_device(device)
+        self.model, self.config = model.to(self.device).eval(), config
+        self.classes, self.palette = model.classes, model.palette
+        self.channels: int = next(m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)).in_channels
+
+    def __call__(self, image: Picture) -> np.ndarray:
+        """Class indices (H, W) uint8, of the image's size."""
+        return evaluate.predict_labels(self.model, self._batch(image), self.config)[0].cpu().numpy()
+
+    def probabilities(self, image: Picture) -> np.ndarray:
+        """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
+        return evaluate.probabilities(self.model, self._batch(image), self.config)[0].cpu().numpy()
+
+    def overlay(self, image: Picture, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+        """The image with alpha parts of its classes' colours over it: (H, W, 3) uint8 RGB."""
+        return pictures.overlay(self.pixels(image), labels, self.palette, alpha)
+
+    def pixels(self, image: Picture) -> np.ndarray:
+        """What the model gets to see of an image: (H, W, channels) uint8."""
+        if isinstance(image, str | Path):
+            return read_image(image, self.channels)
+        if isinstance(image, Image.Image):
+            return image_array(image, self.channels)
+        image = np.asarray(image)
+        if image.ndim == 2 and self.channels == 1:
+            image = image[..., None]
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.channels or not image.size:
+            raise ValueError(f"image must be uint8 (H, W, {self.channels}), got {image.dtype} {image.shape}")
+        return image
+
+    def _batch(self, image: Picture) -> torch.Tensor:
+        pixels = self.pixels(image).transpose(2, 0, 1)[None]
+        # A copy: the array may be read-only or a mirrored view, and torch takes neither.
+        return torch.from_numpy(np.array(pixels, order="C")).to(self.device)
+
+
+def predict_files(predictor: Predictor, inputs: Sequence[str], out: str | Path, *, overlay: bool = True) -> list[str]:
+    """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
+
+    inputs, name: as find_images has them. An unreadable image is reported on stderr and left out; returned are these
+    reports. Raises InputError, before anything is written, if there is no image or OUT is a folder of the images.
+    """
+    out, console = Path(out), Console(stderr=True)
+    images = find_images(inputs)
+    folders = {path.resolve().parent: path for path, _ in images}
+    for _, name in images:
+        taken = folders.get((out / name).resolve().parent)
+        if taken:
+            raise InputError(f"the output folder {(out / name).parent} holds the image {taken}; name another one")
+    failures = []
+    for path, name in track(images, "predict", console=console, transient=True):
+        try:
+            pixels = predictor.pixels(path)
+        except InputError as error:
+            failures.append(str(error))
+            console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+            continue
+        labels = predictor(pixels)
+        target = out / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_mask(f"{target}.png", labels, predictor.palette)
+            if overlay:
+                picture = Image.fromarray(predictor.overlay(pixels, labels))
+                picture.save(f"{target}_overlay.jpg", quality=JPEG_QUALITY)
+        except OSError as error:
+            raise InputError(f"cannot write the prediction of {path} as {target}: {error.strerror or error}") from error
+    return failures
+
+
+def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Files, folders (with their subfolders) and globs -> (file, name), sorted by file, each file once.
+
+    A name is the path below the folder, or below the part of a glob before its first wildcard, without the extension.
+    Files of one name keep their extension in it (a.jpg, a.png -> a_jpg, a_png), and if that does not help get a
+    number (a_jpg, a_jpg_2). Folders and globs give files with IMAGE_SUFFIXES and no hidden ones; a file that is named
+    is taken as it is. Raises InputError for an input without any image.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}  # real path -> path as found, path below its input
+    for given in inputs:
+        below = _below(given)
+        if not below:
+            what = "folder" if Path(given).is_dir() else "file or glob"
+            raise InputError(f"{given}: no image in this {what}" if what == "folder" else f"no image matches {given!r}")
+        for path, relative in below:
+            found.setdefault(path.resolve(), (path, relative))
+    images = sorted(found.values())
+    count = Counter(relative.with_suffix("") for _, relative in images)
+    taken = {stem for stem, times in count.items() if times == 1}
+    named = []
+    for path, relative in images:
+        stem = name = relative.with_suffix("")
+        if count[stem] > 1:
+            name = base = Path(f"{stem}_{relative.suffix[1:]}")
+            number = 1
+            while name in taken:
+                number += 1
+                name = Path(f"{base}_{number}")
+            taken.add(name)
+        named.append((path, name))
+    return named
+
+
+def _below(given: str) -> list[tuple[Path, Path]]:
+    """The image files of one input, and their paths below its fixed part."""
+    path = Path(given)
+    if path.is_file():
+        return [(path, Path(path.name))]
+    if path.is_dir():
+        root, pattern = path, os.path.join(glob.escape(given), "**", "*")
+    else:
+        parts = path.parts
+        fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+        root, pattern = Path(*parts[:fixed]), given
+    files = [Path(name) for name in glob.glob(pattern, recursive=True)]
+    known = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return [(file, file.relative_to(root)) for file in known]

@@ -1,0 +1,254 @@
+import gc
+import socket
+import weakref
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+
+from emanet.config import BackboneConfig, EvalConfig, HeadConfig, ModelConfig
+from emanet.errors import InputError
+from emanet.evaluate import evaluate, predict_labels, probabilities, window_starts
+from emanet.model import build_model
+
+
+class Drawn:
+    """Images of changing odd sizes, a function of i; read-only arrays, as PIL gives them."""
+
+    def __init__(self, length=5, sizes=((33, 47), (1, 1), (40, 25))):
+        self.length, self.sizes = length, sizes
+
+    def __len__(self):
+        return self.length
+
+    def name(self, i):
+        return f"drawn-{i}"
+
+    def read(self, i):
+        rng = np.random.default_rng(i)
+        h, w = self.sizes[i % len(self.sizes)]
+        image, labels = rng.integers(0, 256, (h, w, 3), np.uint8), rng.choice(np.uint8([0, 1, 2, 255]), (h, w))
+        image.flags.writeable = labels.flags.writeable = False
+        return image, labels
+
+
+def tiny_model(align_corners=True):
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=BackboneConfig(name="test_resnet", pretrained=False, output_stride=8),
+        head=HeadConfig(channels=32, num_bases=8, fc1_channels=0),
+        align_corners=align_corners,
+    )
+    model = build_model(config, ["a", "b", "c"]).eval()
+    # An untrained network hardly depends on its input: make its classes take turns.
+    torch.nn.init.normal_(model.head.classifier.weight, std=3)
+    return model
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["corners", "centres"])
+def model(request):
+    return tiny_model(request.param)
+
+
+def images(h, w, batch=1):
+    return torch.rand(batch, 3, h, w, generator=torch.Generator().manual_seed(h * w))
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("h", "w"), [(33, 47), (1, 1), (48, 49)])
+def test_whole_is_the_model_on_the_padded_image(model, h, w):
+    x = images(h, w)
+    side_h, side_w = next(
+        (a, b)
+        for a in range(h, h + 8)
+        for b in range(w, w + 8)
+        if ((a - 1) % 8, (b - 1) % 8) == (0, 0) and model.align_corners
+        or (a % 8, b % 8) == (0, 0) and not model.align_corners
+    )
+    padded = model.mean.expand(1, 3, side_h, side_w).clone()  # the mean colour
+    padded[:, :, :h, :w] = x
+    with torch.no_grad():
+        wanted = model(padded)[:, :, :h, :w]
+    p = probabilities(model, x)
+    assert p.shape == (1, 3, h, w) and p.dtype == torch.float32
+    close(p, wanted.softmax(1))
+    labels = predict_labels(model, x)
+    assert labels.dtype == torch.uint8 and torch.equal(labels, wanted.argmax(1).to(torch.uint8))
+
+
+def test_bytes_and_floats_are_the_same_image(model):
+    x = (images(17, 20) * 255).to(torch.uint8)
+    close(probabilities(model, x), probabilities(model, x / 255))
+
+
+def test_the_images_of_a_batch_do_not_depend_on_each_other(model):
+    x = images(21, 30, batch=2)
+    config = EvalConfig(mode="slide", window=(17, 17), scales=(1.0, 1.5), flip=True)
+    close(probabilities(model, x, config)[1:], probabilities(model, x[1:], config))
+
+
+def test_flip_averages_the_mirrored_prediction(model):
+    x = images(33, 47)
+    flipped = EvalConfig(flip=True)
+    mirrored = probabilities(model, x.flip(3)).flip(3)
+    close(probabilities(model, x, flipped), (probabilities(model, x) + mirrored) / 2)
+    assert not torch.allclose(mirrored, probabilities(model, x), atol=1e-3)  # so the average says something
+    close(probabilities(model, x.flip(3), flipped), probabilities(model, x, flipped).flip(3))
+    symmetric = torch.cat([x, x.flip(3)], dim=3)
+    p = probabilities(model, symmetric, flipped)
+    close(p, p.flip(3))
+
+
+def test_scales_are_averaged_at_the_size_of_the_image(model):
+    x = images(33, 47)
+    align, wanted = model.align_corners, 0
+    for scale, size in ((0.5, (16, 24)), (1.0, (33, 47)), (1.75, (58, 82))):
+        scaled = F.interpolate(x, size, mode="bilinear", align_corners=align)
+        wanted = wanted + F.interpolate(probabilities(model, scaled), (33, 47), mode="bilinear", align_corners=align)
+    p = probabilities(model, x, EvalConfig(scales=(0.5, 1.0, 1.75)))
+    close(p, wanted / 3)
+    close(p.sum(1), torch.ones(1, 33, 47))
+    assert torch.equal(predict_labels(model, x, EvalConfig(scales=(0.5, 1.0, 1.75)))[0], p.argmax(1)[0].byte())
+
+
+@pytest.mark.parametrize("window", [(33, 41), (33, 500), (100, 41)])
+def test_a_window_that_holds_the_image_is_the_whole_image(model, window):
+    x = images(33, 41)
+    assert torch.equal(probabilities(model, x, EvalConfig(mode="slide", window=window)), probabilities(model, x))
+
+
+def test_windows_are_averaged_where_they_overlap(model):
+    x = images(17, 40)
+    config = EvalConfig(mode="slide", window=(17, 25), overlap=0.25)
+    left, right = probabilities(model, x[..., :25]), probabilities(model, x[..., 15:])
+    p = probabilities(model, x, config)
+    close(p[..., :15], left[..., :15])
+    close(p[..., 15:25], (left[..., 15:] + right[..., :10]) / 2)
+    close(p[..., 25:], right[..., 10:])
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1 / 3, 0.5, 0.99])
+def test_windows_cover_the_side_evenly(overlap):
+    for side in range(1, 120):
+        for window in (1, 7, 32):
+            starts = window_starts(side, window, overlap)
+            assert starts[0] == 0 and starts[-1] == max(0, side - window)
+            steps = np.diff(starts)
+            if len(steps):
+                assert 1 <= steps.min() and steps.max() <= max(1, round(window * (1 - overlap)))
+                assert steps.max() - steps.min() <= 1
+                assert len(steps) == -(-(side - window) // max(1, round(window * (1 - overlap))))
+
+
+def slow_counts(model, dataset):
+    counts = np.zeros((3, 3), int)
+    for i in range(len(dataset)):
+        image, labels = dataset.read(i)
+        predicted = predict_labels(model, torch.tensor(image).permute(2, 0, 1)[None])[0].numpy()
+        for true in range(3):
+            for guess in range(3):
+                counts[true, guess] += ((labels == true) & (predicted == guess)).sum()
+    return counts
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluate_counts_every_labelled_pixel_once(model, workers):
+    dataset = Drawn()
+    seen = []
+    matrix = evaluate(model, dataset, workers=workers, on_sample=lambda *sample: seen.append(sample))
+    assert matrix.counts.tolist() == slow_counts(model, dataset).tolist()
+    assert (matrix.counts.sum(0) > 0).all()  # every class is predicted, so a wrong column would show
+    assert [i for i, *_ in seen] == [0, 1, 2, 3, 4]
+    for i, image, labels, predicted in seen:
+        assert (image == dataset.read(i)[0]).all() and (labels == dataset.read(i)[1]).all()
+        assert predicted.shape == labels.shape and predicted.dtype == np.uint8
+    matrix.add(torch.tensor([0]), torch.tensor([0]))  # an ordinary tensor, although made in evaluation
+
+
+def test_evaluate_of_nothing():
+    assert evaluate(tiny_model(), Drawn(0)).report()["mIoU"] is None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_restores_the_training_mode_and_leaves_the_model_as_it_was(training):
+    model = tiny_model().train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = []
+    evaluate(model, Drawn(2), on_sample=lambda *_: modes.append(model.training))
+    assert modes == [False, False] and model.training is training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(ZeroDivisionError):
+        evaluate(model, Drawn(2), on_sample=lambda *_: 1 / 0)
+    assert model.training is training
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_samples_are_named_in_one_sentence(workers):
+    class Mismatch(Drawn):
+        def read(self, i):
+            image, labels = super().read(i)
+            return image, labels[:-1] if i == 3 else labels
+
+    class Outside(Drawn):
+        def read(self, i):
+            image, labels = super().read(i)
+            return image, np.where(labels == 2, 7, labels).astype(np.uint8)
+
+    model = tiny_model()
+    with pytest.raises(InputError) as error:
+        evaluate(model, Mismatch(), workers=workers)
+    assert str(error.value) == "drawn-3: the image is (h, w) = (33, 47), but its labels are (32, 47)"
+    with pytest.raises(InputError, match=r"^drawn-0: label 7 is not one of the 3 classes"):
+        evaluate(model, Outside(), workers=workers)
+
+
+def test_memory_does_not_grow_with_the_data_set():
+    arrays, most = [], 0
+
+    class Watched(Drawn):
+        def read(self, i):
+            sample = super().read(i)
+            arrays.extend(weakref.ref(array) for array in sample)
+            return sample
+
+    def watch(i, image, labels, predicted):
+        nonlocal most
+        arrays.extend(weakref.ref(array) for array in (image, labels, predicted))
+        gc.collect()
+        most = max(most, sum(ref() is not None for ref in arrays))
+
+    evaluate(tiny_model(), Watched(12, sizes=((9, 9),)), on_sample=watch)
+    assert len(arrays) == 60 and most <= 10
+
+
+def test_progress_goes_to_stderr(capsys):
+    evaluate(tiny_model(), Drawn(1), progress=True)
+    assert capsys.readouterr().out == ""
+
+
+def rank_main(rank, port, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model, seen = tiny_model(), []
+    together = evaluate(model, Drawn(7), on_sample=lambda i, *_: seen.append(i))
+    dist.destroy_process_group()
+    alone = evaluate(model, Drawn(7))  # in this process too: the same threads and so the same rounding
+    torch.save({"together": together.counts, "alone": alone.counts, "seen": seen}, f"{folder}/{rank}.pt")
+
+
+def test_two_ranks_count_exactly_what_one_counts(tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(rank_main, (port, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert first["seen"] == [0, 2, 4, 6] and second["seen"] == [1, 3, 5]
+    assert first["alone"].sum() > 0
+    for result in (first, second):
+        assert torch.equal(result["together"], first["alone"])
