@@ -56,7 +56,7 @@ def compare(runs: Sequence[str], out: str | None = None, console: Console | None
     console = console or Console()
     console.print(_table("", names, {name: (values, *METRICS[name]) for name, values in metrics.items()}))
     if ious:
-        title = "IoU at the best mIoU" + (f", and more than {names[0]}" if len(names) > 1 else "")
+        title = "IoU at the best mIoU" + (f", and its difference to {names[0]}" if len(names) > 1 else "")
         console.print(_table(title, names, {name: (values, percent, 1) for name, values in ious.items()}, True))
     if out:
         from .plots import curves_picture
@@ -118,7 +118,7 @@ def _table(
     differences: bool = False,
 ) -> Table:
     """One column per run, the best of a row bold; with differences, each value's to the first run beside it."""
-    table = Table(title=title or None, title_justify="left", title_style="bold")
+    table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     table.add_column("", overflow="fold")
     for name in names:
         table.add_column(Text(name), justify="right", overflow="fold")

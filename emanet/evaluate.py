@@ -60,8 +60,8 @@ def evaluate(
             disable=not progress or distributed.rank() > 0,
         )
         for i, sample in zip(indices, bar, strict=True):
-            if isinstance(sample, InputError):
-                raise sample
+            if isinstance(sample, str):
+                raise InputError(sample)
             image, labels = sample
             with torch.inference_mode():
                 predicted = predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
@@ -78,7 +78,10 @@ def evaluate(
 
 
 class _Samples(torch.utils.data.Dataset):
-    """The samples of one rank as tensors, images (H, W, C), for the loader."""
+    """The samples of one rank as tensors, images (H, W, C), for the loader; of a bad one, what is wrong with it.
+
+    An error raised in a worker would come back with that worker's traceback as its message.
+    """
 
     def __init__(self, dataset: Any, indices: Sequence[int]):
         self.dataset, self.indices = dataset, indices
@@ -86,7 +89,7 @@ class _Samples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | InputError:
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | str:
         i = self.indices[k]
         try:
             image, labels = self.dataset.read(i)
@@ -94,7 +97,7 @@ class _Samples(torch.utils.data.Dataset):
                 sizes = f"{image.shape[:2]}, but its labels are {labels.shape}"
                 raise InputError(f"{self.dataset.name(i)}: the image is (h, w) = {sizes}")
         except InputError as error:
-            return error  # raised in a worker, it would come back with that worker's traceback as its message
+            return str(error)
         return torch.from_numpy(image.copy()), torch.from_numpy(labels.copy())  # readers may give read-only arrays
 
 

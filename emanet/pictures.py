@@ -1,4 +1,4 @@
-"""Label maps as pictures: coloured, over the image, beside it. Arrays in, arrays out; PIL's Image.fromarray saves them."""
+"""Label maps as pictures: coloured, over the image, beside it. Arrays in, arrays out."""
 
 from collections.abc import Sequence
 

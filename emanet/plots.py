@@ -13,7 +13,7 @@ from .metrics import ConfusionMatrix
 def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
     """Rows: true classes, each in shares of its labelled pixels. Grey rows: classes that are labelled nowhere.
 
-    Cells hold percent up to 25 classes. The format follows from the suffix of path: .png, .pdf, .svg.
+    Cells hold percent up to 25 classes; a dot is less than a half. The format follows from the suffix of path: .png, .pdf, .svg.
     """
     counts = matrix.counts.cpu().numpy()
     labelled = counts.sum(1, keepdims=True)
@@ -21,9 +21,11 @@ def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
     n = len(counts)
     cell = 0.36 if n <= 25 else 0.15  # inches: room for the number, or just for a name of 6 points
     figure = _figure(cell * n + 3, cell * n + 2.2)
+    from matplotlib.colors import PowerNorm
+
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # the root shows rare confusions too
     size = 9 if n <= 25 else 6
     axes.set_xticks(range(n), matrix.classes, rotation=90, fontsize=size)
     axes.set_yticks(range(n), matrix.classes, fontsize=size)
@@ -33,8 +35,8 @@ def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
     if n <= 25:
         for row, column in zip(*np.nonzero(~shares.mask & (counts > 0)), strict=True):
             share = shares[row, column]
-            text = f"{100 * share:.0f}" if share >= 0.005 else "·"  # something, but no whole percent
-            colour = "white" if share > 0.6 else "black"
+            text = f"{100 * share:.0f}" if share >= 0.005 else "·"
+            colour = "white" if share > 0.4 else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(picture, ax=axes, shrink=min(1, 3 / (cell * n)), label="share of the true class")
     _save(figure, path)
@@ -85,7 +87,9 @@ def _figure(width: float, height: float):
         from matplotlib.figure import Figure  # without pyplot: no display, no global state
     except ImportError as error:
         raise InputError('pictures of curves and matrices need matplotlib: pip install "emanet[plots]"') from error
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    return figure
 
 
 def _save(figure, path: str | Path) -> None:

@@ -3,6 +3,8 @@
     predictor = Predictor("runs/a")                  # a model file, a run folder or an EMANet
     labels = predictor("photo.jpg")                  # (H, W) uint8, indices of predictor.classes
     picture = predictor.overlay("photo.jpg", labels) # (H, W, 3) uint8
+
+On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER
 """
 
 import glob
@@ -37,7 +39,7 @@ class Predictor:
     raise ValueError, files InputError. A model that is handed in goes to the device and into eval mode.
     """
 
-    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig = EvalConfig()):
+    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig = EvalConfig()):  # noqa: B008
         if not isinstance(model, nn.Module):
             from .checkpoint import load
 
@@ -124,8 +126,7 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     for given in inputs:
         below = _below(given)
         if not below:
-            what = "folder" if Path(given).is_dir() else "file or glob"
-            raise InputError(f"{given}: no image in this {what}" if what == "folder" else f"no image matches {given!r}")
+            raise InputError(f"folder {given} holds no image" if Path(given).is_dir() else f"no image {given}")
         for path, relative in below:
             found.setdefault(path.resolve(), (path, relative))
     images = sorted(found.values())

@@ -4,13 +4,14 @@ config.json  environment.json  log.jsonl  code/  tensorboard/  pictures/
 checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class RunFolder:
         self.folder = folder
         self.main = distributed.rank() == 0
         self.console = Console(quiet=not self.main)
-        self.bar: Progress | None = None
+        self._rate = ""
         self._writer: Any = None
 
     def open(self, config: Experiment, net: EMANet, step: int) -> None:
@@ -81,19 +82,17 @@ class RunFolder:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def start_bar(self, step: int, steps: int) -> None:
-        """A live bar on a terminal; elsewhere the lines of `log` are all."""
-        if not (self.main and self.console.is_terminal):
-            return
+    @contextlib.contextmanager
+    def bar(self, step: int, steps: int) -> Iterator[None]:
+        """A live bar on a terminal, put away however the block ends; elsewhere the lines of `log` are all."""
         columns = [TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TextColumn("{task.fields[facts]}")]
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=self.console)
-        self._task = self.bar.add_task("", total=steps, completed=step, facts="")
-        self._rate = ""
-        self.bar.start()
+        live = self.main and self.console.is_terminal
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not live) as self._bar:
+            self._task = self._bar.add_task("", total=steps, completed=step, facts="")
+            yield
 
     def advance(self, step: int, loss: float, lr: float) -> None:
-        if self.bar:
-            self.bar.update(self._task, completed=step, facts=f"loss {loss:.3f}  lr {lr:.2g}{self._rate}")
+        self._bar.update(self._task, completed=step, facts=f"loss {loss:.3f}  lr {lr:.2g}{self._rate}")
 
     def log(self, kind: str, *, step: int, **facts: Any) -> None:
         """One line of log.jsonl, the scalars of TensorBoard, and a line for whoever has no bar."""
@@ -108,7 +107,7 @@ class RunFolder:
                 for label, iou in value.items():
                     if iou is not None:
                         self._writer.add_scalar(f"{kind}-IoU/{label}", iou, step)
-        if kind == "train" and self.bar:
+        if kind == "train" and self.console.is_terminal:
             self._rate = f"  {facts['images_per_second']:.1f} img/s"
         elif kind == "train":
             self.say(
@@ -137,8 +136,6 @@ class RunFolder:
 
     def close(self, matrix: ConfusionMatrix) -> None:
         """The result on the screen and as files."""
-        if self.bar:
-            self.bar.stop()
         if not self.main:
             return
         self._writer.close()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from . import distributed
 from .checkpoint import load, model_path, spec_of
-from .config import IGNORE, DatasetSpec, EvalConfig, load_experiment, override
+from .config import IGNORE, DataConfig, DatasetSpec, EvalConfig, load_experiment, override
 from .data.datasets import open_dataset, open_folders, resolve
 from .data.images import read_mask
 from .errors import InputError
@@ -52,7 +52,7 @@ def _score_model(
         data = override(data, {"dataset": dataset, "spec": None, "root": ""})
     if root:
         data = override(data, {"root": root})
-    spec, _ = resolve(data)
+    spec = resolve(data).spec
     if spec.classes != classes:
         raise InputError(f"data set {dataset} has {len(spec.classes)} classes, the model {len(classes)} or other names")
     channels = config.model.backbone.in_channels
@@ -65,7 +65,7 @@ def _score_model(
 
 def _score_label_maps(predictions: str, masks: str, dataset: str) -> ConfusionMatrix:
     """Label maps made elsewhere against masks; without a data set the classes are the values that occur."""
-    spec = resolve(override(load_experiment("drawn").data, {"dataset": dataset}))[0] if dataset else None
+    spec = resolve(DataConfig(dataset=dataset)).spec if dataset else None
     read_as = spec or DatasetSpec(classes=tuple(str(value) for value in range(IGNORE)))
     pairs = open_folders(Path(predictions), Path(masks), read_as)
     matrix = ConfusionMatrix(read_as.classes)

@@ -63,9 +63,9 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     if share * world * config.accumulate != config.batch_size:
         raise InputError(f"batch_size {config.batch_size} is no multiple of {world} ranks x {config.accumulate} passes")
 
-    # Data: the resolved spec becomes part of the config, and so of every file written from here on.
-    spec, _ = resolve(config.data)
-    config = override(config, {"data.spec": spec})
+    # Data: the resolved spec and root become part of the config, and so of every file written from here on.
+    config = override(config, {"data": resolve(config.data)})
+    spec = config.data.spec
     channels = config.model.backbone.in_channels
     train_set = open_dataset(config.data, config.data.train_split, channels)
     val_set = open_dataset(config.data, config.data.val_split, channels)
@@ -118,66 +118,68 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     began = mark = time.perf_counter()
     recent: list[float] = []
     loader = training_loader(samples, config, first_step, rank, world)
-    run.start_bar(first_step, config.steps)
-    for step, batch in enumerate(loader, first_step):
-        if isinstance(batch, InputError):
-            raise batch
-        images, labels, positions = batch
-        # Whatever a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
-        torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
-        lr = lr_at(step, config.steps, config.optim)
-        set_lr(optimizer, lr)
-        labels = labels.to(device, non_blocking=True)
-        divisor = distributed.sum_over_ranks(loss_fn.divisor(labels)).clamp_min(1).float()
-        total = torch.zeros((), device=device)
-        for i in range(config.accumulate):
-            passed = slice(i * share, (i + 1) * share)
-            part = images[passed].to(device, non_blocking=True)
-            # Gradients are summed over ranks once, in the last pass.
-            last = i == config.accumulate - 1
-            with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():
-                with autocast:
-                    loss = step_net(part, labels[passed]) / divisor
-                scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
-            total += loss.detach()
-        own = total.item()
-        value = distributed.sum_over_ranks(total).item()
-        if not np.isfinite(value):
-            files = some((samples.name(int(p)) for p in positions), 8)
-            if np.isfinite(own):
-                raise SystemExit(2)  # another rank's batch; it says which
-            raise InputError(f"the loss is {value} at step {step} with learning rate {lr:.3g}, on the batch {files}")
-        if config.optim.clip_norm:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
-
-        done = step + 1
-        recent.append(value)
-        run.advance(done, value, lr)
-        if done % config.log_every == 0 or done == config.steps:
-            now = time.perf_counter()
-            rate, mark = len(recent) * config.batch_size / (now - mark), now
-            elapsed = seconds + now - began
-            run.log("train", step=done, loss=float(np.mean(recent)), lr=lr, images_per_second=rate, seconds=elapsed)
-            recent.clear()
-        validate = done == config.steps or (config.val_every and done % config.val_every == 0)
-        if validate:
-            take = run.picture_taker(config, net, done)
-            matrix = evaluate(net, val_set, config.eval, workers=config.data.workers, on_sample=take)
-            report = matrix.report()
-            run.log("val", step=done, **report)
-            if report["mIoU"] is not None and report["mIoU"] > best:
-                best = report["mIoU"]
-                facts = {"step": done, "metrics": report}
-                distributed.first_on_rank_zero(
-                    lambda: checkpoint.save_model(run.folder / "best.safetensors", net, config, **facts)  # noqa: B023
+    with run.bar(first_step, config.steps):
+        for step, batch in enumerate(loader, first_step):
+            if isinstance(batch, InputError):
+                raise batch
+            images, labels, positions = batch
+            # Whatever a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
+            lr = lr_at(step, config.steps, config.optim)
+            set_lr(optimizer, lr)
+            labels = labels.to(device, non_blocking=True)
+            divisor = distributed.sum_over_ranks(loss_fn.divisor(labels)).clamp_min(1).float()
+            total = torch.zeros((), device=device)
+            for i in range(config.accumulate):
+                passed = slice(i * share, (i + 1) * share)
+                part = images[passed].to(device, non_blocking=True)
+                # Gradients are summed over ranks once, in the last pass.
+                last = i == config.accumulate - 1
+                with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():
+                    with autocast:
+                        loss = step_net(part, labels[passed]) / divisor
+                    scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
+                total += loss.detach()
+            own = total.item()
+            value = distributed.sum_over_ranks(total).item()
+            if not np.isfinite(value):
+                files = some((samples.name(int(p)) for p in positions), 8)
+                if np.isfinite(own):
+                    raise SystemExit(2)  # another rank's batch; it says which
+                raise InputError(
+                    f"the loss is {value} at step {step} with learning rate {lr:.3g}, on the batch {files}"
                 )
-            mark = time.perf_counter()
-        if validate or done % config.save_every == 0:
-            save(done)
+            if config.optim.clip_norm:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+
+            done = step + 1
+            recent.append(value)
+            run.advance(done, value, lr)
+            if done % config.log_every == 0 or done == config.steps:
+                now = time.perf_counter()
+                rate, mark = len(recent) * config.batch_size / (now - mark), now
+                elapsed = seconds + now - began
+                run.log("train", step=done, loss=float(np.mean(recent)), lr=lr, images_per_second=rate, seconds=elapsed)
+                recent.clear()
+            validate = done == config.steps or (config.val_every and done % config.val_every == 0)
+            if validate:
+                take = run.picture_taker(config, net, done)
+                matrix = evaluate(net, val_set, config.eval, workers=config.data.workers, on_sample=take)
+                report = matrix.report()
+                run.log("val", step=done, **report)
+                if report["mIoU"] is not None and report["mIoU"] > best:
+                    best = report["mIoU"]
+                    facts = {"step": done, "metrics": report}
+                    distributed.first_on_rank_zero(
+                        lambda: checkpoint.save_model(run.folder / "best.safetensors", net, config, **facts)  # noqa: B023
+                    )
+                mark = time.perf_counter()
+            if validate or done % config.save_every == 0:
+                save(done)
     if report:
         run.close(matrix)
     return report

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import IGNORE, DataConfig, DatasetSpec, from_dict, read_json, to_dict
+from ..config import IGNORE, DataConfig, DatasetSpec, from_dict, override, read_json, to_dict
 from ..errors import InputError, some, suggest
 from .images import IMAGE_SUFFIXES, image_size, read_image, read_mask
 from .synthetic import SCENE_CLASSES, SCENE_PALETTE, DrawnScenes
@@ -76,13 +76,14 @@ class Dataset:
         return digest.hexdigest()
 
 
-def resolve(config: DataConfig) -> tuple[DatasetSpec, Path]:
-    """The spec and the root folder that a config means."""
+def resolve(config: DataConfig) -> DataConfig:
+    """The config with its spec and its root folder filled in; the drawn scenes have no root."""
     name = config.dataset
+    root = Path("data") / name if name != "drawn" else ""
     if config.spec is not None:
-        spec, root = config.spec, Path("data") / name
+        spec = config.spec
     elif name in SPECS:
-        spec, root = SPECS[name], Path("data") / name
+        spec = SPECS[name]
     else:
         path = Path(name) / "dataset.json" if Path(name).is_dir() else Path(name)
         if not path.is_file():
@@ -91,13 +92,14 @@ def resolve(config: DataConfig) -> tuple[DatasetSpec, Path]:
             spec, root = from_dict(DatasetSpec, read_json(path)), path.parent
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
-    return spec, Path(config.root) if config.root else root
+    return override(config, {"spec": spec, "root": config.root or str(root)})
 
 
 def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset | DrawnScenes:
     """One split of a data set. Every image is known to have a mask; nothing has been decoded yet."""
-    spec, root = resolve(config)
-    if config.dataset == "drawn" and not config.root:
+    config = resolve(config)
+    spec, root = config.spec, Path(config.root)
+    if not config.root:
         if split not in DRAWN_COUNTS:
             raise InputError(f"the drawn scenes have no split {split!r}{suggest(split, DRAWN_COUNTS)}")
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)

@@ -176,7 +176,7 @@ def _opened(path: str | Path, kind: str, max_pixels: int | None = None) -> Itera
 
 def _reason(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"it is none of {', '.join(FORMATS)} and .npy" if path.stat().st_size else "it is empty"
+        return f"it is broken or none of {', '.join(FORMATS)} and .npy" if path.stat().st_size else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__
