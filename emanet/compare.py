@@ -2,7 +2,7 @@
 
     compare(["runs/a", "runs/b"], "curves.png")
 
-A run is a folder with log.jsonl and, where it has them, config.json and evaluation.json.
+A run is a folder with log.jsonl and, for the steps planned and the parameters, config.json and environment.json.
 """
 
 import json
@@ -29,7 +29,6 @@ METRICS: dict[str, tuple[Callable[[Any], str], int]] = {
     "best mIoU": (percent, 1),
     "its step": ("{:,}".format, 0),
     **{f"last {name}": (percent, 1) for name in MEANS},
-    **{f"evaluation {name}": (percent, 1) for name in MEANS},
     "last training loss": ("{:.4f}".format, -1),
     "images/s, median": ("{:.1f}".format, 1),
     "minutes": ("{:.1f}".format, 0),
@@ -94,10 +93,8 @@ def _summary(folder: Path, log: list[dict[str, Any]]) -> tuple[dict[str, Any], d
     found: dict[str, Any] = {"steps done": log[-1]["step"]}
     if (folder / "config.json").exists():
         found["steps planned"] = read_json(folder / "config.json").get("steps")
-    if (folder / "evaluation.json").exists():
-        evaluation = read_json(folder / "evaluation.json")
-        found |= {f"evaluation {name}": evaluation.get(name) for name in MEANS}
-        found["parameters"] = evaluation.get("parameters")
+    if (folder / "environment.json").exists():
+        found["parameters"] = read_json(folder / "environment.json").get("parameters")
     if train:
         speeds = [row["images_per_second"] for row in train if "images_per_second" in row]
         found["last training loss"] = train[-1].get("loss")

@@ -48,17 +48,17 @@ def evaluate(
     matrix = ConfusionMatrix(model.classes, device)
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
     loader = DataLoader(_Samples(dataset, indices), batch_size=None, num_workers=workers)
+    bar = track(
+        loader,
+        "evaluate",
+        total=len(indices),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not progress or distributed.rank() > 0,
+    )
     training = model.training
     model.eval()
     try:
-        bar = track(
-            loader,
-            "evaluate",
-            total=len(indices),
-            console=Console(stderr=True),
-            transient=True,
-            disable=not progress or distributed.rank() > 0,
-        )
         for i, sample in zip(indices, bar, strict=True):
             if isinstance(sample, str):
                 raise InputError(sample)
@@ -72,6 +72,7 @@ def evaluate(
             if on_sample:
                 on_sample(i, image.numpy(), labels.numpy(), predicted.cpu().numpy())
     finally:
+        bar.close()  # ends the workers; after an error, the garbage collector would take 5 seconds for each
         model.train(training)
     matrix.sum_over_ranks()
     return matrix

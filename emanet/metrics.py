@@ -3,6 +3,8 @@
     matrix = ConfusionMatrix(["sky", "ground"])
     matrix.add(labels, predicted)
     print_report(matrix.report(), Console())
+
+Pixels labelled 255 count nowhere.
 """
 
 from collections.abc import Sequence

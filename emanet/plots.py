@@ -13,14 +13,15 @@ from .metrics import ConfusionMatrix
 def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
     """Rows: true classes, each in shares of its labelled pixels. Grey rows: classes that are labelled nowhere.
 
-    Cells hold percent up to 25 classes; a dot is less than a half. The format follows from the suffix of path: .png, .pdf, .svg.
+    Cells hold percent up to 25 classes; a dot is less than half of one. The suffix of path (.png, .pdf, .svg) says
+    the format.
     """
     counts = matrix.counts.cpu().numpy()
     labelled = counts.sum(1, keepdims=True)
     shares = np.ma.masked_array(counts / np.maximum(labelled, 1), np.broadcast_to(labelled == 0, counts.shape))
     n = len(counts)
     cell = 0.36 if n <= 25 else 0.15  # inches: room for the number, or just for a name of 6 points
-    figure = _figure(cell * n + 3, cell * n + 2.2)
+    figure = _figure(cell * n + 3, cell * n + 2.2)  # first: it says so where there is no matplotlib
     from matplotlib.colors import PowerNorm
 
     axes = figure.add_subplot()

@@ -34,6 +34,15 @@ class Drawn:
         return image, labels
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Images this small gain nothing from threads, which on a busy machine wait for each other for seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def tiny_model(align_corners=True):
     torch.manual_seed(0)
     config = ModelConfig(
@@ -223,9 +232,19 @@ def test_memory_does_not_grow_with_the_data_set():
     assert len(arrays) == 60 and most <= 10
 
 
-def test_progress_goes_to_stderr(capsys):
-    evaluate(tiny_model(), Drawn(1), progress=True)
-    assert capsys.readouterr().out == ""
+def test_progress_goes_to_stderr_where_it_is_wanted(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
+    evaluate(tiny_model(), Drawn(2), progress=True)
+    shown = capsys.readouterr()
+    assert "evaluate" in shown.err and "100%" in shown.err and shown.out == ""
+    evaluate(tiny_model(), Drawn(2))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_after_an_error_the_workers_end_at_once():
+    with pytest.raises(ZeroDivisionError) as held:  # a traceback that lives on keeps the frames of evaluate alive
+        evaluate(tiny_model(), Drawn(50), workers=1, on_sample=lambda *_: 1 / 0)
+    assert held and mp.active_children() == []
 
 
 def rank_main(rank, port, folder):

@@ -116,8 +116,8 @@ def read_mask_values(path: str | Path) -> np.ndarray:
         raw, white = _storage(image)
         values = np.array(upright(image))
         if image.mode in ("RGB", "RGBA"):
-            if ";16" in raw:
-                raise ValueError("colours must have 8 bits per channel, not 16")
+            if ";16" in raw or white not in (0, 255):
+                raise ValueError("colours must have 8 bits per channel")  # Pillow has rounded them
             return values[..., :3]
         if image.mode in ("LA", "PA"):
             return values[..., 0]

@@ -1,0 +1,83 @@
+"""What several test files need: a tiny experiment, a folder data set, the command line in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from emanet.config import Experiment, load_experiment, override
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    """Which data sets have been checked is remembered per test only."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tiny() -> Experiment:
+    """A training of seconds, in this process."""
+    return override(
+        load_experiment("drawn"),
+        {
+            "model.head.channels": 16,
+            "model.head.num_bases": 8,
+            "model.head.dropout": 0.0,
+            "data.crop": (33, 33),
+            "data.workers": 0,
+            "steps": 6,
+            "batch_size": 4,
+            "log_every": 1,
+            "pictures": 1,
+            "val_every": 0,
+        },
+    )
+
+
+@pytest.fixture
+def scenes(tmp_path) -> Path:
+    """A folder data set of drawn scenes: 6 for training, 3 for validation."""
+    from emanet.data.export import write_drawn
+
+    write_drawn(tmp_path / "scenes", {"train": 6, "val": 3})
+    return tmp_path / "scenes"
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    folder = SHARED / "data" / "camvid"
+    if not folder.is_dir():
+        pytest.skip(f"no CamVid at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> str:
+    path = SHARED / "weights" / "mobilenetv2_100_imagenet.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no weights at {path}")
+    return str(path)
+
+
+def run_cli(*arguments: str, cwd: Path | str = ROOT, timeout: float = 300) -> subprocess.CompletedProcess:
+    """`python -m emanet ARGUMENTS` as a user runs it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    command = [sys.executable, "-m", "emanet", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def sentence(done: subprocess.CompletedProcess) -> str:
+    """The one line that a command failed with; fails itself if there was a traceback or a success."""
+    assert done.returncode not in (0, 1), (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr + done.stdout
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]

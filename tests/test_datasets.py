@@ -1,0 +1,157 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from emanet.config import DataConfig, DatasetSpec
+from emanet.data.datasets import SPECS, check, open_dataset, open_folders, resolve
+from emanet.data.export import write_drawn
+from emanet.errors import InputError
+
+SPEC = DatasetSpec(classes=("a", "b"))
+
+
+def pair(folder, name, size=(4, 6), value=0, image=".jpg", mask=".png"):
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "masks").mkdir(exist_ok=True)
+    path = folder / "images" / f"{name}{image}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size[::-1], (10, 20, 30)).save(path)
+    target = folder / "masks" / f"{name}{mask}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full(size, value, np.uint8)).save(target)
+
+
+def folders(root, spec=SPEC):
+    return open_folders(root / "images", root / "masks", spec)
+
+
+def test_folder_data_set_reads_what_was_drawn(scenes):
+    config = DataConfig(dataset=str(scenes))
+    train, val = (open_dataset(config, split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (6, 3)
+    image, labels = val.read(1)
+    drawn_image, drawn_labels = open_dataset(DataConfig(dataset="drawn"), "val").read(1)
+    assert np.array_equal(labels, drawn_labels) and np.abs(image.astype(int) - drawn_image).mean() < 8
+    assert val.name(1).endswith("val/images/0001.jpg")
+    assert train.spec.classes == SPECS["drawn"].classes
+
+
+def test_a_resolved_config_finds_the_files_again(scenes):
+    config = resolve(DataConfig(dataset=str(scenes / "dataset.json")))
+    assert config.spec.classes == SPECS["drawn"].classes and config.root == str(scenes)
+    (scenes / "dataset.json").unlink()
+    assert len(open_dataset(config, "train")) == 6
+
+
+def test_subfolders_and_suffixes_are_matched_by_stem(tmp_path):
+    for city in ("x", "y"):
+        pair(tmp_path, f"{city}/one", image="_left.png", mask="_ids.png")
+    spec = DatasetSpec(classes=("a",), image_suffix="_left.png", mask_suffix="_ids.png")
+    assert [p[0].parent.name for p in folders(tmp_path, spec).pairs] == ["x", "y"]
+
+
+def test_voc_layout_with_its_list(tmp_path):
+    for i in range(3):
+        pair(tmp_path, f"2007_{i}", value=i)
+    (tmp_path / "images").rename(tmp_path / "JPEGImages")
+    (tmp_path / "masks").rename(tmp_path / "SegmentationClass")
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "val.txt").write_text("2007_2\n2007_0\n")
+    config = DataConfig(dataset="voc", root=str(tmp_path))
+    val = open_dataset(config, "val")
+    assert [val.read(i)[1][0, 0] for i in range(2)] == [2, 0]
+    with pytest.raises(InputError, match=r"no split 'train': there is no .*train.txt"):
+        open_dataset(config, "train")
+    (lists / "train.txt").write_text("\n")
+    with pytest.raises(InputError, match=r"train.txt is empty"):
+        open_dataset(config, "train")
+    (lists / "train.txt").write_text("2007_9\n")
+    with pytest.raises(InputError, match=r"names '2007_9', but there is no such image"):
+        open_dataset(config, "train")
+    (lists / "train.txt").write_text("/JPEGImages/2007_1.jpg /SegmentationClass/2007_1.png\n")
+    assert open_dataset(config, "train").read(0)[1][0, 0] == 1
+    (tmp_path / "SegmentationClass" / "2007_1.png").unlink()
+    with pytest.raises(InputError, match=r"1 of 1 masks of .* are missing: .*2007_1.png"):
+        open_dataset(config, "train")
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+    with pytest.raises(InputError, match="no data set or dataset.json 'camvit'; did you mean 'camvid'"):
+        open_dataset(DataConfig(dataset="camvit"), "train")
+    with pytest.raises(InputError, match="no folder .*nowhere for data set 'camvid'"):
+        open_dataset(DataConfig(dataset="camvid", root=str(tmp_path / "nowhere")), "train")
+    with pytest.raises(InputError, match="no folder .*train/images"):
+        open_dataset(DataConfig(dataset="camvid", root=str(tmp_path)), "train")
+    with pytest.raises(InputError, match="no split 'test'"):
+        open_dataset(DataConfig(dataset="drawn"), "test")
+    (tmp_path / "dataset.json").write_text(json.dumps({"classes": ["a"], "pallete": []}))
+    with pytest.raises(InputError, match=r"dataset.json: unknown field 'pallete'; did you mean 'palette'"):
+        open_dataset(DataConfig(dataset=str(tmp_path)), "train")
+
+
+def test_image_without_mask_and_empty_folder(tmp_path):
+    pair(tmp_path, "one")
+    pair(tmp_path, "two")
+    (tmp_path / "masks" / "two.png").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 images have no mask in .*masks: .*two.jpg"):
+        folders(tmp_path)
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="images holds no image"):
+        folders(tmp_path)
+
+
+def test_two_images_of_one_stem_are_refused(tmp_path):
+    pair(tmp_path, "one")
+    pair(tmp_path, "one", image=".png")
+    with pytest.raises(InputError, match="one.jpg and .*one.png have the same stem"):
+        folders(tmp_path)
+
+
+def test_check_counts_pixels_and_remembers(tmp_path):
+    pair(tmp_path, "one", value=0)
+    pair(tmp_path, "two", value=1, size=(2, 3))
+    seen = []
+    assert check(folders(tmp_path), seen.append).tolist() == [24, 6] and seen == [1, 2]
+    assert check(folders(tmp_path)) is None
+    pair(tmp_path, "two", value=0, size=(2, 3))
+    pair(tmp_path, "three", value=255)
+    assert check(folders(tmp_path)).tolist() == [30, 0], "a changed listing is checked anew"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (lambda root: pair(root, "bad", value=7), r"bad.png has values? 7 .*2 classes"),
+        (
+            lambda root: Image.new("L", (9, 9)).save(root / "masks" / "one.png"),
+            r"one.jpg is 6x4, but its mask .*one.png is 9x9",
+        ),
+        (lambda root: (root / "masks" / "one.png").write_bytes(b"x"), r"one.png"),
+        (lambda root: (root / "images" / "one.jpg").write_bytes(b""), r"one.jpg"),
+        (lambda root: pair(root, "one", value=255), "every pixel of the 1 masks is ignored"),
+    ],
+    ids=["values", "size", "mask", "image", "ignored"],
+)
+def test_check_names_the_faulty_file(tmp_path, fault, message):
+    pair(tmp_path, "one")
+    fault(tmp_path)
+    with pytest.raises(InputError, match=message):
+        check(folders(tmp_path))
+
+
+def test_drawn_is_not_written_over_files(tmp_path):
+    (tmp_path / "precious").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        write_drawn(tmp_path, {"train": 1})
+
+
+def test_camvid_is_clean(camvid):
+    val = open_dataset(DataConfig(dataset="camvid", root=str(camvid)), "val")
+    assert len(val) == 101
+    counts = check(val)
+    assert counts.shape == (11,) and counts.all()
+    assert len(open_dataset(DataConfig(dataset="camvid", root=str(camvid)), "train")) == 367

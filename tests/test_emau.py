@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from emanet.emau import EMAU
+from emanet.ops.em_attention import em_attention, unit_columns
+
+
+def unit(**options):
+    torch.manual_seed(0)
+    return EMAU(8, 5, **options)
+
+
+def test_equals_the_block_of_the_paper():
+    emau, x = unit().eval(), torch.randn(2, 8, 4, 6)
+    pixels = emau.conv_in(x).flatten(2)
+    rebuilt = em_attention(pixels, emau.bases, 3)[0].view(2, 8, 4, 6)
+    want = torch.relu(x + emau.bn_out(emau.conv_out(torch.relu(rebuilt))))
+    torch.testing.assert_close(emau(x), want)
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_bases_move_by_their_formula_in_training_only(renormalise):
+    emau, x = unit(renormalise=renormalise), torch.randn(3, 8, 4, 6)
+    before = emau.bases.clone()
+    emau.eval()(x)
+    assert torch.equal(emau.bases, before)
+
+    mean = em_attention(emau.conv_in(x).flatten(2), before, 3)[1].mean(0, keepdim=True)
+    mean = unit_columns(mean) if renormalise else mean
+    memory = emau.bases.data_ptr()
+    emau.train()(x)
+    torch.testing.assert_close(emau.bases, 0.9 * before + 0.1 * mean)
+    assert emau.bases.data_ptr() == memory
+
+
+def test_what_is_trained():
+    emau = unit().train()
+    x = torch.randn(2, 8, 4, 6, requires_grad=True)
+    emau(x).sum().backward()
+    assert x.grad is not None and emau.conv_out.weight.grad is not None
+    assert [name for name, p in emau.named_parameters() if p.grad is None] == ["conv_in.weight", "conv_in.bias"]
+
+
+def test_the_random_projection_and_the_bases_are_part_of_the_weights():
+    assert {"conv_in.weight", "conv_in.bias", "bases"} <= set(unit().state_dict())
+    torch.testing.assert_close(unit().bases.norm(dim=1), torch.ones(1, 5))

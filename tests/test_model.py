@@ -1,0 +1,121 @@
+"""One contract for every head on every backbone at every stride."""
+
+import pytest
+import torch
+
+import emanet
+from emanet import checkpoint
+from emanet.config import DatasetSpec, load_experiment, override
+from emanet.errors import InputError
+from emanet.heads import HEADS
+from emanet.model import build_model
+
+BACKBONES = ["test_resnet", "test_convnext", "mobilenetv2_100", "resnet50s"]
+SPEC = DatasetSpec(classes=("a", "b", "c"))
+
+
+def experiment(backbone="test_resnet", head="ema", stride=8, **changes):
+    base = {
+        "model.backbone.name": backbone,
+        "model.backbone.output_stride": stride,
+        "model.head.name": head,
+        "model.head.channels": 16,
+        "model.head.num_bases": 8,
+        "data.spec": SPEC,
+    }
+    return override(load_experiment("drawn"), base | changes)
+
+
+def build(*arguments, **changes):
+    torch.manual_seed(0)
+    return build_model(experiment(*arguments, **changes).model, SPEC)
+
+
+@pytest.mark.parametrize("stride", [8, 16, 32])
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("head", sorted(HEADS))
+class TestContract:
+    def test_learns_at_odd_sizes_and_survives_a_file(self, head, backbone, stride, tmp_path):
+        config = experiment(backbone, head, stride)
+        model = build(backbone, head, stride).train()
+        images = torch.randint(0, 256, (2, 3, 65, 43), dtype=torch.uint8)
+        logits = model(images)
+        assert logits.shape == (2, 3, 65, 43) and logits.dtype == torch.float32
+        logits.square().mean().backward()
+        assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+        assert model.head.classifier.weight.grad.any() and model.head.fc0[0].weight.grad.any()
+
+        padded = 96 if model.backbone.divisor == 32 else 65
+        assert model.low_logits(model.normalise(images))[0].shape[2] == -(-padded // stride)
+        checkpoint.save_model(tmp_path / "m.safetensors", model, config, step=3)
+        again = emanet.load(tmp_path / "m.safetensors")
+        assert torch.equal(again(images), model.eval()(images))
+        assert again.classes == ("a", "b", "c") and again.palette == SPEC.colours
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 1), (47, 33)])
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
+def test_any_size(backbone, size):
+    logits = build(backbone).eval()(torch.rand(1, 3, *size))
+    assert logits.shape == (1, 3, *size) and logits.isfinite().all()
+
+
+def test_uint8_and_float_are_the_same_pixels():
+    model = build().eval()
+    images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
+    torch.testing.assert_close(model(images), model(images / 255))
+
+
+def test_normalises_with_its_own_buffers():
+    model = build(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.5, 0.25, 1.0)})
+    white = model.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))
+    torch.testing.assert_close(white.flatten(), torch.tensor([1.8, 3.2, 0.7]))
+    assert {"mean", "std"} <= dict(model.named_buffers()).keys()
+
+
+def test_wrong_images_are_refused():
+    with pytest.raises(ValueError, match=r"\(B, C, H, W\)"):
+        build()(torch.rand(3, 33, 33))
+    with pytest.raises(TypeError, match="uint8 in .* or floating in .*int64"):
+        build()(torch.zeros(1, 3, 33, 33, dtype=torch.int64))
+
+
+def test_float32_out_under_autocast_and_bases_in_float32():
+    model = build().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.rand(2, 3, 33, 33))
+    assert logits.dtype == torch.float32 and model.head.emau.bases.dtype == torch.float32
+
+
+def test_auxiliary_logits_in_training_only():
+    model = build(**{"model.aux_head": True})
+    x = model.normalise(torch.rand(2, 3, 33, 33))
+    assert model.train().low_logits(x)[1].shape[:2] == (2, 3)
+    assert model.eval().low_logits(x)[1] is None
+
+
+def test_align_corners_is_applied():
+    images = torch.rand(1, 3, 33, 33)
+    with_it, without = build().eval(), build(**{"model.align_corners": False}).eval()
+    assert not torch.allclose(with_it(images), without(images))
+
+
+def test_batchnorm_momentum_reaches_every_layer():
+    model = build(**{"model.bn_momentum": 3e-4})
+    assert {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {3e-4}
+
+
+def test_class_names_are_enough_to_build():
+    model = build_model(experiment().model, ["x", "y"])
+    assert model.classes == ("x", "y") and len(model.palette) == 2
+
+
+def test_batch_of_one_matches_batch_of_many():
+    model = build().eval()
+    images = torch.rand(3, 3, 41, 33)
+    torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_head_is_an_input_error():
+    with pytest.raises(InputError, match="no head"):
+        build(head="transformer")

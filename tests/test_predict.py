@@ -1,0 +1,264 @@
+"""Predictor and predict_files with a tiny random model: sizes, orientation, names, and what happens to bad files."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emanet.checkpoint import save_model
+from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.data.images import read_image
+from emanet.errors import InputError
+from emanet.model import build_model
+from emanet.predict import Predictor, find_images, predict_files
+
+TINY = ModelConfig(
+    backbone=BackboneConfig(name="test_resnet", pretrained=False, output_stride=8),
+    head=HeadConfig(channels=32, num_bases=8, fc1_channels=0),
+)
+IMAGE = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((13, 15, 1))).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """So tiny a model is slower with several: on a busy machine they spin while they wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(channels: int = 3) -> Predictor:
+    torch.manual_seed(0)
+    backbone = replace(TINY.backbone, in_channels=channels)
+    config = replace(TINY, backbone=backbone, mean=(0.45,), std=(0.225,))
+    return Predictor(build_model(config, ["a", "b", "c"]), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return tiny()
+
+
+def write(path: Path, pixels: np.ndarray = IMAGE, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+class TestPredictor:
+    def test_array_pillow_image_and_path_are_one(self, predictor, tmp_path):
+        labels = predictor(IMAGE)
+        assert labels.shape == IMAGE.shape[:2] and labels.dtype == np.uint8
+        assert len(np.unique(labels)) > 1  # else the comparisons here would prove little
+        path = write(tmp_path / "x.png")
+        for image in (Image.fromarray(IMAGE), path, str(path), np.asfortranarray(IMAGE)):
+            np.testing.assert_array_equal(predictor(image), labels)
+        read_only = IMAGE.copy()
+        read_only.flags.writeable = False
+        np.testing.assert_array_equal(predictor(read_only), labels)
+        np.testing.assert_array_equal(predictor(IMAGE[:, ::-1]), predictor(IMAGE[:, ::-1].copy()))
+
+    def test_labels_are_of_the_displayed_image(self, predictor, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6  # stored lying on its left side
+        path = write(tmp_path / "x.png", np.rot90(IMAGE), exif=exif)
+        np.testing.assert_array_equal(predictor(path), predictor(IMAGE))
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(predictor(image), predictor(IMAGE))
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 1), (7, 5), (31, 63)])
+    def test_any_size(self, predictor, size):
+        image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+        assert predictor(image).shape == size
+        probabilities = predictor.probabilities(image)
+        assert probabilities.shape == (3, *size) and probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
+
+    def test_labels_are_the_most_probable_classes(self, predictor):
+        np.testing.assert_array_equal(predictor.probabilities(IMAGE).argmax(0), predictor(IMAGE))
+
+    def test_the_config_is_used(self, predictor):
+        flipping = Predictor(predictor.model, device="cpu", config=EvalConfig(flip=True))
+        probabilities = flipping.probabilities(IMAGE)
+        mirrored = flipping.probabilities(IMAGE[:, ::-1])[..., ::-1]
+        np.testing.assert_allclose(mirrored, probabilities, atol=1e-5)
+        assert np.abs(probabilities - predictor.probabilities(IMAGE)).max() > 1e-4
+        np.testing.assert_array_equal(flipping(IMAGE), probabilities.argmax(0))
+
+    def test_model_comes_in_eval_mode_with_its_classes(self):
+        model = build_model(TINY, ["a", "b", "c"]).train()
+        predictor = Predictor(model, device="cpu")
+        assert not model.training
+        assert predictor.classes == ("a", "b", "c") and predictor.palette == model.palette
+
+    def test_other_channel_counts(self, tmp_path):
+        grey, five = tiny(1), tiny(5)
+        assert (grey.channels, five.channels) == (1, 5)
+        np.testing.assert_array_equal(grey(IMAGE[..., 0]), grey(IMAGE[..., :1]))
+        np.testing.assert_array_equal(grey(Image.fromarray(IMAGE[..., 0])), grey(IMAGE[..., :1]))
+        bands = np.dstack([IMAGE, IMAGE[..., :2]])
+        np.save(tmp_path / "bands.npy", bands)
+        np.testing.assert_array_equal(five(tmp_path / "bands.npy"), five(bands))
+        for predictor, image in ((grey, IMAGE[..., 0]), (five, bands)):
+            assert predictor.overlay(image, predictor(image)).shape == IMAGE.shape
+
+    @pytest.mark.parametrize(
+        "image",
+        [IMAGE.astype(np.float32), IMAGE[..., :2], IMAGE[..., 0], IMAGE[None], IMAGE[:0], IMAGE.transpose(2, 0, 1)],
+    )
+    def test_arrays_that_do_not_fit(self, predictor, image):
+        with pytest.raises(ValueError, match=r"must be uint8 \(H, W, 3\), got"):
+            predictor(image)
+
+    def test_overlay_mixes_image_and_palette(self, predictor):
+        labels = np.full(IMAGE.shape[:2], 1, np.uint8)
+        labels[0, 0] = 255
+        picture = predictor.overlay(IMAGE, labels, alpha=0.25)
+        wanted = np.rint(0.25 * np.array(predictor.palette[1]) + 0.75 * IMAGE)
+        wanted[0, 0] = IMAGE[0, 0]
+        np.testing.assert_array_equal(picture, wanted)
+
+    def test_model_from_a_file(self, tmp_path):
+        spec = DatasetSpec(classes=("a", "b", "c"))
+        model = build_model(TINY, spec).eval()
+        save_model(tmp_path / "m.safetensors", model, Experiment(model=TINY, data=DataConfig(spec=spec)))
+        from_file = Predictor(tmp_path / "m.safetensors", device="cpu")
+        np.testing.assert_array_equal(
+            from_file.probabilities(IMAGE), Predictor(model, device="cpu").probabilities(IMAGE)
+        )
+        assert from_file.classes == spec.classes
+
+    def test_missing_model(self, tmp_path):
+        with pytest.raises(InputError, match="no.safetensors"):
+            Predictor(tmp_path / "no.safetensors", device="cpu")
+
+
+def names(inputs: Sequence[str | Path]) -> dict[str, str]:
+    """File -> name, as find_images has them, relative to the working directory and in its order."""
+    return {os.path.relpath(path): name.as_posix() for path, name in find_images([str(given) for given in inputs])}
+
+
+class TestFindImages:
+    @pytest.fixture(autouse=True)
+    def folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    def touch(self, *files):
+        for file in files:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            Path(file).touch()
+
+    def test_folder_with_subfolders(self):
+        self.touch("in/b.JPG", "in/a/b.png", "in/a/c.tar.jpg", "in/notes.txt", "in/.b.jpg", "in/.thumbs/b.jpg")
+        wanted = {"in/a/b.png": "a/b", "in/a/c.tar.jpg": "a/c.tar", "in/b.JPG": "b"}
+        for given in ("in", "in/", Path("in").resolve()):
+            assert list(names([given]).items()) == list(wanted.items())
+
+    def test_globs(self):
+        self.touch("in/x/1.jpg", "in/y/1.jpg", "in/y/2.png", "in/y/deep/3.jpg", "in/y/2.txt")
+        assert names(["in/*/1.jpg"]) == {"in/x/1.jpg": "x/1", "in/y/1.jpg": "y/1"}
+        assert names(["in/y/*"]) == {"in/y/2.png": "2", "in/y/1.jpg": "1"}
+        assert names(["in/**/*.jpg"]) == {"in/x/1.jpg": "x/1", "in/y/1.jpg": "y/1", "in/y/deep/3.jpg": "y/deep/3"}
+        assert names(["**/2.*", "./in/y/[12].png"]) == {"in/y/2.png": "in/y/2"}
+
+    def test_brackets_in_names_are_no_glob(self):
+        self.touch("in [1]/a.jpg", "b[0].jpg", "b0.jpg")
+        assert names(["in [1]", "b[0].jpg"]) == {"b[0].jpg": "b[0]", "in [1]/a.jpg": "a"}
+
+    def test_a_named_file_needs_no_extension(self):
+        self.touch("photo", "photo.heic")
+        assert names(["photo"]) == {"photo": "photo"}
+
+    def test_each_file_once(self):
+        self.touch("in/a.jpg")
+        os.symlink("a.jpg", "in/same.jpg")
+        assert names(["in/a.jpg", "in", "in/*.jpg", "./in/../in/a.jpg"]) == {"in/a.jpg": "a"}
+
+    def test_same_names_in_two_folders_given_as_one(self):
+        self.touch("in/x/1.jpg", "in/y/1.jpg")
+        assert names(["in"]) == {"in/x/1.jpg": "x/1", "in/y/1.jpg": "y/1"}
+
+    def test_one_stem_with_two_extensions(self):
+        self.touch("in/a.jpg", "in/a.png", "in/b.jpg")
+        assert names(["in"]) == {"in/a.jpg": "a_jpg", "in/a.png": "a_png", "in/b.jpg": "b"}
+
+    def test_one_name_from_two_places(self):
+        self.touch("x/a.jpg", "y/a.jpg", "z/a.png")
+        wanted = {"x/a.jpg": "a_jpg", "y/a.jpg": "a_jpg_2", "z/a.png": "a_png"}
+        assert names(["x", "y", "z"]) == names(["z", "y/a.jpg", "x"]) == wanted
+
+    def test_a_made_up_name_is_not_another_files(self):
+        self.touch("in/a.jpg", "in/a.png", "in/a_png.jpg")
+        assert names(["in"]) == {"in/a.jpg": "a_jpg", "in/a.png": "a_png_2", "in/a_png.jpg": "a_png"}
+
+    @pytest.mark.parametrize("given", ["empty", "absent.jpg", "empty/*.jpg", "*.jpg"])
+    def test_nothing_found(self, given):
+        self.touch("in/a.jpg", "empty/readme.txt")
+        with pytest.raises(InputError) as error:
+            find_images(["in", given])
+        assert given in str(error.value)
+
+
+class TestPredictFiles:
+    def test_label_map_and_overlay(self, predictor, tmp_path):
+        path = write(tmp_path / "in/sub/x.png")
+        assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out") == []
+        assert files(tmp_path / "out") == ["sub/x.png", "sub/x_overlay.jpg"]
+        labels = predictor(path)
+        with Image.open(tmp_path / "out/sub/x.png") as image:
+            assert image.mode == "P"
+            np.testing.assert_array_equal(np.asarray(image), labels)
+            np.testing.assert_array_equal(np.asarray(image.convert("RGB")), np.array(predictor.palette)[labels])
+        picture = read_image(tmp_path / "out/sub/x_overlay.jpg")
+        assert np.abs(picture.astype(int) - predictor.overlay(IMAGE, labels)).mean() < 8
+
+    def test_without_overlay(self, predictor, tmp_path):
+        write(tmp_path / "x.png")
+        predict_files(predictor, [str(tmp_path / "x.png")], tmp_path / "out", overlay=False)
+        assert files(tmp_path / "out") == ["x.png"]
+
+    def test_a_bad_file_is_reported_and_the_others_go_on(self, predictor, tmp_path, capfd):
+        write(tmp_path / "in/a.png")
+        write(tmp_path / "in/z.png")
+        (tmp_path / "in/b[bold].png").write_bytes(b"no image")
+        failures = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False)
+        assert len(failures) == 1 and failures[0].startswith(f"cannot read image {tmp_path}/in/b[bold].png: ")
+        assert files(tmp_path / "out") == ["a.png", "z.png"]
+        assert failures[0] in capfd.readouterr().err
+
+    @pytest.mark.parametrize(
+        "given, out", [("in", "in"), ("in/x.jpg", "in/../in"), ("in", "link"), ("in/sub", "in/sub")]
+    )
+    def test_images_are_never_overwritten(self, predictor, tmp_path, monkeypatch, given, out):
+        monkeypatch.chdir(tmp_path)
+        for file in ("in/x.jpg", "in/sub/x.jpg"):
+            write(Path(file))
+        mask = write(Path("in/x.png"))  # perhaps the mask of x.jpg: not an input of `in/x.jpg`, still not ours
+        os.symlink("in", "link")
+        before = {file: Path("in", file).read_bytes() for file in files(Path("in"))}
+        with pytest.raises(InputError, match="the output folder .* holds the image"):
+            predict_files(predictor, [given], out)
+        assert {file: Path("in", file).read_bytes() for file in files(Path("in"))} == before and mask.exists()
+
+    def test_a_folder_that_cannot_be_written(self, predictor, tmp_path):
+        write(tmp_path / "x.png")
+        (tmp_path / "out").write_text("a file")
+        with pytest.raises(InputError, match="cannot write the prediction of .*x.png"):
+            predict_files(predictor, [str(tmp_path / "x.png")], tmp_path / "out")
+
+    def test_twice_into_one_folder(self, predictor, tmp_path):
+        write(tmp_path / "in/x.png")
+        for _ in range(2):
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
+        assert files(tmp_path / "out") == ["x.png", "x_overlay.jpg"]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,195 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, run_cli, sentence
+from safetensors.torch import load_file
+
+import emanet
+from emanet import train as training
+from emanet.checkpoint import checkpoints, read_header
+from emanet.config import load_experiment, override, to_dict
+from emanet.errors import InputError
+from emanet.rundir import read_log
+
+GOLDEN = ROOT / "tests" / "golden" / "loss_curve.json"
+
+
+def losses(folder):
+    return [line["loss"] for line in read_log(folder / "log.jsonl") if line["kind"] == "train"]
+
+
+def weights(folder):
+    return load_file(checkpoints(folder)[-1] / "model.safetensors")
+
+
+def test_golden_loss_curve(tiny, tmp_path):
+    """The whole of data, model, loss and optimiser in six numbers. Float order differs between machines: 0.1 %."""
+    training.train(tiny, tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+
+
+def test_a_run_folder_holds_everything(tiny, tmp_path):
+    run = tmp_path / "run"
+    report = training.train(override(tiny, {"val_every": 3, "save_every": 2}), run)
+    assert load_experiment(str(run)).steps == 6
+    environment = json.loads((run / "environment.json").read_text())
+    assert {"torch", "python", "command", "git_commit"} <= environment.keys()
+    assert (run / "code" / "emanet" / "emau.py").read_text() == (ROOT / "emanet" / "emau.py").read_text()
+    assert [folder.name for folder in checkpoints(run)] == ["000004", "000006"]
+    assert json.loads((run / "evaluation.json").read_text())["mIoU"] == pytest.approx(report["mIoU"])
+    assert {path.name for path in run.iterdir()} >= {"best.safetensors", "confusion.png", "curves.png", "log.jsonl"}
+    assert sorted(path.name for path in (run / "pictures").iterdir()) == ["step_000003_0.png", "step_000006_0.png"]
+    assert list((run / "tensorboard").glob("events*"))
+    assert [line["step"] for line in read_log(run / "log.jsonl") if line["kind"] == "val"] == [3, 6]
+    header = read_header(run / "best.safetensors")
+    assert header["metrics"]["mIoU"] == max(l["mIoU"] for l in read_log(run / "log.jsonl") if l["kind"] == "val")
+    assert emanet.load(run).classes == load_experiment(str(run)).data.spec.classes
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch):
+    tiny = override(tiny, {"model.head.dropout": 0.3, "save_every": 2})
+    training.train(tiny, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    advance = training.RunFolder.advance
+
+    def dies(self, step, loss, lr):
+        if step == 5:
+            raise Killed
+        advance(self, step, loss, lr)
+
+    monkeypatch.setattr(training.RunFolder, "advance", dies)
+    with pytest.raises(Killed):
+        training.train(tiny, tmp_path / "cut")
+    monkeypatch.undo()
+    training.train(tiny, tmp_path / "cut", resume=True)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
+    assert losses(tmp_path / "whole") == losses(tmp_path / "cut"), "and the log has every step once"
+
+
+def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_path):
+    run = tmp_path / "run"
+    training.train(override(tiny, {"steps": 2}), run)
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
+        training.train(tiny, run)
+    with pytest.raises(InputError, match=r"cannot be resumed with other settings: steps 2 -> 6"):
+        training.train(tiny, run, resume=True)
+
+
+def test_default_folders_are_numbered(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        training.train(override(tiny, {"steps": 1}), name="mine")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["mine", "mine-2"]
+
+
+def test_accumulated_passes_give_the_step_of_the_whole_batch(tiny, tmp_path):
+    """With BatchNorm's statistics out of play: the backbone frozen, and a head whose norms see one pass's batch only."""
+    tiny = override(tiny, {"model.backbone.frozen": True, "model.head.name": "fcn", "steps": 1, "loss.average": "valid"})
+    training.train(tiny, tmp_path / "one")
+    training.train(override(tiny, {"accumulate": 2}), tmp_path / "two")
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert one == pytest.approx(two, rel=0.05) and one != two
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"optim.name": "sgd", "optim.clip_norm": 1.0}, {"model.aux_head": True}])
+def test_options_train(tiny, tmp_path, changes):
+    training.train(override(tiny, {"steps": 2} | changes), tmp_path / "run")
+    assert all(value == value and value < 100 for value in losses(tmp_path / "run"))
+
+
+def test_staged_training_says_what_was_loaded(tiny, tmp_path, scenes, capsys):
+    training.train(override(tiny, {"steps": 1}), tmp_path / "first")
+    spec = json.loads((scenes / "dataset.json").read_text())
+    spec = {"classes": ["stuff", "thing"], "label_map": {i: int(i > 2) for i in range(len(spec["classes"]))}}
+    (scenes / "dataset.json").write_text(json.dumps(spec))
+    second = override(tiny, {"steps": 1, "init_from": str(tmp_path / "first"), "data.dataset": str(scenes)})
+    training.train(second, tmp_path / "second")
+    said = capsys.readouterr().out
+    assert "2 start anew: head.classifier.weight, head.classifier.bias" in said
+    assert emanet.load(tmp_path / "second").classes == ("stuff", "thing")
+
+
+def test_a_loss_that_is_not_finite_names_step_rate_and_files(tiny, tmp_path):
+    wild = override(tiny, {"optim.name": "sgd", "optim.lr": 1e30, "optim.warmup_steps": 0})
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d with learning rate .*on the batch drawn/train/"):
+        training.train(wild, tmp_path / "run")
+
+
+def test_faulty_data_stops_before_the_first_step(tiny, tmp_path, scenes):
+    (scenes / "val" / "masks" / "0001.png").write_bytes((scenes / "val" / "masks" / "0001.png").read_bytes()[:50])
+    with pytest.raises(InputError, match="0001.png"):
+        training.train(override(tiny, {"data.dataset": str(scenes)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_batch_must_divide(tiny, tmp_path):
+    with pytest.raises(InputError, match="is not a multiple of accumulate"):
+        training.train(override(tiny, {"batch_size": 5, "accumulate": 2}), tmp_path / "run")
+
+
+def torchrun(ranks, config, out, *more):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
+    command = [*launch, "-m", "emanet", "train", str(config), "--out", str(out), *more]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("average", ["all", "valid"])
+def test_two_processes_train_as_one(tiny, tmp_path, average):
+    """The joint batch split over two gloo ranks: the same weights to float tolerance, the very same bases on both."""
+    changes = {"loss.average": average, "steps": 4, "optim.name": "sgd", "optim.lr": 0.02, "optim.warmup_steps": 0}
+    changes |= {"data.scales": (0.2, 1.0), "device": "cpu"}  # small images: ranks differ in their share of ignored pixels
+    config = override(tiny, changes)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    probe = tmp_path / "probe.py"
+    probe.write_text(
+        "import sys, torch\n"
+        "from emanet import checkpoint, distributed\n"
+        "from emanet import train as training\n"
+        "from emanet.config import load_experiment\n"
+        "nets = []\n"
+        "build = training.build_model\n"
+        "training.build_model = lambda *a: nets.append(build(*a)) or nets[-1]\n"
+        "training.train(load_experiment(sys.argv[1]), sys.argv[2])\n"
+        "torch.save(nets[0].state_dict(), f'{sys.argv[2]}/rank{distributed.rank()}.pt')\n"
+        "distributed.shutdown()\n"
+    )
+    for ranks in (1, 2):
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0"]
+        command = [*launch, str(probe), str(tmp_path / "config.json"), str(tmp_path / f"run{ranks}")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+    one = torch.load(tmp_path / "run1" / "rank0.pt")
+    first, second = (torch.load(tmp_path / "run2" / f"rank{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["head.emau.bases"], second["head.emau.bases"])
+    for name, value in one.items():
+        torch.testing.assert_close(first[name], value, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
+        assert torch.equal(first[name], second[name]), name
+    assert losses(tmp_path / "run2") == pytest.approx(losses(tmp_path / "run1"), rel=1e-4)
+
+
+def test_under_torchrun_one_sentence_from_rank_zero(tiny, tmp_path, scenes):
+    (scenes / "train" / "masks" / "0000.png").unlink()
+    done = torchrun(2, "drawn", tmp_path / "run", "--data.dataset", str(scenes))
+    assert done.returncode != 0
+    assert any("0000.jpg" in line and line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def test_the_command_trains_and_resumes(tiny, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(tiny)))
+    run = tmp_path / "run"
+    done = run_cli("train", tmp_path / "config.json", "--out", run, "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert "mIoU" in done.stdout and max(map(len, done.stdout.splitlines()[1:-1])) <= 80
+    again = run_cli("train", run, "--resume")
+    assert again.returncode == 0 and "resumed at step 2 of 2" in again.stdout
+    assert "already holds a run" in sentence(run_cli("train", tmp_path / "config.json", "--out", run))
