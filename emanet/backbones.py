@@ -18,6 +18,7 @@ class Backbone(nn.Module):
         self.net = net
         self.channels: list[int] = net.feature_info.channels()
         self.stride: int = net.feature_info.reduction()[-1]
+        self.in_channels: int = next(m for m in net.modules() if isinstance(m, nn.Conv2d)).in_channels
         # Convolutions without padding (ConvNeXt's) drop the pixels that do not fill a kernel: images must be padded.
         unpadded = any(
             isinstance(m, nn.Conv2d) and m.stride[0] > 1 and m.padding == (0, 0) and m.kernel_size == m.stride

@@ -39,7 +39,7 @@ class Predictor:
     raise ValueError, files InputError. A model that is handed in goes to the device and into eval mode.
     """
 
-    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig = EvalConfig()):  # noqa: B008
+    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig = EvalConfig()):
         if not isinstance(model, nn.Module):
             from .checkpoint import load
 
@@ -47,7 +47,7 @@ class Predictor:
         self.device = pick_device(device)
         self.model, self.config = model.to(self.device).eval(), config
         self.classes, self.palette = model.classes, model.palette
-        self.channels: int = next(m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)).in_channels
+        self.channels = model.backbone.in_channels
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Class indices (H, W) uint8, of the image's size."""

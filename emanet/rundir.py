@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import __version__, distributed
+from .compare import read_log
 from .config import Experiment, to_dict
 from .errors import InputError
 from .metrics import ConfusionMatrix, print_report
@@ -68,9 +69,8 @@ class RunFolder:
         shutil.copytree(
             PACKAGE, self.folder / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
         )
-        log = self.folder / "log.jsonl"
-        kept = [line for line in read_log(log) if line["step"] <= step] if log.exists() else []
-        log.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        kept = [row for row in read_log(self.folder) if row["step"] <= step] if step else []
+        (self.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
         self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
         count = sum(p.numel() for p in net.parameters())
         device = next(net.parameters()).device
@@ -146,21 +146,10 @@ class RunFolder:
             from .plots import confusion_picture, curves_picture
 
             confusion_picture(matrix, self.folder / "confusion.png")
-            curves_picture({self.folder.name: read_log(self.folder / "log.jsonl")}, self.folder / "curves.png")
+            curves_picture({self.folder.name: read_log(self.folder)}, self.folder / "curves.png")
         except InputError as error:  # without matplotlib a run is whole all the same
             self.say(f"no plots: {error}")
         self.say(f"in {self.folder}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log.jsonl; one that a crash cut off is left out."""
-    lines = []
-    for line in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
-    return lines
 
 
 def write_json(path: Path, value: Any) -> None:

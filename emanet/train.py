@@ -82,7 +82,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     if config.init_from and not start:
         loaded, fresh = checkpoint.start_from(net, config.init_from)
         run.say(f"from {config.init_from}: {len(loaded)} tensors; {len(fresh)} start anew: {some(fresh) or 'none'}")
-    net = net.to(device, memory_format=torch.channels_last if config.channels_last else torch.contiguous_format)
+    layout = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = net.to(device, memory_format=layout)
     if world > 1 and config.sync_bn:
         net = distributed.sync_batch_norm(net)
     net.train()
@@ -132,7 +133,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
             total = torch.zeros((), device=device)
             for i in range(config.accumulate):
                 passed = slice(i * share, (i + 1) * share)
-                part = images[passed].to(device, non_blocking=True)
+                part = images[passed].to(device, non_blocking=True, memory_format=layout)
                 # Gradients are summed over ranks once, in the last pass.
                 last = i == config.accumulate - 1
                 with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():

@@ -31,9 +31,10 @@ def test_groups_of_the_recipe(model):
 
 def test_head_scale_and_adamw(model):
     found = groups(model, OptimConfig(name="adamw", lr=0.01, head_lr_scale=10, bias_lr_scale=1))
-    assert found["head.fc0.0.weight"] == (pytest.approx(0.1), 1e-4) and found["head.classifier.bias"][0] == found[
-        "head.fc0.0.weight"
-    ][0]
+    assert (
+        found["head.fc0.0.weight"] == (pytest.approx(0.1), 1e-4)
+        and found["head.classifier.bias"][0] == found["head.fc0.0.weight"][0]
+    )
     assert found["backbone.net.conv1.0.weight"][0] == 0.01
     assert isinstance(build_optimizer(model, OptimConfig(name="adamw")), torch.optim.AdamW)
 
