@@ -21,8 +21,8 @@ _HOME = {
     "build_model": "model",
     "em_attention": "ops.em_attention",
     "load": "checkpoint",
-    "load_experiment": "config",
-    "override": "config",
+    "load_experiment": "experiments",
+    "override": "experiments",
 }
 __all__ = sorted(_HOME)
 

@@ -15,8 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from . import __version__
-from .config import DatasetSpec, Experiment, from_dict, override, to_dict
+from .config import DatasetSpec, Experiment
 from .errors import InputError, some
+from .experiments import from_dict, override, to_dict
 from .model import EMANet, build_model
 
 STEP_DIGITS = 6

@@ -65,7 +65,8 @@ def train(arguments: list[str]) -> None:
     """train EXPERIMENT [flags]: parse the flags over the experiment's own values."""
     import tyro
 
-    from .config import Experiment, experiment_names, load_experiment
+    from .config import Experiment
+    from .experiments import experiment_names, load_experiment
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE ...]\n")
@@ -106,7 +107,8 @@ def train(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     import tyro
 
-    from .config import EvalConfig, load_experiment
+    from .config import EvalConfig
+    from .experiments import load_experiment
 
     def command(
         model: Annotated[str, tyro.conf.Positional] = "",
@@ -189,7 +191,7 @@ def config(arguments: list[str]) -> None:
 
     import tyro
 
-    from .config import flatten, load_experiment, to_dict
+    from .experiments import flatten, load_experiment, to_dict
 
     def show(experiment: Annotated[str, tyro.conf.Positional], /, format: Literal["flat", "json"] = "flat") -> None:
         """Every setting of an experiment, run folder, config.json or model file.

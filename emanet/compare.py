@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .config import read_json
 from .errors import InputError
+from .experiments import read_json
 from .metrics import MEANS, percent
 
 Cells = Sequence[float | None]

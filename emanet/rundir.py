@@ -25,8 +25,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from . import __version__, distributed
 from .compare import read_log
-from .config import Experiment, to_dict
+from .config import Experiment
 from .errors import InputError
+from .experiments import to_dict
 from .metrics import ConfusionMatrix, print_report
 from .model import EMANet
 from .pictures import triptych

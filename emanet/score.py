@@ -8,11 +8,12 @@ from rich.console import Console
 
 from . import distributed
 from .checkpoint import load, model_path, spec_of
-from .config import IGNORE, DataConfig, DatasetSpec, EvalConfig, load_experiment, override
+from .config import IGNORE, DataConfig, DatasetSpec, EvalConfig
 from .data.datasets import open_dataset, open_folders, resolve
 from .data.images import read_mask
 from .errors import InputError
 from .evaluate import evaluate
+from .experiments import load_experiment, override
 from .metrics import ConfusionMatrix, print_report
 from .rundir import write_json
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from . import checkpoint, distributed
-from .config import Experiment, flatten, load_experiment, override
+from .config import Experiment
 from .data.datasets import Dataset, check, open_dataset, resolve
 from .data.transforms import TrainingSamples, training_loader
 from .errors import InputError, some
 from .evaluate import evaluate
+from .experiments import flatten, load_experiment, override
 from .losses import PixelLoss
 from .model import EMANet, build_model
 from .optim import build_optimizer, lr_at, set_lr

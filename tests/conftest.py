@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from emanet.config import Experiment, load_experiment, override
+from emanet.config import Experiment
+from emanet.experiments import load_experiment, override
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"

@@ -6,8 +6,9 @@ from safetensors.torch import load_file, save_file
 
 import emanet
 from emanet import checkpoint
-from emanet.config import DatasetSpec, load_experiment, override
+from emanet.config import DatasetSpec
 from emanet.errors import InputError
+from emanet.experiments import load_experiment, override
 from emanet.model import build_model
 
 SPEC = DatasetSpec(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))

@@ -5,8 +5,9 @@ import torch
 
 import emanet
 from emanet import checkpoint
-from emanet.config import DatasetSpec, load_experiment, override
+from emanet.config import DatasetSpec
 from emanet.errors import InputError
+from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
 from emanet.model import build_model
 

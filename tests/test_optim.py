@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from emanet.config import OptimConfig, load_experiment, override
+from emanet.config import OptimConfig
+from emanet.experiments import load_experiment, override
 from emanet.model import build_model
 from emanet.optim import build_optimizer, lr_at, set_lr
 

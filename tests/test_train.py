@@ -12,8 +12,8 @@ import emanet
 from emanet import train as training
 from emanet.checkpoint import checkpoints, read_header
 from emanet.compare import read_log
-from emanet.config import load_experiment, override, to_dict
 from emanet.errors import InputError
+from emanet.experiments import load_experiment, override, to_dict
 
 GOLDEN = ROOT / "tests" / "golden" / "loss_curve.json"
 

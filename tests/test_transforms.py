@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from emanet.config import DataConfig, load_experiment, override
+from emanet.config import DataConfig
 from emanet.data.datasets import open_dataset
 from emanet.data.transforms import StepPositions, TrainingSamples, augment, training_loader
 from emanet.errors import InputError
+from emanet.experiments import load_experiment, override
 
 FILL = (124, 116, 104)
 PLAIN = DataConfig(crop=(32, 48), scales=(1.0,), flip=0.0)

@@ -6,15 +6,7 @@ CAMVID holds train/images/*.jpg, train/masks/*.png and the same under val. With 
 by themselves; else --model.backbone.pretrained FILE.
 """
 
-from emanet.config import (
-    BackboneConfig,
-    DataConfig,
-    Experiment,
-    HeadConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-)
+from emanet.config import BackboneConfig, DataConfig, Experiment, HeadConfig, LossConfig, ModelConfig, OptimConfig
 
 config = Experiment(
     model=ModelConfig(

@@ -5,15 +5,7 @@
 Expected: mIoU 0.80 or more.
 """
 
-from emanet.config import (
-    BackboneConfig,
-    DataConfig,
-    Experiment,
-    HeadConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-)
+from emanet.config import BackboneConfig, DataConfig, Experiment, HeadConfig, LossConfig, ModelConfig, OptimConfig
 
 config = Experiment(
     model=ModelConfig(

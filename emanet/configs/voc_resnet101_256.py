@@ -5,6 +5,6 @@
 Expected: 79.73 mIoU on val, single scale (paper, Table 1). Measured: not yet.
 """
 
-from emanet.config import load_experiment, override
+from emanet.experiments import load_experiment, override
 
 config = override(load_experiment("voc_resnet101"), {"model.head.channels": 256})

@@ -5,6 +5,6 @@
 Expected: no published figure of the paper's recipe. Measured: not yet.
 """
 
-from emanet.config import load_experiment, override
+from emanet.experiments import load_experiment, override
 
 config = override(load_experiment("voc_resnet101"), {"model.backbone.name": "resnet50s"})

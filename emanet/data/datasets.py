@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import IGNORE, DataConfig, DatasetSpec, from_dict, override, read_json, to_dict
+from ..config import IGNORE, DataConfig, DatasetSpec
 from ..errors import InputError, some, suggest
+from ..experiments import from_dict, override, read_json, to_dict
 from .images import IMAGE_SUFFIXES, image_size, read_image, read_mask
 from .synthetic import SCENE_CLASSES, SCENE_PALETTE, DrawnScenes
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..config import to_dict
 from ..errors import InputError
+from ..experiments import to_dict
 from .datasets import DRAWN_SIZE, SPECS
 from .images import write_mask
 from .synthetic import DrawnScenes

@@ -4,18 +4,9 @@ import json
 import pytest
 from conftest import ROOT, run_cli
 
-from emanet.config import (
-    DatasetSpec,
-    Experiment,
-    experiment_names,
-    flatten,
-    from_dict,
-    load_experiment,
-    override,
-    to_dict,
-    voc_palette,
-)
+from emanet.config import DatasetSpec, Experiment, voc_palette
 from emanet.errors import InputError
+from emanet.experiments import experiment_names, flatten, from_dict, load_experiment, override, to_dict
 
 GOLDEN = ROOT / "tests" / "golden" / "configs"
 

@@ -1,0 +1,189 @@
+"""The commands as a user runs them: what they write, and that whatever is wrong ends in one sentence."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, run_cli, sentence
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from emanet import checkpoint
+from emanet.cli import COMMANDS
+from emanet.data.datasets import SPECS
+from emanet.experiments import override
+from emanet.model import build_model
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    """A model file for the drawn scenes, untrained."""
+    torch.manual_seed(0)
+    experiment = override(tiny, {"data.spec": SPECS["drawn"]})
+    path = tmp_path / "model.safetensors"
+    checkpoint.save_model(path, build_model(experiment.model, SPECS["drawn"]), experiment, step=0)
+    return path
+
+
+def test_importing_emanet_imports_no_torch():
+    code = "import sys, emanet, emanet.cli, emanet.config; print('torch' in sys.modules, 'numpy' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split() == ["False", "False"]
+
+
+def test_help_is_instant_and_lists_every_command():
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        done = run_cli("--help")
+        times.append(time.perf_counter() - began)
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert min(times) < 0.4
+
+
+@pytest.mark.parametrize("arguments", [[name] for name in COMMANDS] + [["train", "drawn"], ["config", "diff"]])
+def test_every_command_has_help_without_torch(arguments):
+    done = run_cli(*arguments, "--help")
+    assert done.returncode == 0 and "usage: python -m emanet" in done.stdout and not done.stderr
+
+
+def test_public_names_load_lazily():
+    import emanet
+
+    for name in emanet.__all__:
+        assert getattr(emanet, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        emanet.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["config", "shw"], "did you mean 'show'"),
+        (["train", "drwn"], "no experiment, run folder or file 'drwn'; did you mean 'drawn'?"),
+        (["train", "--steps", "3"], "train needs an EXPERIMENT before --steps"),
+        (["train", "camvid_mobilenetv2", "--data.root", "nowhere"], "no folder nowhere for data set 'camvid'"),
+        (["train", "drawn", "--steps", "0"], "steps is 0, but must be at least 1"),
+        (["train", "drawn", "--data.dataset", "drown"], "no data set or dataset.json 'drown'; did you mean 'drawn'?"),
+        (["train", "drawn", "--model.head.name", "emma"], "no head 'emma'; did you mean 'ema'?"),
+        (["train", "drawn", "--model.backbone.name", "test_resnett"], "did you mean 'test_resnet'?"),
+        (["train", "drawn", "--init-from", "nowhere.safetensors"], "no model file nowhere.safetensors"),
+        (["train", "drawn", "--data.train-split", "trian"], "no split 'trian'; did you mean 'train'?"),
+        (["evaluate"], "evaluate needs a MODEL, or --images and --masks"),
+        (["evaluate", "nowhere.safetensors"], "no model file nowhere.safetensors"),
+        (["predict", "nowhere", "x.jpg", "--out", "y"], "no model file nowhere"),
+        (["compare", "nowhere"], "nowhere is not a run"),
+        (["config", "show", "nowhere.json"], "nowhere.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_arguments_end_in_one_sentence(arguments, message, tmp_path):
+    assert message in sentence(run_cli(*arguments, cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "drawn", "--stepz", "3"], "--steps"),
+        (["train", "drawn", "--optim.lr", "fast"], "--optim.lr"),
+        (["evaluate", "--jsn", "x"], "--json"),
+        (["predict"], "required"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_unknown_flags_and_values_name_the_nearest(arguments, message):
+    done = run_cli(*arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_predict_writes_label_maps_and_overlays(model, scenes, tmp_path):
+    out = tmp_path / "out"
+    done = run_cli("predict", model, scenes / "val" / "images", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in out.iterdir())[:2] == ["0000.png", "0000_overlay.jpg"]
+    labels = Image.open(out / "0000.png")
+    assert labels.mode == "P" and np.asarray(labels).shape == (145, 145) and np.asarray(labels).max() < 8
+    assert Image.open(out / "0000_overlay.jpg").size == (145, 145)
+
+
+def test_predict_goes_on_past_a_bad_file_and_says_so(model, scenes, tmp_path):
+    (scenes / "val" / "images" / "0001.jpg").write_bytes(b"no picture")
+    done = run_cli("predict", model, scenes / "val" / "images", "--out", tmp_path / "out", "--no-overlay")
+    assert "1 images could not be predicted" in sentence(done) and "0001.jpg" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.png", "0002.png"]
+
+
+def reports(*runs):
+    return [json.loads(path.read_text()) for path in runs]
+
+
+def test_evaluate_on_folders_and_on_label_maps_agree(model, scenes, tmp_path):
+    folders = ["--masks", scenes / "val" / "masks", "--json"]
+    images = scenes / "val" / "images"
+    picture = ["--picture", tmp_path / "confusion.png"]
+    done = run_cli("evaluate", model, "--images", images, *folders, tmp_path / "a.json", *picture)
+    assert done.returncode == 0, done.stderr
+    assert run_cli("predict", model, images, "--out", tmp_path / "out", "--no-overlay").returncode == 0
+    done = run_cli("evaluate", "--images", tmp_path / "out", *folders, tmp_path / "b.json", "--dataset", "drawn")
+    assert done.returncode == 0, done.stderr
+    done = run_cli("evaluate", "--images", tmp_path / "out", *folders, tmp_path / "c.json")
+    assert done.returncode == 0, done.stderr
+    a, b, c = reports(*(tmp_path / f"{name}.json" for name in "abc"))
+    assert a == b and a["mIoU"] == c["mIoU"] and list(a["IoU"].values())[:7] == list(c["IoU"].values())[:7]
+    assert 0 <= a["mIoU"] <= 1 and {"pAcc", "mAcc", "fIoU"} <= a.keys() and set(a["IoU"]) == set(SPECS["drawn"].classes)
+    assert Image.open(tmp_path / "confusion.png").size[0] > 300
+
+
+def test_evaluate_settings_reach_the_evaluation(model, scenes, tmp_path):
+    folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks", "--json"]
+    plain = run_cli("evaluate", model, *folders, tmp_path / "a.json")
+    more = ["--mode", "slide", "--window", "65", "65", "--scales", "0.75", "1.0", "--flip"]
+    assert plain.returncode == run_cli("evaluate", model, *folders, tmp_path / "b.json", *more).returncode == 0
+    a, b = reports(tmp_path / "a.json", tmp_path / "b.json")
+    assert a["pixels"] == b["pixels"] and a["pAcc"] != b["pAcc"]
+
+
+def test_evaluate_names_what_does_not_fit(model, scenes, tmp_path):
+    images, masks = scenes / "val" / "images", scenes / "val" / "masks"
+    assert "belong together" in sentence(run_cli("evaluate", model, "--images", images))
+    assert "is no label map" in sentence(run_cli("evaluate", "--images", images, "--masks", masks))
+    Image.fromarray(np.full((145, 145), 99, np.uint8)).save(masks / "0001.png")
+    said = sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
+    assert "0001.png has values 99 outside the 8 classes" in said
+    (masks / "0001.png").unlink()
+    assert "0001.jpg" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
+    tensors = load_file(model)
+    save_file({"mean": tensors["mean"]}, model, {"emanet": json.dumps(checkpoint.read_header(model))})
+    assert "missing: std" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
+
+
+def test_compare_puts_runs_side_by_side(tmp_path):
+    for name, miou in (("a", 0.5), ("b", 0.75)):
+        (tmp_path / name).mkdir()
+        rows = [
+            {"kind": "train", "step": 10, "loss": 1.0, "lr": 0.1, "images_per_second": 5.0, "seconds": 2.0},
+            {"kind": "val", "step": 10, "mIoU": miou, "pAcc": 0.9, "mAcc": 0.8, "fIoU": 0.7, "IoU": {"x": miou}},
+        ]
+        (tmp_path / name / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = run_cli("compare", tmp_path / "a", tmp_path / "b", "--picture", tmp_path / "curves.png")
+    assert done.returncode == 0 and "75.00 +25.00" in done.stdout and (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):
+    from emanet import cli
+
+    def broken(arguments):
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr(cli, "train", broken)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train"])
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith("error: unexpected RuntimeError: first line (the traceback is in ")
+    report = said.split("is in ")[1].strip().rstrip(")")
+    assert "second line" in open(report).read()

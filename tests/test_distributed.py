@@ -1,0 +1,77 @@
+import os
+import subprocess
+import sys
+
+import torch
+from conftest import ROOT
+from torch import nn
+
+from emanet.distributed import SyncBatchNorm, sync_batch_norm
+
+PROBE = """
+import os, sys, torch
+from torch import nn
+from emanet import distributed
+distributed.init(torch.device("cpu"))
+rank = distributed.rank()
+torch.manual_seed(0)
+x = torch.randn(6, 5, 4, 3)
+weight = torch.rand(5, 3)
+share = [slice(0, 2), slice(2, 6)][rank]  # ranks of different batch sizes
+
+torch.manual_seed(1)
+plain, synced = (nn.Sequential(nn.BatchNorm2d(5), nn.ReLU()) for _ in range(2))
+for net in (plain, synced):
+    nn.init.uniform_(net[0].weight)
+synced.load_state_dict(plain.state_dict())
+synced = distributed.sync_batch_norm(synced).train()
+plain.train()
+whole, part = x.clone().requires_grad_(), x[share].clone().requires_grad_()
+target = torch.randn(6, 5, 4, 3)
+(plain(whole) * target).sum().backward()
+out = synced(part)
+(out * target[share]).sum().backward()
+torch.testing.assert_close(part.grad, whole.grad[share])
+torch.testing.assert_close(distributed.sum_over_ranks(synced[0].weight.grad.clone()), plain[0].weight.grad)
+torch.testing.assert_close(synced[0].running_mean, plain[0].running_mean)
+torch.testing.assert_close(synced[0].running_var, plain[0].running_var)
+
+def fails():
+    raise ValueError("told by rank 0")
+try:
+    distributed.first_on_rank_zero(fails)
+except ValueError:
+    assert rank == 0
+except SystemExit as end:
+    assert rank == 1 and end.code == 2
+else:
+    raise AssertionError("a failure of rank 0 went unnoticed")
+distributed.first_on_rank_zero(lambda: None)
+print("fine", rank)
+distributed.shutdown()
+"""
+
+
+def test_two_ranks_normalise_like_one_and_fail_together(tmp_path):
+    (tmp_path / "probe.py").write_text(PROBE)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, str(tmp_path / "probe.py")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("fine")) == ["fine 0", "fine 1"]
+
+
+def test_the_layer_stands_for_timms_with_its_activation():
+    from timm.layers import BatchNormAct2d
+
+    torch.manual_seed(0)
+    norm = BatchNormAct2d(4)
+    nn.init.uniform_(norm.weight)
+    x = torch.randn(2, 4, 3, 3)
+    want = norm.train()(x)
+    net = sync_batch_norm(nn.Sequential(BatchNormAct2d(4)))
+    net[0].load_state_dict(norm.state_dict())
+    assert type(net[0]) is SyncBatchNorm and list(net.state_dict()) == [f"0.{name}" for name in norm.state_dict()]
+    torch.testing.assert_close(net(x), want)
