@@ -14,7 +14,7 @@ from emanet.experiments import load_experiment, override
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for each other
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +50,20 @@ def scenes(tmp_path) -> Path:
 
     write_drawn(tmp_path / "scenes", {"train": 6, "val": 3})
     return tmp_path / "scenes"
+
+
+@pytest.fixture
+def model(tiny, tmp_path):
+    """A model file for the drawn scenes, untrained."""
+    from emanet import checkpoint
+    from emanet.data.datasets import SPECS
+    from emanet.model import build_model
+
+    torch.manual_seed(0)
+    experiment = override(tiny, {"data.spec": SPECS["drawn"]})
+    path = tmp_path / "model.safetensors"
+    checkpoint.save_model(path, build_model(experiment.model, SPECS["drawn"]), experiment, step=0)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ from PIL import Image
 
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data.datasets import SPECS, check, open_dataset, open_folders, resolve
-from emanet.data.export import write_drawn
 from emanet.errors import InputError
 
 SPEC = DatasetSpec(classes=("a", "b"))
@@ -141,12 +140,6 @@ def test_check_names_the_faulty_file(tmp_path, fault, message):
     fault(tmp_path)
     with pytest.raises(InputError, match=message):
         check(folders(tmp_path))
-
-
-def test_drawn_is_not_written_over_files(tmp_path):
-    (tmp_path / "precious").touch()
-    with pytest.raises(InputError, match="is not empty"):
-        write_drawn(tmp_path, {"train": 1})
 
 
 def test_camvid_is_clean(camvid):

@@ -4,7 +4,7 @@ import json
 import pytest
 from conftest import ROOT, run_cli
 
-from emanet.config import DatasetSpec, Experiment, voc_palette
+from emanet.config import DatasetSpec, Experiment
 from emanet.errors import InputError
 from emanet.experiments import experiment_names, flatten, from_dict, load_experiment, override, to_dict
 
@@ -76,16 +76,10 @@ def test_flatten_names_every_leaf():
     assert not any(dataclasses.is_dataclass(value) for value in flat.values())
 
 
-def test_voc_palette_starts_as_published():
-    assert voc_palette(5) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128))
-    assert voc_palette(21)[20] == (0, 64, 128)
-
-
 def test_load_experiment_from_file_folder_and_json(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from emanet.config import load_experiment, override\n"
-        "config = override(load_experiment('drawn'), {'steps': 5})\n"
+        "from emanet import load_experiment, override\nconfig = override(load_experiment('drawn'), {'steps': 5})\n"
     )
     config = load_experiment(str(file))
     assert config.steps == 5

@@ -163,7 +163,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, average):
         "import sys, torch\n"
         "from emanet import checkpoint, distributed\n"
         "from emanet import train as training\n"
-        "from emanet.config import load_experiment\n"
+        "from emanet.experiments import load_experiment\n"
         "nets = []\n"
         "build = training.build_model\n"
         "training.build_model = lambda *a: nets.append(build(*a)) or nets[-1]\n"

@@ -1,0 +1,11 @@
+from emanet.errors import some, suggest
+
+
+def test_suggest_names_the_nearest_or_all():
+    assert suggest("stepz", ["steps", "seed"]) == "; did you mean 'steps'?"
+    assert suggest("zzz", ["b", "a"]) == "; there are: a, b"
+    assert suggest("zzz", []) == ""
+
+
+def test_some_counts_what_it_leaves_out():
+    assert some([1, 2]) == "1, 2" and some(range(7), 3) == "0, 1, 2 and 4 more"
