@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_fn
 from torch import Tensor, nn
 
 
@@ -66,6 +65,18 @@ def first_on_rank_zero(work: Callable[[], None]) -> None:
         raise SystemExit(2)  # rank 0 has said why
 
 
+class _DifferentiableSum(torch.autograd.Function):
+    """sum_over_ranks, through which gradients flow: a rank's share in the sum counts in every rank's loss."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return sum_over_ranks(tensor.clone())
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return sum_over_ranks(gradient.clone())
+
+
 class SyncBatchNorm(nn.BatchNorm2d):
     """BatchNorm over the batches of all ranks on any device; torch's own refuses the CPU.
 
@@ -89,7 +100,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def _normalise(self, x: Tensor) -> Tensor:
         count = x.numel() / x.shape[1]
         moments = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), x.new_tensor([count])])
-        moments = dist_fn.all_reduce(moments)  # differentiable: its backward sums the gradients over the ranks
+        moments = _DifferentiableSum.apply(moments)
         total = moments[-1].detach()
         mean, square = (moments[:-1] / total).chunk(2)
         var = (square - mean.square()).clamp_min(0)
@@ -104,13 +115,12 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
 def sync_batch_norm(module: nn.Module) -> nn.Module:
     """The module with every BatchNorm2d, timm's included, made to see the batches of all ranks."""
-    if next(module.parameters()).device.type == "cuda":
+    if any(parameter.is_cuda for parameter in module.parameters()):
         from timm.layers import convert_sync_batchnorm
 
         return convert_sync_batchnorm(module)
-    for name, child in module.named_children():
+    for name, child in list(module.named_modules()):
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, SyncBatchNorm(child))
-        else:
-            sync_batch_norm(child)
+            parent, _, own = name.rpartition(".")
+            setattr(module.get_submodule(parent), own, SyncBatchNorm(child))
     return module

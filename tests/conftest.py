@@ -1,13 +1,17 @@
 """What several test files need: a tiny experiment, a folder data set, the command line in a process of its own."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
+from emanet.cli import main
 from emanet.config import Experiment
 from emanet.experiments import load_experiment, override
 
@@ -18,8 +22,9 @@ torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for 
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    """Which data sets have been checked is remembered per test only."""
+def _own_surroundings(tmp_path, monkeypatch):
+    """Which data sets have been checked is remembered per test only; tables are drawn for a usual terminal."""
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -62,7 +67,9 @@ def model(tiny, tmp_path):
     torch.manual_seed(0)
     experiment = override(tiny, {"data.spec": SPECS["drawn"]})
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, build_model(experiment.model, SPECS["drawn"]), experiment, step=0)
+    model = build_model(experiment.model, SPECS["drawn"])
+    torch.nn.init.normal_(model.head.classifier.weight)  # strong enough that every class is predicted somewhere
+    checkpoint.save_model(path, model, experiment, step=0)
     return path
 
 
@@ -82,14 +89,35 @@ def mobilenet_weights() -> str:
     return str(path)
 
 
-def run_cli(*arguments: str, cwd: Path | str = ROOT, timeout: float = 300) -> subprocess.CompletedProcess:
-    """`python -m emanet ARGUMENTS` as a user runs it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+class Done(NamedTuple):
+    """What a command came to."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run_cli(*arguments: object, cwd: Path | str = ROOT) -> Done:
+    """`python -m emanet ARGUMENTS` in this process, which has torch loaded already."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def run_process(*arguments: object, cwd: Path | str = ROOT) -> Done:
+    """The same in a process of its own, as a user runs it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "emanet", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
-def sentence(done: subprocess.CompletedProcess) -> str:
+def sentence(done: Done) -> str:
     """The one line that a command failed with; fails itself if there was a traceback or a success."""
     assert done.returncode not in (0, 1), (done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr + done.stdout

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli, sentence
+from conftest import ROOT, run_cli, run_process, sentence
 from PIL import Image
 
 from emanet.cli import COMMANDS
@@ -22,7 +22,7 @@ def test_help_is_instant_and_lists_every_command():
     times = []
     for _ in range(5):
         began = time.perf_counter()
-        done = run_cli("--help")
+        done = run_process("--help")
         times.append(time.perf_counter() - began)
     assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -83,6 +83,11 @@ def test_wrong_arguments_end_in_one_sentence(arguments, message, tmp_path):
 def test_unknown_flags_and_values_name_the_nearest(arguments, message):
     done = run_cli(*arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_process_of_its_own_ends_the_same_way(tmp_path):
+    done = run_process("evaluate", "nowhere.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, "error: no model file nowhere.safetensors\n")
 
 
 def test_predict_writes_label_maps_and_overlays(model, scenes, tmp_path):

@@ -50,6 +50,7 @@ def test_evaluate_names_what_does_not_fit(model, scenes, tmp_path):
     assert "0001.png has values 99 outside the 8 classes" in said
     (masks / "0001.png").unlink()
     assert "0001.jpg" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
+    Image.fromarray(np.zeros((145, 145), np.uint8)).save(masks / "0001.png")
     tensors = load_file(model)
     save_file({"mean": tensors["mean"]}, model, {"emanet": json.dumps(checkpoint.read_header(model))})
     assert "missing: std" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
