@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from . import __version__
 from .config import DatasetSpec, Experiment
 from .errors import InputError, some
-from .experiments import from_dict, override, to_dict
+from .experiments import from_dict, override, read_header, to_dict
 from .model import EMANet, build_model
 
 STEP_DIGITS = 6
@@ -28,18 +27,6 @@ def save_model(path: Path, model: EMANet, experiment: Experiment, **facts: Any) 
     header = {"emanet": __version__, "experiment": to_dict(experiment), **facts}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     _write(path, save(tensors, {"emanet": json.dumps(header)}))
-
-
-def read_header(path: str | Path) -> dict[str, Any]:
-    """What save_model wrote beside the weights: `experiment`, `emanet` (version), `step`, `metrics`."""
-    try:
-        with safe_open(str(path), "np") as file:
-            header = (file.metadata() or {}).get("emanet")
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read model file {path}: {error}") from error
-    if header is None:
-        raise InputError(f"{path} holds weights but no emanet header: it is not a model of this program")
-    return json.loads(header)
 
 
 def model_path(source: str | Path) -> Path:

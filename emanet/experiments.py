@@ -117,8 +117,6 @@ def load_experiment(source: str) -> Experiment:
     if not path.is_file():
         raise InputError(f"no experiment, run folder or file {source!r}{suggest(source, experiment_names())}")
     if path.suffix == ".safetensors":
-        from .checkpoint import read_header
-
         return from_dict(Experiment, read_header(path)["experiment"])
     if path.suffix == ".json":
         return from_dict(Experiment, read_json(path))
@@ -144,3 +142,17 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+
+
+def read_header(path: str | Path) -> dict[str, Any]:
+    """What is written beside the weights of a model file: `experiment`, `emanet` (version), `step`, `metrics`."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "np") as file:
+            header = (file.metadata() or {}).get("emanet")
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read model file {path}: {error}") from error
+    if header is None:
+        raise InputError(f"{path} holds weights but no emanet header: it is not a model of this program")
+    return json.loads(header)

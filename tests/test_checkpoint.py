@@ -8,7 +8,7 @@ import emanet
 from emanet import checkpoint
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
-from emanet.experiments import load_experiment, override
+from emanet.experiments import load_experiment, override, read_header
 from emanet.model import build_model
 
 SPEC = DatasetSpec(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
@@ -33,7 +33,7 @@ def test_one_file_gives_the_model_back(saved):
     images = torch.randint(0, 256, (1, 3, 40, 33), dtype=torch.uint8)
     assert torch.equal(again(images), model(images)) and not again.training
     assert (again.classes, again.palette) == (SPEC.classes, SPEC.palette)
-    assert checkpoint.read_header(path)["step"] == 7
+    assert read_header(path)["step"] == 7
 
 
 def test_a_pretrained_path_that_is_gone_does_not_matter(experiment, tmp_path):
@@ -44,7 +44,7 @@ def test_a_pretrained_path_that_is_gone_does_not_matter(experiment, tmp_path):
 
 
 def change(path, edit):
-    header = checkpoint.read_header(path)
+    header = read_header(path)
     tensors = load_file(path)
     edit(header, tensors)
     save_file(tensors, path, {"emanet": json.dumps(header)})

@@ -7,8 +7,8 @@ from conftest import run_cli, sentence
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from emanet import checkpoint
 from emanet.data.datasets import SPECS
+from emanet.experiments import read_header
 
 
 def reports(*runs):
@@ -52,5 +52,5 @@ def test_evaluate_names_what_does_not_fit(model, scenes, tmp_path):
     assert "0001.jpg" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
     Image.fromarray(np.zeros((145, 145), np.uint8)).save(masks / "0001.png")
     tensors = load_file(model)
-    save_file({"mean": tensors["mean"]}, model, {"emanet": json.dumps(checkpoint.read_header(model))})
+    save_file({"mean": tensors["mean"]}, model, {"emanet": json.dumps(read_header(model))})
     assert "missing: std" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))

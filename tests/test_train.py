@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 import emanet
 from emanet import train as training
-from emanet.checkpoint import checkpoints, read_header
+from emanet.checkpoint import checkpoints
 from emanet.compare import read_log
 from emanet.errors import InputError
-from emanet.experiments import load_experiment, override, to_dict
+from emanet.experiments import load_experiment, override, read_header, to_dict
 
 GOLDEN = ROOT / "tests" / "golden" / "loss_curve.json"
 
