@@ -28,7 +28,7 @@ from .compare import read_log
 from .config import Experiment
 from .errors import InputError
 from .experiments import to_dict
-from .metrics import ConfusionMatrix, print_report
+from .metrics import MEANS, ConfusionMatrix, percent, print_report
 from .model import EMANet
 from .pictures import triptych
 
@@ -116,7 +116,7 @@ class RunFolder:
                 f"{facts['images_per_second']:6.1f} images/s  {facts['seconds']:6.0f} s"
             )
         else:
-            means = "  ".join(f"{name} {_percent(facts[name])}" for name in ("mIoU", "pAcc", "mAcc"))
+            means = "  ".join(f"{name} {percent(facts[name])}" for name in MEANS)
             self.say(f"step {step:6d}  {means}")
 
     def picture_taker(self, config: Experiment, net: EMANet, step: int) -> Callable[..., None] | None:
@@ -187,7 +187,3 @@ def environment(net: EMANet) -> dict[str, Any]:
         "git_commit": git("rev-parse", "HEAD"),
         "git_changes": git("status", "--porcelain", "--", "."),
     }
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"

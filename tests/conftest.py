@@ -111,7 +111,7 @@ def run_cli(*arguments: object, cwd: Path | str = ROOT) -> Done:
 
 def run_process(*arguments: object, cwd: Path | str = ROOT) -> Done:
     """The same in a process of its own, as a user runs it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "emanet", *map(str, arguments)]
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     return Done(done.returncode, done.stdout, done.stderr)

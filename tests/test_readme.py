@@ -21,7 +21,7 @@ IN_CI = ("make demo", "make test", "pip install")  # .ci/run does these, in envi
 def test_every_block_runs(tmp_path):
     Image.fromarray(draw_scene(5, size=(97, 145))[0]).save(tmp_path / "photo.jpg")
     assert run_cli("train", "drawn", "--steps", "8", "--out", "runs/demo", cwd=tmp_path).returncode == 0  # make demo's
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     commands = 0
     for language, file, text in BLOCKS:
         if file:

@@ -15,7 +15,7 @@ config = Experiment(
     data=DataConfig(dataset="drawn", crop=(129, 129), scales=(1.0,), workers=2),
     loss=LossConfig(average="valid"),
     optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=1e-2, bias_lr_scale=1.0, lr_every=1, warmup_steps=20),
-    steps=600,
+    steps=800,
     batch_size=16,
-    val_every=300,
+    val_every=200,
 )
