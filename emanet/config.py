@@ -93,7 +93,7 @@ class DatasetSpec:
     image_suffix: str = ""
     """How image names end, if not just with a known image extension: `_leftImg8bit.png`."""
     mask_suffix: str = ""
-    """How mask names end, if not just with `.png`: `_gtFine_labelIds.png`."""
+    """The same for masks: `_gtFine_labelIds.png`."""
     ignore_label: int = 255
     """Mask value of pixels that count nowhere."""
     ignore_colours: tuple[tuple[int, int, int], ...] = ()

@@ -114,7 +114,7 @@ def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset |
 
 def open_folders(images: Path, masks: Path, spec: DatasetSpec, channels: int = 3) -> Dataset:
     """The data set of every image under one folder with the mask of the same stem under another."""
-    image_files, mask_files = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix or ".png")
+    image_files, mask_files = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
     if not image_files:
         raise InputError(f"{images} holds no image{f' named *{spec.image_suffix}' * bool(spec.image_suffix)}")
     orphans = [path for stem, path in image_files.items() if stem not in mask_files]
@@ -147,13 +147,15 @@ def _listed(root: Path, split: str, spec: DatasetSpec, images: Path, masks: Path
     lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not lines:
         raise InputError(f"the split list {path} is empty")
-    image_files = _files(images, spec.image_suffix)  # one walk instead of a look-up per line and extension
+    image_files, mask_files = {}, {}
+    if any(len(line) == 1 for line in lines):  # one walk instead of a look-up per stem and extension
+        image_files, mask_files = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
     pairs = []
     for image, *mask in lines:
         if mask:
             pairs.append((root / image.lstrip("/"), root / mask[0].lstrip("/")))
         elif image in image_files:
-            pairs.append((image_files[image], masks / f"{image}{spec.mask_suffix or '.png'}"))
+            pairs.append((image_files[image], mask_files.get(image, masks / f"{image}{spec.mask_suffix or '.png'}")))
         else:
             raise InputError(f"{path} names {image!r}, but there is no such image in {images}")
     for kind, files in zip(("image", "mask"), zip(*pairs, strict=True), strict=True):
