@@ -30,10 +30,11 @@ def save_model(path: Path, model: EMANet, experiment: Experiment, **facts: Any) 
 
 
 def model_path(source: str | Path) -> Path:
-    """The model file that a path means: itself, or a run folder's best model, else its latest."""
+    """The model file that a path means: itself, a run folder's best model, else its latest, or a checkpoint's."""
     path = Path(source)
     if path.is_dir():
-        found = [path / "best.safetensors", *(folder / "model.safetensors" for folder in checkpoints(path)[::-1])]
+        found = [path / "best.safetensors", path / "model.safetensors"]
+        found += [folder / "model.safetensors" for folder in checkpoints(path)[::-1]]
         path = next((candidate for candidate in found if candidate.is_file()), path / "best.safetensors")
     if not path.is_file():
         raise InputError(f"no model file {path}")

@@ -16,6 +16,7 @@ from .config import Experiment
 from .errors import InputError, suggest
 
 Config = TypeVar("Config")
+FOLDER_FILES = ("config.json", "model.safetensors")
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
@@ -112,8 +113,8 @@ def load_experiment(source: str) -> Experiment:
     path = Path(source)
     if source in experiment_names():
         path = Path(__file__).parent / "configs" / f"{source}.py"
-    if path.is_dir():
-        path = path / "config.json"
+    if path.is_dir():  # a run, or one of its checkpoints
+        path = next((file for name in FOLDER_FILES if (file := path / name).is_file()), path / FOLDER_FILES[0])
     if not path.is_file():
         raise InputError(f"no experiment, run folder or file {source!r}{suggest(source, experiment_names())}")
     if path.suffix == ".safetensors":

@@ -117,5 +117,7 @@ def test_retention_keeps_two_to_resume_and_every_nth(experiment, tmp_path):
     assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["000020", "000040", "000050"]
     assert not (tmp_path / "checkpoints/000020/training.pt").exists()
     assert checkpoint.model_path(tmp_path).parent.name == "000050"
+    older = tmp_path / "checkpoints" / "000020"
+    assert checkpoint.model_path(older).parent == older and load_experiment(str(older)).keep_every == 20
     checkpoint.save_model(tmp_path / "best.safetensors", model, experiment)
     assert checkpoint.model_path(tmp_path).name == "best.safetensors"

@@ -34,15 +34,6 @@ class Drawn:
         return image, labels
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Images this small gain nothing from threads, which on a busy machine wait for each other for seconds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny_model(align_corners=True):
     torch.manual_seed(0)
     config = ModelConfig(

@@ -24,15 +24,6 @@ TINY = ModelConfig(
 IMAGE = np.kron(np.random.default_rng(0).integers(0, 256, (3, 4, 3)), np.ones((13, 15, 1))).astype(np.uint8)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So tiny a model is slower with several: on a busy machine they spin while they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def tiny(channels: int = 3) -> Predictor:
     torch.manual_seed(0)
     backbone = replace(TINY.backbone, in_channels=channels)

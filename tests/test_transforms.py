@@ -66,6 +66,11 @@ def test_colour_changes_pixels_but_not_labels():
     assert not np.array_equal(pixels.permute(1, 2, 0), image) and np.array_equal(target, labels)
 
 
+def test_colour_is_refused_where_it_means_nothing():
+    with pytest.raises(InputError, match="data.colour is for grey and RGB images, not for 4 channels"):
+        TrainingSamples([0], override(PLAIN, {"colour": 0.5}), (0, 0, 0, 0))
+
+
 def test_every_scale_of_the_list_is_drawn_and_a_range_is_filled():
     image, labels = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8)
     widths = set()

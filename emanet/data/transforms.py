@@ -33,6 +33,10 @@ class TrainingSamples:
     fill: Sequence[int]
     seed: int = 0
 
+    def __post_init__(self):
+        if self.config.colour and len(self.fill) not in (1, 3):
+            raise InputError(f"data.colour is for grey and RGB images, not for {len(self.fill)} channels")
+
     def index(self, position: int) -> int:
         """Which image: every epoch is a permutation of its own."""
         epoch, place = divmod(position, len(self.dataset))
