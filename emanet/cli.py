@@ -213,12 +213,23 @@ def config(arguments: list[str]) -> None:
             a: A name, a .py file, a config.json, a run folder or a model file.
             b: The same.
         """
-        flat_a, flat_b = flatten(load_experiment(a)), flatten(load_experiment(b))
+        flat_a, flat_b = (flatten(_with_spec(load_experiment(source))) for source in (a, b))
         for name in flat_a | flat_b:
             if flat_a.get(name) != flat_b.get(name):
                 print(f"{name}: {flat_a.get(name)!r} -> {flat_b.get(name)!r}")
 
     _subcommand({"show": show, "diff": diff}, arguments, "config")
+
+
+def _with_spec(experiment):
+    """The experiment with its data set's spec and root filled in as in a run's config, if they can be found."""
+    from .data.datasets import resolve
+    from .experiments import override
+
+    try:
+        return override(experiment, {"data": resolve(experiment.data)})
+    except InputError:
+        return experiment
 
 
 def compare(arguments: list[str]) -> None:
