@@ -75,6 +75,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         distributed.first_on_rank_zero(lambda: [check_labels(s, run.console) for s in (train_set, val_set)])
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
+    loss_fn = PixelLoss(config.loss, spec.classes).to(device)
+
     # Model: the same random start on every rank.
     torch.manual_seed(config.seed)
     start = resume and bool(checkpoint.checkpoints(run.folder))
@@ -101,7 +103,6 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         run.say(f"resumed at step {first_step} of {config.steps}")
     run.open(config, net, first_step)
 
-    loss_fn = PixelLoss(config.loss, spec.classes).to(device)
     step_net: nn.Module = StepNet(net, loss_fn)
     if config.compile:
         step_net = torch.compile(step_net)

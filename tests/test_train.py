@@ -136,6 +136,12 @@ def test_faulty_data_stops_before_the_first_step(tiny, tmp_path, scenes):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_loss_that_does_not_fit_leaves_no_folder(tiny, tmp_path):
+    with pytest.raises(InputError, match="loss.class_weights has 2 values for 8 classes"):
+        training.train(override(tiny, {"loss.class_weights": (1.0, 2.0)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_batch_must_divide(tiny, tmp_path):
     with pytest.raises(InputError, match="is not a multiple of accumulate"):
         training.train(override(tiny, {"batch_size": 5, "accumulate": 2}), tmp_path / "run")
