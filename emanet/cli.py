@@ -5,7 +5,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from . import __version__
 from .errors import InputError
@@ -19,7 +19,6 @@ COMMANDS = {
     "compare": "put the results of runs side by side",
     "data": "write the drawn scenes as a data set to learn the layout from",
 }
-Device = Annotated[str, "auto, cpu, cuda or cuda:N"]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,10 +107,9 @@ def evaluate(arguments: list[str]) -> None:
     import tyro
 
     from .config import EvalConfig
-    from .experiments import load_experiment
 
     def command(
-        model: Annotated[str, tyro.conf.Positional] = "",
+        model: _positional(str, "MODEL") = "",
         images: str = "",
         masks: str = "",
         split: str = "",
@@ -124,7 +122,8 @@ def evaluate(arguments: list[str]) -> None:
     ) -> tuple:
         """Score a model, by default on the validation split it was trained with.
 
-        Without MODEL, --images is a folder of label maps made elsewhere (index PNGs), scored as they are.
+        Without MODEL, --images is a folder of label maps made elsewhere (index
+        PNGs), scored as they are.
 
         Args:
             model: A model file or a run folder.
@@ -139,13 +138,7 @@ def evaluate(arguments: list[str]) -> None:
         """
         return model, images, masks, split, root, dataset, json, picture, device, settings
 
-    parsed = _cli(command, arguments, "evaluate")
-    if parsed[0]:  # the model's own evaluation settings are the defaults
-        from .checkpoint import model_path
-
-        experiment = load_experiment(str(model_path(parsed[0])))
-        command.__defaults__ = (*command.__defaults__[:-1], experiment.eval)
-        parsed = _cli(command, arguments, "evaluate")
+    parsed = _cli_of_model(command, arguments, "evaluate")
     from .score import score
 
     score(*parsed)
@@ -157,14 +150,14 @@ def predict(arguments: list[str]) -> None:
     from .config import EvalConfig
 
     def command(
-        model: Annotated[str, tyro.conf.Positional],
-        images: Annotated[tuple[str, ...], tyro.conf.Positional],
+        model: _positional(str, "MODEL"),
+        images: _positional(tuple[str, ...], "IMAGE ..."),
         /,
         out: str,
         overlay: bool = True,
         device: str = "auto",
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
-    ) -> None:
+    ) -> tuple:
         """Write a label map (index PNG with palette) and an overlay for every image.
 
         Args:
@@ -174,26 +167,25 @@ def predict(arguments: list[str]) -> None:
             overlay: Also write the image with the classes' colours over it.
             device: auto, cpu, cuda or cuda:N.
         """
-        from .predict import Predictor, predict_files
+        return model, images, out, overlay, device, settings
 
-        if not images:
-            raise InputError("predict needs at least one image, folder or glob after MODEL")
-        failures = predict_files(Predictor(model, device=device, config=settings), images, out, overlay=overlay)
-        if failures:
-            raise InputError(f"{len(failures)} images could not be predicted; the others were")
+    model, images, out, overlay, device, settings = _cli_of_model(command, arguments, "predict")
+    if not images:
+        raise InputError("predict needs at least one image, folder or glob after MODEL")
+    from .predict import Predictor, predict_files
 
-    _cli(command, arguments, "predict")
+    failures = predict_files(Predictor(model, device=device, config=settings), images, out, overlay=overlay)
+    if failures:
+        raise InputError(f"{len(failures)} images could not be predicted; the others were")
 
 
 def config(arguments: list[str]) -> None:
     """config show EXPERIMENT | config diff A B"""
     import json
 
-    import tyro
-
     from .experiments import flatten, load_experiment, to_dict
 
-    def show(experiment: Annotated[str, tyro.conf.Positional], /, format: Literal["flat", "json"] = "flat") -> None:
+    def show(experiment: _positional(str, "EXPERIMENT"), /, format: Literal["flat", "json"] = "flat") -> None:
         """Every setting of an experiment, run folder, config.json or model file.
 
         Args:
@@ -206,7 +198,7 @@ def config(arguments: list[str]) -> None:
         else:
             print("\n".join(f"{name} = {value!r}" for name, value in flatten(loaded).items()))
 
-    def diff(a: Annotated[str, tyro.conf.Positional], b: Annotated[str, tyro.conf.Positional], /) -> None:
+    def diff(a: _positional(str, "A"), b: _positional(str, "B"), /) -> None:
         """What differs between two experiments, run folders or model files.
 
         Args:
@@ -233,9 +225,7 @@ def _with_spec(experiment):
 
 
 def compare(arguments: list[str]) -> None:
-    import tyro
-
-    def command(runs: Annotated[tuple[str, ...], tyro.conf.Positional], /, picture: str = "") -> None:
+    def command(runs: _positional(tuple[str, ...], "RUN ..."), /, picture: str = "") -> None:
         """Metrics of run folders side by side.
 
         Args:
@@ -252,9 +242,7 @@ def compare(arguments: list[str]) -> None:
 
 
 def data(arguments: list[str]) -> None:
-    import tyro
-
-    def draw(folder: Annotated[str, tyro.conf.Positional], /, train: int = 200, val: int = 40) -> None:
+    def draw(folder: _positional(str, "FOLDER"), /, train: int = 200, val: int = 40) -> None:
         """Write drawn scenes as a folder data set: an example of the layout, with its dataset.json.
 
         Args:
@@ -269,11 +257,35 @@ def data(arguments: list[str]) -> None:
     _subcommand({"draw": draw}, arguments, "data")
 
 
+def _positional(kind: Any, name: str) -> Any:
+    """An argument's type: without a flag, called `name` in the help."""
+    import tyro
+
+    return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=name)]
+
+
 def _cli(command, arguments: list[str], prog: str):
     import tyro
 
     # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
     return tyro.cli(command, args=arguments, prog=f"python -m emanet {prog}", config=(tyro.conf.AvoidSubcommands,))
+
+
+def _cli_of_model(command, arguments: list[str], prog: str) -> tuple:
+    """What a command returns whose first argument is a model and whose last are evaluation settings.
+
+    The model's own settings are their defaults, so the arguments are read again once the model is known.
+    """
+    from .experiments import load_experiment
+
+    parsed = _cli(command, arguments, prog)
+    if parsed[0]:
+        from .checkpoint import model_path
+
+        own = load_experiment(str(model_path(parsed[0]))).eval
+        command.__defaults__ = (*command.__defaults__[:-1], own)
+        parsed = _cli(command, arguments, prog)
+    return parsed
 
 
 def _subcommand(commands: dict, arguments: list[str], prog: str) -> None:

@@ -194,7 +194,7 @@ def check_labels(dataset: object, console: Any) -> None:
         return
     from rich.progress import Progress
 
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"checking {len(dataset)} masks", total=len(dataset))
         counts = check(dataset, lambda done: bar.update(task, completed=done))
     if counts is not None and not counts.all():
