@@ -103,6 +103,8 @@ class DatasetSpec:
 
     def __post_init__(self):
         require(1 <= len(self.classes) <= IGNORE, "classes", f"{len(self.classes)} names", "1 to 255 names")
+        twice = {name for name in self.classes if self.classes.count(name) > 1}
+        require(not twice, "classes", f"{', '.join(sorted(twice))} twice", "names that differ")
         if self.palette and len(self.palette) != len(self.classes):
             raise InputError(f"palette has {len(self.palette)} colours for {len(self.classes)} classes")
         for colour in (*self.palette, *self.ignore_colours):

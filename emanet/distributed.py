@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .errors import InputError
+
 
 def init(device: torch.device) -> None:
     """Join the group that torchrun announces in the environment; nothing without torchrun."""
@@ -30,13 +32,18 @@ def world_size() -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: this rank's CUDA device if there is one, else the CPU."""
+    """`auto`: this rank's CUDA device if there is one, else the CPU. InputError if there is no such device."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"no device {name!r}: it is auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(f"no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
         torch.cuda.set_device(device)
     return device
 

@@ -61,6 +61,8 @@ def test_public_names_load_lazily():
         (["evaluate"], "evaluate needs a MODEL, or --images and --masks"),
         (["evaluate", "nowhere.safetensors"], "no model file nowhere.safetensors"),
         (["predict", "nowhere", "x.jpg", "--out", "y"], "no model file nowhere"),
+        (["train", "drawn", "--device", "tpus"], "no device 'tpus': it is auto, cpu, cuda or cuda:N"),
+        (["train", "drawn", "--device", "cuda:99"], "no device 'cuda:99': torch finds"),
         (["compare", "nowhere"], "nowhere is not a run"),
         (["config", "show", "nowhere.json"], "nowhere.json"),
     ],

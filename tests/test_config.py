@@ -20,6 +20,7 @@ def test_a_palette_is_there_even_if_the_spec_has_none():
     ("make", "message"),
     [
         (lambda: DatasetSpec(classes=("a", "b"), palette=((1, 2, 3),)), "palette has 1 colours for 2 classes"),
+        (lambda: DatasetSpec(classes=("a", "b", "a")), "classes is a twice, but must be names that differ"),
         (lambda: DatasetSpec(classes=("a",), palette=((1, 2, 300),)), "RGB values of 0 to 255"),
         (lambda: DatasetSpec(classes=("a",), label_map={0: 1}), "label_map is 0: 1, but must be class indices or 255"),
         (lambda: DataConfig(flip=2), "flip is 2, but must be between 0 and 1"),
