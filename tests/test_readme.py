@@ -14,7 +14,7 @@ from emanet.data.synthetic import draw_scene
 from emanet.experiments import experiment_names
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python)(?: file=(\S+))?\n(.*?)```", README, re.S)
+BLOCKS = re.findall(r"```(bash|python)\n(?:# (\w+\.py)\n)?(.*?)```", README, re.S)
 IN_CI = ("make demo", "make test", "pip install")  # .ci/run does these, in environments of their own
 
 
