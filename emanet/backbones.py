@@ -39,22 +39,38 @@ class Backbone(nn.Module):
 def build(config: BackboneConfig) -> Backbone:
     if not timm.is_model(config.name):
         raise InputError(f"timm has no model {config.name!r}{suggest(config.name, timm.list_models())}")
-    arguments = dict(in_chans=config.in_channels, output_stride=config.output_stride, **config.options)
+    arguments = {"in_chans": config.in_channels, "output_stride": config.output_stride, **config.options}
+    hub = config.pretrained is True  # True is no path
     try:
-        # From the hub only when asked; True is no path.
-        net = timm.create_model(config.name, pretrained=config.pretrained is True, features_only=True, **arguments)
-    except TypeError as error:
-        raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error}") from error
+        net = _create(config.name, hub, arguments)
     except (OSError, RuntimeError, ValueError) as error:
+        if not hub:
+            raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error}") from error
         raise InputError(
             f"cannot get the pretrained weights of {config.name} from the hub ({type(error).__name__}); "
             "download them elsewhere and give their path as model.backbone.pretrained, or set it to False"
         ) from error
+    except Exception as error:  # what timm's models make of arguments that are not theirs
+        raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error!r}") from error
+    if net.feature_info.reduction()[-1] != config.output_stride:
+        stride = net.feature_info.reduction()[-1]
+        raise InputError(f"backbone {config.name} has output stride {stride} and cannot have {config.output_stride}")
     if isinstance(config.pretrained, str):
         load_weights(net, config)
     if config.multi_grid:
         set_multi_grid(net, config)
     return Backbone(net, frozen=config.frozen)
+
+
+def _create(name: str, hub: bool, arguments: dict[str, object]) -> nn.Module:
+    """timm's feature extractor; a model whose stride is fixed takes no output_stride and gets none."""
+    try:
+        return timm.create_model(name, pretrained=hub, features_only=True, **arguments)
+    except TypeError as error:
+        if "output_stride" not in str(error):
+            raise
+    fixed = {key: value for key, value in arguments.items() if key != "output_stride"}
+    return timm.create_model(name, pretrained=hub, features_only=True, **fixed)
 
 
 def set_multi_grid(net: nn.Module, config: BackboneConfig) -> None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from . import __version__
+from .backbones import read_weights
 from .config import DatasetSpec, Experiment
 from .errors import InputError, some
 from .experiments import from_dict, override, read_header, to_dict
@@ -46,7 +47,7 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
     path = model_path(source)
     experiment = from_dict(Experiment, read_header(path)["experiment"])
     model = build_model(override(experiment.model, {"backbone.pretrained": False}), spec_of(experiment))
-    load_strictly(model, load_file(path), str(path))
+    load_strictly(model, read_weights(str(path)), str(path))
     return model.to(device).eval()
 
 
@@ -81,7 +82,7 @@ def start_from(model: EMANet, source: str) -> tuple[list[str], list[str]]:
     shapes differ, or an auxiliary head that the source lacks. Any other difference is an InputError.
     """
     path = model_path(source)
-    state, own = load_file(path), model.state_dict()
+    state, own = read_weights(str(path)), model.state_dict()
     fresh = [
         key
         for key in own
@@ -89,6 +90,7 @@ def start_from(model: EMANet, source: str) -> tuple[list[str], list[str]]:
         or (key.startswith("aux_head.") and key not in state)
     ]
     state = {key: value for key, value in state.items() if key in own or not key.startswith("aux_head.")}
+    state |= {"mean": own["mean"], "std": own["std"]}  # how pixels are normalised is this experiment's to say
     load_strictly(model, state | {key: own[key] for key in fresh}, str(path))
     return [key for key in own if key not in fresh], fresh
 
@@ -112,7 +114,10 @@ def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: 
 
 def checkpoints(run: Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((f for f in (run / "checkpoints").glob("[0-9]*") if f.is_dir()), key=lambda folder: int(folder.name))
+    return sorted(
+        (f for f in (run / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()),
+        key=lambda folder: int(folder.name),
+    )
 
 
 def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[int, dict[str, Any]]:
@@ -121,8 +126,11 @@ def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[int
     if not folders:
         raise InputError(f"{run} has no checkpoint to resume from")
     path = folders[-1]
-    load_strictly(model, load_file(path / "model.safetensors"), str(path / "model.safetensors"))
-    training = torch.load(path / "training.pt", map_location=device, weights_only=True)
+    load_strictly(model, read_weights(str(path / "model.safetensors")), str(path / "model.safetensors"))
+    try:
+        training = torch.load(path / "training.pt", map_location=device, weights_only=True)
+    except Exception as error:  # whatever a broken file makes of the reader
+        raise InputError(f"cannot read {path / 'training.pt'}: {type(error).__name__}") from error
     return int(path.name), training
 
 

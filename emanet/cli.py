@@ -65,7 +65,7 @@ def train(arguments: list[str]) -> None:
     import tyro
 
     from .config import Experiment
-    from .experiments import experiment_names, load_experiment
+    from .experiments import experiment_names, load_experiment, override
 
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE ...]\n")
@@ -93,6 +93,9 @@ def train(arguments: list[str]) -> None:
         from . import distributed
         from .train import train as run
 
+        if config.data.dataset != experiment.data.dataset:  # a run's config carries the spec and root of its own
+            same_root = config.data.root == experiment.data.root
+            config = override(config, {"data.spec": None} | ({"data.root": ""} if same_root else {}))
         name = Path(source).resolve().stem
         folder = source if resume and not out and Path(source).is_dir() else out
         try:

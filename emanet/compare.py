@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .errors import InputError
-from .experiments import read_json
+from .experiments import load_experiment, read_json
 from .metrics import MEANS, percent
 
 Cells = Sequence[float | None]
@@ -42,7 +42,7 @@ def compare(runs: Sequence[str], out: str | None = None, console: Console | None
     Returns {"runs": names, "metrics": {name: one value per run}, "IoU": {class: one value per run}}, where IoU is that
     of the best validation; shares are in [0, 1]; None: unknown. Raises InputError for a run without a log.
     """
-    folders = [Path(run) for run in dict.fromkeys(runs)]
+    folders = list(dict.fromkeys(Path(run) for run in runs))
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     logs = {name: read_log(folder) for name, folder in zip(names, folders, strict=True)}
@@ -71,9 +71,17 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(folder) / "log.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        rows = read_rows(path)
     except OSError as error:
         raise InputError(f"{folder} is not a run: cannot read {path}: {error.strerror}") from error
+    if not rows:
+        raise InputError(f"{path} holds no row of a training yet")
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The same of a file, which may hold none; OSError where there is no file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows = {}
     for line in lines:
         try:
@@ -81,8 +89,6 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
             rows[row["kind"], row["step"]] = row
         except (ValueError, TypeError, KeyError):
             continue
-    if not rows:
-        raise InputError(f"{path} holds no row of a training yet")
     return sorted(rows.values(), key=lambda row: row["step"])
 
 
@@ -92,7 +98,7 @@ def _summary(folder: Path, log: list[dict[str, Any]]) -> tuple[dict[str, Any], d
     val = [row for row in log if row["kind"] == "val" and row.get("mIoU") is not None]
     found: dict[str, Any] = {"steps done": log[-1]["step"]}
     if (folder / "config.json").exists():
-        found["steps planned"] = read_json(folder / "config.json").get("steps")
+        found["steps planned"] = load_experiment(str(folder)).steps
     if (folder / "environment.json").exists():
         found["parameters"] = read_json(folder / "environment.json").get("parameters")
     if train:

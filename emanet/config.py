@@ -52,6 +52,8 @@ class HeadConfig:
         require(self.num_bases >= 1, "num_bases", self.num_bases, "at least 1")
         require(self.em_steps >= 1, "em_steps", self.em_steps, "at least 1")
         require(0 <= self.bases_keep <= 1, "bases_keep", self.bases_keep, "between 0 and 1")
+        require(self.channels >= 1, "channels", self.channels, "at least 1")
+        require(self.fc1_channels >= 0, "fc1_channels", self.fc1_channels, "at least 0")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
 
 
@@ -72,6 +74,7 @@ class ModelConfig:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.backbone.in_channels):
                 raise InputError(f"model.{name} has {len(values)} values for {self.backbone.in_channels} channels")
+        require(0 <= self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "between 0 and 1")
         require(all(value > 0 for value in self.std), "std", self.std, "above 0")
 
 
@@ -145,6 +148,10 @@ class DataConfig:
     def __post_init__(self):
         require(all(side >= 1 for side in self.crop), "crop", self.crop, "positive (h, w)")
         require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
+        fits = len(self.scales) == 2 and self.scales[0] <= self.scales[1]
+        require(
+            fits or not self.continuous_scale, "scales", self.scales, "two, the smaller first: continuous_scale is on"
+        )
         require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
         require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
         require(self.workers >= 0, "workers", self.workers, "at least 0")
@@ -163,6 +170,7 @@ class LossConfig:
     aux_weight: float = 0.4
 
     def __post_init__(self):
+        require(self.ohem_min_kept >= 0, "ohem_min_kept", self.ohem_min_kept, "at least 0")
         require(0 <= self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "between 0 and 1")
         require(all(weight >= 0 for weight in self.class_weights), "class_weights", self.class_weights, "not negative")
 
@@ -190,6 +198,9 @@ class OptimConfig:
 
     def __post_init__(self):
         require(self.lr > 0, "lr", self.lr, "above 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        for name in ("bias_lr_scale", "head_lr_scale", "poly_power", "warmup_steps", "clip_norm"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         require(self.lr_every >= 1, "lr_every", self.lr_every, "at least 1")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
 
@@ -208,6 +219,7 @@ class EvalConfig:
     """And mirrored."""
 
     def __post_init__(self):
+        require(self.mode in ("whole", "slide"), "mode", self.mode, "whole or slide")
         require(all(side >= 1 for side in self.window), "window", self.window, "positive (h, w)")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "at least 0 and below 1")
         require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
@@ -226,7 +238,10 @@ class Experiment:
     batch_size: int = 16
     """Images per optimiser step, over all ranks."""
     accumulate: int = 1
-    """Forward and backward passes per optimiser step; each sees batch_size / accumulate images over all ranks."""
+    """Forward and backward passes per optimiser step; each sees batch_size / accumulate images over all ranks.
+
+    Gradients are those of the whole batch; BatchNorm and the moving average of the bases go by passes.
+    """
     seed: int = 0
     init_from: str = ""
     """A run folder or model file to start from; the classifier is left out where the class count differs."""
@@ -249,9 +264,10 @@ class Experiment:
     """Validation images drawn at each validation: image, label, prediction."""
 
     def __post_init__(self):
-        require(self.steps >= 1, "steps", self.steps, "at least 1")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
-        require(self.accumulate >= 1, "accumulate", self.accumulate, "at least 1")
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("seed", "val_every", "keep_every", "pictures"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 

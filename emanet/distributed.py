@@ -41,6 +41,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"no device {name!r}: it is auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"no device {name!r}: it is auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
@@ -93,13 +95,14 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def __init__(self, of: nn.BatchNorm2d):
         super().__init__(of.num_features, of.eps, of.momentum, of.affine, of.track_running_stats)
         self.load_state_dict(of.state_dict())
+        self.weight, self.bias = of.weight, of.bias  # the very parameters, frozen or not
         self.drop = getattr(of, "drop", nn.Identity())
         self.act = getattr(of, "act", nn.Identity())
         self.train(of.training)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and world_size() > 1:
-            y = self._normalise(x.float()).to(x.dtype)
+            y = self._normalise(x.double()).to(x.dtype)  # E[x^2] - E[x]^2 would cancel in float32
         else:
             y = super().forward(x)
         return self.act(self.drop(y))
@@ -113,11 +116,10 @@ class SyncBatchNorm(nn.BatchNorm2d):
         var = (square - mean.square()).clamp_min(0)
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * (total / (total - 1)), self.momentum)
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_((var * (total / (total - 1))).to(self.running_var.dtype), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        return x * scale[:, None, None] + shift[:, None, None]
+        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
 
 def sync_batch_norm(module: nn.Module) -> nn.Module:

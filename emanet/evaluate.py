@@ -161,7 +161,7 @@ def padded_logits(model: EMANet, x: Tensor) -> Tensor:
     """Logits (B, classes, H, W) of normalised images, padded on the right and below with the mean colour meanwhile.
 
     Padded until (side - 1) % stride == 0 for align_corners (the original's evaluation), side % stride == 0 without:
-    only then do the positions of the logits, spread evenly over the image, lie where the backbone computed them.
+    only then are the logits, spread evenly over the image, as far apart as the backbone computed them.
     """
     h, w = x.shape[2:]
     extra = int(model.align_corners)

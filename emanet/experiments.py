@@ -31,9 +31,14 @@ def override(config: Config, changes: dict[str, Any]) -> Config:
     return config
 
 
+def checked(config: Config) -> Config:
+    """The same config, every value of its stated type; Python itself lets any value into a dataclass."""
+    return from_dict(type(config), to_dict(config))
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain JSON values: tuples become lists, keys strings."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
@@ -126,13 +131,16 @@ def load_experiment(source: str) -> Experiment:
     # A package module is found by its name, so that experiments can build on each other from anywhere.
     try:
         config = runpy.run_path(str(path), run_name=path.stem).get("config")
-    except InputError:
-        raise
-    except Exception as error:  # the user's own code: any error of it is theirs to read, in one sentence
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:  # the user's own code: any error of it is theirs to read, in one sentence
         raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
     if not isinstance(config, Experiment):
         raise InputError(f"{path} defines no `config = Experiment(...)`")
-    return config
+    try:
+        return checked(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def read_json(path: str | Path) -> Any:
@@ -151,9 +159,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
     try:
         with safe_open(str(path), "np") as file:
-            header = (file.metadata() or {}).get("emanet")
-    except (OSError, SafetensorError) as error:
+            header = json.loads((file.metadata() or {}).get("emanet", "null"))
+    except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"cannot read model file {path}: {error}") from error
-    if header is None:
+    if not isinstance(header, dict) or "experiment" not in header:
         raise InputError(f"{path} holds weights but no emanet header: it is not a model of this program")
-    return json.loads(header)
+    return header

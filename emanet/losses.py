@@ -22,7 +22,7 @@ class PixelLoss(nn.Module):
         self.config = config
         if config.class_weights and len(config.class_weights) != len(classes):
             raise InputError(f"loss.class_weights has {len(config.class_weights)} values for {len(classes)} classes")
-        weights = torch.tensor(config.class_weights) if config.class_weights else None
+        weights = torch.tensor(config.class_weights, dtype=torch.float32) if config.class_weights else None
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class PixelLoss(nn.Module):
             return logits.sum() * 0
         kept = min(len(losses), self.config.ohem_min_kept * len(labels))
         hardest = losses.detach().topk(kept).values[-1] if kept else losses.new_tensor(math.inf)
-        keep = losses >= hardest.clamp_max(-math.log(self.config.ohem_threshold))
+        keep = ~(losses < hardest.clamp_max(-math.log(self.config.ohem_threshold)))  # NaN stays in, to be seen
         if self.weights is not None:
             losses = losses * self.weights[labels[valid]]
         return losses[keep].sum() / keep.sum().clamp_min(1) * labels.numel()

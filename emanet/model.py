@@ -50,13 +50,14 @@ class EMANet(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 in [0, 255] or floating in [0, 1] -> float32 with the mean at 0."""
-        if images.dim() != 4:
-            raise ValueError(f"images must be (B, C, H, W), got {tuple(images.shape)}")
+        if images.dim() != 4 or images.shape[1] != self.backbone.in_channels:
+            shape = f"(B, {self.backbone.in_channels}, H, W)"
+            raise ValueError(f"images must be {shape}, got {tuple(images.shape)}")
         if images.dtype == torch.uint8:
-            images = images.to(self.mean.dtype) / 255
+            images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or floating in [0, 1], got {images.dtype}")
-        return (images - self.mean) / self.std
+        return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits (B, classes, H, W) in float32 of normalised images (B, in_channels, H, W)."""

@@ -25,6 +25,7 @@ from .config import EvalConfig
 from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
 from .distributed import pick_device
 from .errors import InputError
+from .experiments import load_experiment
 from .model import EMANet
 
 Picture = np.ndarray | Image.Image | str | Path
@@ -37,15 +38,17 @@ class Predictor:
     An image is a path, a Pillow image (both with their EXIF orientation applied), or a uint8 array (H, W, C) of as
     many channels as the model has, RGB where there are three; also (H, W) where there is one. Arrays that do not fit
     raise ValueError, files InputError. A model that is handed in goes to the device and into eval mode.
+    config: how to predict; default is what the model's file says, or whole images.
     """
 
-    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig = EvalConfig()):
+    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig | None = None):
         if not isinstance(model, nn.Module):
-            from .checkpoint import load
+            from .checkpoint import load, model_path
 
-            model = load(model)
+            path = model_path(model)
+            model, config = load(path), config or load_experiment(str(path)).eval
         self.device = pick_device(device)
-        self.model, self.config = model.to(self.device).eval(), config
+        self.model, self.config = model.to(self.device).eval(), config or EvalConfig()
         self.classes, self.palette = model.classes, model.palette
         self.channels = model.backbone.in_channels
 

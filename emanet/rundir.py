@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import __version__, distributed
-from .compare import read_log
+from .compare import read_log, read_rows
 from .config import Experiment
 from .errors import InputError
 from .experiments import to_dict
@@ -66,12 +66,12 @@ class RunFolder:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "config.json", to_dict(config))
-        write_json(self.folder / "environment.json", environment(net))
+        write_json(self.folder / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
         shutil.copytree(
             PACKAGE, self.folder / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
         )
-        kept = [row for row in read_log(self.folder) if row["step"] <= step] if step else []
-        (self.folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in read_rows(self.folder / "log.jsonl") if row["step"] <= step] if step else []
+        write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
         count = sum(p.numel() for p in net.parameters())
         device = next(net.parameters()).device
@@ -125,7 +125,7 @@ class RunFolder:
             return None
 
         def take(index: int, image: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> None:
-            if index >= config.pictures or image.shape[2] != 3:
+            if index >= config.pictures:
                 return
             drawn = triptych(image, labels, predicted, net.palette)
             path = self.folder / "pictures" / f"step_{step:06d}_{index}.png"
@@ -154,7 +154,15 @@ class RunFolder:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Whole or not at all: another rank may be reading the old file. Folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def environment(net: EMANet) -> dict[str, Any]:

@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import torch
-from PIL import Image
 from rich.console import Console
 
 from . import distributed
 from .checkpoint import load, model_path, spec_of
 from .config import IGNORE, DataConfig, DatasetSpec, EvalConfig
 from .data.datasets import open_dataset, open_folders, resolve
-from .data.images import read_mask
+from .data.images import read_mask, read_mask_values
 from .errors import InputError
 from .evaluate import evaluate
 from .experiments import load_experiment, override
@@ -69,11 +68,12 @@ def _score_label_maps(predictions: str, masks: str, dataset: str) -> ConfusionMa
     spec = resolve(DataConfig(dataset=dataset)).spec if dataset else None
     read_as = spec or DatasetSpec(classes=tuple(str(value) for value in range(IGNORE)))
     pairs = open_folders(Path(predictions), Path(masks), read_as)
+    as_is = override(read_as, {"label_map": {}, "ignore_label": IGNORE})  # predictions hold classes, not mask values
     matrix = ConfusionMatrix(read_as.classes)
     for prediction, mask in pairs.pairs:
-        if spec is None and Image.open(prediction).mode not in ("L", "P", "1", "I;16"):
+        if spec is None and read_mask_values(prediction).ndim != 2:
             raise InputError(f"{prediction} is no label map of one channel; name a MODEL to predict photographs")
-        predicted, labels = read_mask(prediction, read_as), read_mask(mask, read_as)
+        predicted, labels = read_mask(prediction, as_is), read_mask(mask, read_as)
         if predicted.shape != labels.shape:
             raise InputError(f"{prediction} and its mask {mask} have different sizes")
         if (predicted == IGNORE).any():

@@ -23,7 +23,7 @@ from .data.datasets import Dataset, check, open_dataset, resolve
 from .data.transforms import TrainingSamples, training_loader
 from .errors import InputError, some
 from .evaluate import evaluate
-from .experiments import flatten, load_experiment, override
+from .experiments import checked, flatten, load_experiment, override
 from .losses import PixelLoss
 from .model import EMANet, build_model
 from .optim import build_optimizer, lr_at, set_lr
@@ -57,12 +57,18 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     checkpoint, if it has one. Raises InputError for anything wrong with the data, the config or the weights before the
     first step, and where the loss stops being finite.
     """
+    config = checked(config)
     device = distributed.pick_device(config.device)
     distributed.init(device)
     rank, world = distributed.rank(), distributed.world_size()
     share = config.batch_size // (world * config.accumulate)  # images of one pass on one rank
     if share * world * config.accumulate != config.batch_size:
         raise InputError(f"batch_size {config.batch_size} is no multiple of {world} ranks x {config.accumulate} passes")
+
+    if share == 1 and all(side <= config.model.backbone.output_stride for side in config.data.crop):
+        raise InputError(
+            f"BatchNorm cannot train on passes of 1 image with crops of {config.data.crop}: one pixel each"
+        )
 
     # Data: the resolved spec and root become part of the config, and so of every file written from here on.
     config = override(config, {"data": resolve(config.data)})
@@ -94,6 +100,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     optimizer = build_optimizer(net, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     first_step, best, seconds = 0, -1.0, 0.0
+    if resume and not start:
+        run.say(f"no checkpoint in {run.folder}: starting anew")
     if start:
         _require_same(config, load_experiment(str(run.folder)), run.folder)
         first_step, training = checkpoint.load_checkpoint(run.folder, net, device)
@@ -131,7 +139,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
             lr = lr_at(step, config.steps, config.optim)
             set_lr(optimizer, lr)
             labels = labels.to(device, non_blocking=True)
-            divisor = distributed.sum_over_ranks(loss_fn.divisor(labels)).clamp_min(1).float()
+            divisor = distributed.sum_over_ranks(loss_fn.divisor(labels)).float()
+            divisor = torch.where(divisor > 0, divisor, 1)  # nothing is labelled: the sum is 0 as well
             total = torch.zeros((), device=device)
             for i in range(config.accumulate):
                 passed = slice(i * share, (i + 1) * share)
@@ -148,7 +157,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
             if not np.isfinite(value):
                 files = some((samples.name(int(p)) for p in positions), 8)
                 if np.isfinite(own):
-                    raise SystemExit(2)  # another rank's batch; it says which
+                    time.sleep(2)  # another rank's batch: it says which, before a launcher ends it for our end
+                    raise SystemExit(2)
                 raise InputError(
                     f"the loss is {value} at step {step} with learning rate {lr:.3g}, on the batch {files}"
                 )
@@ -181,7 +191,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
                         lambda: checkpoint.save_model(run.folder / "best.safetensors", net, config, **facts)  # noqa: B023
                     )
                 mark = time.perf_counter()
-            if validate or done % config.save_every == 0:
+            if validate or done % config.save_every == 0 or (config.keep_every and done % config.keep_every == 0):
                 save(done)
     if report:
         run.close(matrix)
@@ -199,7 +209,8 @@ def check_labels(dataset: object, console: Any) -> None:
         counts = check(dataset, lambda done: bar.update(task, completed=done))
     if counts is not None and not counts.all():
         absent = [name for name, count in zip(dataset.spec.classes, counts, strict=True) if not count]
-        console.print(f"[yellow]note:[/] no pixel is labelled {some(absent)} under {dataset.pairs[0][1].parent}")
+        note = f"note: no pixel is labelled {some(absent)} under {dataset.pairs[0][1].parent}"
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

@@ -103,10 +103,12 @@ def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset |
     if not config.root:
         if split not in DRAWN_COUNTS:
             raise InputError(f"the drawn scenes have no split {split!r}{suggest(split, DRAWN_COUNTS)}")
+        if channels != 3 or spec.classes != SCENE_CLASSES:
+            raise InputError("the drawn scenes have 3 channels and classes of their own; set model or data otherwise")
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
     if not root.is_dir():
         raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --data.root")
-    image_folder, mask_folder = (root / folder.format(split=split) for folder in (spec.images, spec.masks))
+    image_folder, mask_folder = (root / folder.replace("{split}", split) for folder in (spec.images, spec.masks))
     if not spec.split_list:
         return open_folders(image_folder, mask_folder, spec, channels)
     return Dataset(_listed(root, split, spec, image_folder, mask_folder), spec, channels)
@@ -141,10 +143,10 @@ def _files(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def _listed(root: Path, split: str, spec: DatasetSpec, images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    path = root / spec.split_list.format(split=split)
+    path = root / spec.split_list.replace("{split}", split)
     if not path.is_file():
         raise InputError(f"no split {split!r}: there is no {path}")
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.split() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
     if not lines:
         raise InputError(f"the split list {path} is empty")
     image_files, mask_files = {}, {}
@@ -172,7 +174,8 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     InputError for the first file that is unreadable, of another size than its pair or with values outside the
     classes, and where no pixel at all has a class.
     """
-    stamp = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "emanet" / "checked" / dataset.listing
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    stamp = cache / "emanet" / "checked" / dataset.listing
     if stamp.exists():
         return None
 

@@ -16,6 +16,8 @@ def write_drawn(folder: Path, counts: dict[str, int]) -> None:
     """Write SPLIT/images/*.jpg, SPLIT/masks/*.png and dataset.json into a folder that is new or empty."""
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty")
+    if min(counts.values()) < 1:
+        raise InputError(f"every split needs at least one scene, not {counts}")
     spec = SPECS["drawn"]
     for split, count in counts.items():
         scenes = DrawnScenes(split, count=count, size=DRAWN_SIZE)
