@@ -1,6 +1,6 @@
 """The run folder, and what a training shows while it runs. Only rank 0 writes and speaks.
 
-config.json  environment.json  log.jsonl  code/  tensorboard/  pictures/
+config.json  environment.json (environment-STEP.json where it was resumed)  log.jsonl  code/  tensorboard/  pictures/
 checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 

@@ -90,6 +90,12 @@ def test_wrong_names_and_arguments():
         build("mobilenetv2_100", multi_grid=(1, 2, 4))
 
 
+def test_a_model_of_fixed_stride_is_taken_at_its_own():
+    assert build("densenet121", output_stride=32).stride == 32
+    with pytest.raises(InputError, match="densenet121 has output stride 32 and cannot have 8"):
+        build("densenet121", output_stride=8)
+
+
 def test_without_hub_the_error_says_what_to_do(monkeypatch):
     def offline(*arguments, **keywords):
         raise OSError("no route")

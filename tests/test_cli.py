@@ -11,6 +11,7 @@ from conftest import ROOT, run_cli, run_process, sentence
 from PIL import Image
 
 from emanet.cli import COMMANDS
+from emanet.experiments import load_experiment, to_dict
 
 
 def test_importing_emanet_imports_no_torch():
@@ -63,6 +64,13 @@ def test_public_names_load_lazily():
         (["predict", "nowhere", "x.jpg", "--out", "y"], "no model file nowhere"),
         (["train", "drawn", "--device", "tpus"], "no device 'tpus': it is auto, cpu, cuda or cuda:N"),
         (["train", "drawn", "--device", "cuda:99"], "no device 'cuda:99': torch finds"),
+        (["train", "drawn", "--log-every", "0"], "log_every is 0, but must be at least 1"),
+        (["train", "drawn", "--optim.clip-norm", "-1"], "clip_norm is -1.0, but must be at least 0"),
+        (
+            ["train", "drawn", "--model.backbone.in-channels", "1", "--model.mean", "0.5", "--model.std", "0.5"],
+            "the drawn scenes have 3 channels",
+        ),
+        (["data", "draw", "new", "--train", "0"], "every split needs at least one scene"),
         (["compare", "nowhere"], "nowhere is not a run"),
         (["config", "show", "nowhere.json"], "nowhere.json"),
     ],
@@ -119,6 +127,14 @@ def test_compare_puts_runs_side_by_side(tmp_path):
         (tmp_path / name / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     done = run_cli("compare", tmp_path / "a", tmp_path / "b", "--picture", tmp_path / "curves.png")
     assert done.returncode == 0 and "75.00 +25.00" in done.stdout and (tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_a_run_can_be_trained_on_with_another_data_set(tiny, tmp_path, scenes):
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(tiny)))
+    assert run_cli("train", tmp_path / "config.json", "--steps", "1", "--out", tmp_path / "a").returncode == 0
+    done = run_cli("train", tmp_path / "a", "--data.dataset", scenes, "--out", tmp_path / "b")
+    assert done.returncode == 0 and load_experiment(str(tmp_path / "b")).data.root == str(scenes)
+    assert "did you mean 'drawn'" in sentence(run_cli("train", tmp_path / "b", "--data.dataset", "drown"))
 
 
 def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):

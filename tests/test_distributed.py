@@ -67,6 +67,11 @@ def test_two_ranks_normalise_like_one_and_fail_together(tmp_path):
     assert sorted(path.name for path in tmp_path.glob("fine*")) == ["fine0", "fine1"]
 
 
+def test_frozen_layers_stay_frozen():
+    net = sync_batch_norm(nn.Sequential(nn.BatchNorm2d(3).requires_grad_(False)))
+    assert not any(parameter.requires_grad for parameter in net.parameters())
+
+
 def test_the_layer_stands_for_timms_with_its_activation():
     from timm.layers import BatchNormAct2d
 

@@ -60,6 +60,13 @@ def test_hard_pixels_are_those_below_the_threshold_or_the_hardest(batch):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.7])
+def test_nan_is_not_hidden(batch, threshold):
+    logits, labels = batch
+    loss = PixelLoss(LossConfig(ohem_threshold=threshold), "abc")
+    assert loss(logits * float("nan"), labels).isnan()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.7])
 def test_all_ignored_gives_zero_and_a_zero_gradient(batch, threshold):
     logits, labels = batch[0], torch.full((2, 5, 7), 255, dtype=torch.uint8)
     loss = PixelLoss(LossConfig(average="valid", ohem_threshold=threshold), "abc")

@@ -67,6 +67,11 @@ def test_uint8_and_float_are_the_same_pixels():
     torch.testing.assert_close(model(images), model(images / 255))
 
 
+def test_float64_images_are_welcome():
+    images = torch.rand(1, 3, 33, 33, dtype=torch.float64)
+    assert build().eval()(images).dtype == torch.float32
+
+
 def test_normalises_with_its_own_buffers():
     model = build(**{"model.mean": (0.1, 0.2, 0.3), "model.std": (0.5, 0.25, 1.0)})
     white = model.normalise(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8))
@@ -75,8 +80,10 @@ def test_normalises_with_its_own_buffers():
 
 
 def test_wrong_images_are_refused():
-    with pytest.raises(ValueError, match=r"\(B, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"must be \(B, 3, H, W\), got \(3, 33, 33\)"):
         build()(torch.rand(3, 33, 33))
+    with pytest.raises(ValueError, match=r"\(B, 3, H, W\), got \(1, 4, 33, 33\)"):
+        build()(torch.rand(1, 4, 33, 33))
     with pytest.raises(TypeError, match="uint8 in .* or floating in .*int64"):
         build()(torch.zeros(1, 3, 33, 33, dtype=torch.int64))
 

@@ -32,6 +32,17 @@ def test_evaluate_on_folders_and_on_label_maps_agree(model, scenes, tmp_path):
     assert Image.open(tmp_path / "confusion.png").size[0] > 300
 
 
+def test_label_maps_are_scored_as_they_are_whatever_the_masks_values_mean(tmp_path):
+    for kind, value in (("maps", 1), ("masks", 7)):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(np.full((4, 4), value, np.uint8)).save(tmp_path / kind / "x.png")
+    spec = {"classes": ["a", "b"], "label_map": {"0": 0, "7": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(spec))
+    folders = ["--images", tmp_path / "maps", "--masks", tmp_path / "masks", "--dataset", tmp_path]
+    assert run_cli("evaluate", *folders, "--json", tmp_path / "new" / "r.json").returncode == 0
+    assert json.loads((tmp_path / "new" / "r.json").read_text())["mIoU"] == 1.0
+
+
 def test_evaluate_settings_reach_the_evaluation(model, scenes, tmp_path):
     folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks", "--json"]
     plain = run_cli("evaluate", model, *folders, tmp_path / "a.json")

@@ -83,6 +83,25 @@ def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_pa
         training.train(tiny, run, resume=True)
 
 
+def test_a_run_that_died_before_its_first_log_line_resumes(tiny, tmp_path, monkeypatch):
+    tiny = override(tiny, {"log_every": 10, "save_every": 3})
+    advance = training.RunFolder.advance
+    monkeypatch.setattr(
+        training.RunFolder, "advance", lambda self, step, *a: advance(self, step, *a) if step < 5 else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        training.train(tiny, tmp_path / "run")
+    monkeypatch.undo()
+    training.train(tiny, tmp_path / "run", resume=True)
+    assert checkpoints(tmp_path / "run")[-1].name == "000006"
+    assert (tmp_path / "run" / "environment-000003.json").exists()
+
+
+def test_every_nth_model_stays_whenever_checkpoints_are_saved(tiny, tmp_path):
+    training.train(override(tiny, {"keep_every": 2, "save_every": 5}), tmp_path / "run")
+    assert [folder.name for folder in checkpoints(tmp_path / "run")] == ["000002", "000004", "000005", "000006"]
+
+
 def test_default_folders_are_numbered(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
