@@ -16,6 +16,7 @@ from safetensors.torch import save
 from . import __version__
 from .backbones import read_weights
 from .config import DatasetSpec, Experiment
+from .distributed import pick_device
 from .errors import InputError, some
 from .experiments import from_dict, override, read_header, to_dict
 from .model import EMANet, build_model
@@ -43,12 +44,16 @@ def model_path(source: str | Path) -> Path:
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
-    """The model of a file or a run folder, in eval mode; nothing but the file is read, no hub, no code."""
+    """The model of a file or a run folder, in eval mode; nothing but the file is read, no hub, no code.
+
+    device: as in distributed.pick_device. Raises InputError that names the file, the keys or the device.
+    """
+    where = pick_device(str(device))
     path = model_path(source)
     experiment = from_dict(Experiment, read_header(path)["experiment"])
     model = build_model(override(experiment.model, {"backbone.pretrained": False}), spec_of(experiment))
     load_strictly(model, read_weights(str(path)), str(path))
-    return model.to(device).eval()
+    return model.to(where).eval()
 
 
 def spec_of(experiment: Experiment) -> DatasetSpec:

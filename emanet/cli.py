@@ -1,6 +1,8 @@
 """The commands. The only file that knows the CLI library; torch is imported inside them, so that help is instant."""
 
+import contextlib
 import difflib
+import io
 import sys
 import tempfile
 import traceback
@@ -270,8 +272,25 @@ def _positional(kind: Any, name: str) -> Any:
 def _cli(command, arguments: list[str], prog: str):
     import tyro
 
-    # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
-    return tyro.cli(command, args=arguments, prog=f"python -m emanet {prog}", config=(tyro.conf.AvoidSubcommands,))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
+            config = (tyro.conf.AvoidSubcommands,)
+            return tyro.cli(command, args=arguments, prog=f"python -m emanet {prog}", config=config)
+    except SystemExit as end:
+        if end.code:
+            raise InputError(_sentence(said.getvalue())) from None
+        raise
+
+
+def _sentence(box: str) -> str:
+    """What the CLI library says in a box of several paragraphs, as one sentence: the first, and the nearest option."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rules = [i for i, line in enumerate(lines) if line.startswith("──")] or [len(lines)]
+    near = next((line.split()[0] for line in lines[rules[0] :] if line.startswith("--")), "")
+    what = " ".join(lines[: rules[0]]).rstrip(".")
+    return what + (f"; did you mean {near}?" if near and what.startswith("Unrecognized") else "")
 
 
 def _cli_of_model(command, arguments: list[str], prog: str) -> tuple:

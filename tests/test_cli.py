@@ -83,16 +83,16 @@ def test_wrong_arguments_end_in_one_sentence(arguments, message, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "drawn", "--stepz", "3"], "--steps"),
-        (["train", "drawn", "--optim.lr", "fast"], "--optim.lr"),
-        (["evaluate", "--jsn", "x"], "--json"),
-        (["predict"], "required"),
+        (["train", "drawn", "--stepz", "3"], "error: Unrecognized options: --stepz, 3; did you mean --steps?"),
+        (["train", "drawn", "--optim.lr", "fast"], "--optim.lr: could not convert string to float: 'fast'"),
+        (["train", "drawn", "--precision", "bf1"], "invalid choice 'bf1' for argument '--precision'"),
+        (["evaluate", "--jsn", "x"], "did you mean --json?"),
+        (["predict"], "MODEL A model file or a run folder"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_unknown_flags_and_values_name_the_nearest(arguments, message):
-    done = run_cli(*arguments)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert message in sentence(run_cli(*arguments))
 
 
 def test_a_process_of_its_own_ends_the_same_way(tmp_path):
