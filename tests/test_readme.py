@@ -68,5 +68,9 @@ def test_the_spine_can_be_read_in_an_hour():
     assert len(spine) >= 12 and sum(len((ROOT / name).read_text().splitlines()) for name in spine) <= 1800
 
 
+def test_no_figure_is_missing():
+    assert "_MIOU" not in README and "DEMO" not in (ROOT / "docs" / "LOG.md").read_text()
+
+
 def test_every_experiment_is_named():
     assert all(f"`{name}`" in README for name in experiment_names())
