@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from . import backbones, heads
 from .config import DatasetSpec, HeadConfig, ModelConfig
+from .errors import InputError
 
 
 class EMANet(nn.Module):
@@ -86,6 +87,7 @@ def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANe
     if not isinstance(spec, DatasetSpec):
         spec = DatasetSpec(classes=tuple(spec))
     backbone = backbones.build(config.backbone)
+    _require_statistics(backbone, config)
     head = heads.build(config.head, backbone.channels, len(spec.classes))
     aux_head = None
     if config.aux_head:
@@ -105,3 +107,14 @@ def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANe
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = config.bn_momentum
     return model
+
+
+def _require_statistics(backbone: backbones.Backbone, config: ModelConfig) -> None:
+    """Hub weights see pixels normalised as in their own training, or the config is wrong: it would cost, silently."""
+    if config.backbone.pretrained is not True or config.backbone.in_channels != 3:
+        return
+    stated = backbone.net.pretrained_cfg
+    mean, std = tuple(stated["mean"]), tuple(stated["std"])
+    if (mean, std) != (config.mean, config.std):
+        name = config.backbone.name
+        raise InputError(f"the hub weights of {name} need model.mean {mean} and model.std {std}, not the config's")

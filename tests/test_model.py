@@ -1,6 +1,7 @@
 """One contract for every head on every backbone at every stride."""
 
 import pytest
+import timm
 import torch
 
 import emanet
@@ -122,6 +123,16 @@ def test_batch_of_one_matches_batch_of_many():
     model = build().eval()
     images = torch.rand(3, 3, 41, 33)
     torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
+
+
+def test_hub_weights_need_their_own_statistics(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))  # no download
+    half = (0.5, 0.5, 0.5)  # how timm's test models were trained
+    hub = {"model.backbone.pretrained": True}
+    assert build(**hub, **{"model.mean": half, "model.std": half}).stride == 8
+    with pytest.raises(InputError, match=r"test_resnet need model.mean \(0.5, 0.5, 0.5\)"):
+        build(**hub)
 
 
 def test_unknown_head_is_an_input_error():
