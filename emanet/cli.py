@@ -124,7 +124,7 @@ def evaluate(arguments: list[str]) -> None:
         picture: str = "",
         device: str = "auto",
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
-    ) -> tuple:
+    ) -> dict[str, Any]:
         """Score a model, by default on the validation split it was trained with.
 
         Without MODEL, --images is a folder of label maps made elsewhere (index
@@ -141,12 +141,12 @@ def evaluate(arguments: list[str]) -> None:
             picture: File for a picture of the confusion matrix.
             device: auto, cpu, cuda or cuda:N.
         """
-        return model, images, masks, split, root, dataset, json, picture, device, settings
+        return locals()
 
-    parsed = _cli_of_model(command, arguments, "evaluate")
+    given = _cli_of_model(command, arguments, "evaluate")
     from .score import score
 
-    score(*parsed)
+    score(**given)
 
 
 def predict(arguments: list[str]) -> None:
@@ -162,7 +162,7 @@ def predict(arguments: list[str]) -> None:
         overlay: bool = True,
         device: str = "auto",
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
-    ) -> tuple:
+    ) -> dict[str, Any]:
         """Write a label map (index PNG with palette) and an overlay for every image.
 
         Args:
@@ -172,14 +172,15 @@ def predict(arguments: list[str]) -> None:
             overlay: Also write the image with the classes' colours over it.
             device: auto, cpu, cuda or cuda:N.
         """
-        return model, images, out, overlay, device, settings
+        return locals()
 
-    model, images, out, overlay, device, settings = _cli_of_model(command, arguments, "predict")
-    if not images:
+    given = _cli_of_model(command, arguments, "predict")
+    if not given["images"]:
         raise InputError("predict needs at least one image, folder or glob after MODEL")
     from .predict import Predictor, predict_files
 
-    failures = predict_files(Predictor(model, device=device, config=settings), images, out, overlay=overlay)
+    predictor = Predictor(given["model"], device=given["device"], config=given["settings"])
+    failures = predict_files(predictor, given["images"], given["out"], overlay=given["overlay"])
     if failures:
         raise InputError(f"{len(failures)} images could not be predicted; the others were")
 
@@ -286,28 +287,37 @@ def _cli(command, arguments: list[str], prog: str):
 
 def _sentence(box: str) -> str:
     """What the CLI library says in a box of several paragraphs, as one sentence: the first, and the nearest option."""
-    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
-    rules = [i for i, line in enumerate(lines) if line.startswith("──")] or [len(lines)]
-    near = next((line.split()[0] for line in lines[rules[0] :] if line.startswith("--")), "")
-    what = " ".join(lines[: rules[0]]).rstrip(".")
-    return what + (f"; did you mean {near}?" if near and what.startswith("Unrecognized") else "")
+    paragraphs: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip("│ ")
+        if line.startswith(("╭", "╰")) or not text:
+            continue
+        if text.strip("─-"):
+            paragraphs[-1].append(text)
+        else:
+            paragraphs.append([])
+    if "╭" not in box and len(paragraphs) > 1:
+        del paragraphs[0]  # without Unicode the box's title is a paragraph too
+    what = " ".join(paragraphs[0]).rstrip(".")
+    near = [text.split()[0] for paragraph in paragraphs[1:] for text in paragraph if text.startswith("--")]
+    return what + (f"; did you mean {near[0]}?" if near and what.startswith("Unrecognized") else "")
 
 
-def _cli_of_model(command, arguments: list[str], prog: str) -> tuple:
-    """What a command returns whose first argument is a model and whose last are evaluation settings.
+def _cli_of_model(command, arguments: list[str], prog: str) -> dict[str, Any]:
+    """The arguments by name of a command with a `model` and, last, evaluation `settings`.
 
     The model's own settings are their defaults, so the arguments are read again once the model is known.
     """
     from .experiments import load_experiment
 
-    parsed = _cli(command, arguments, prog)
-    if parsed[0]:
+    given = _cli(command, arguments, prog)
+    if given["model"]:
         from .checkpoint import model_path
 
-        own = load_experiment(str(model_path(parsed[0]))).eval
+        own = load_experiment(str(model_path(given["model"]))).eval
         command.__defaults__ = (*command.__defaults__[:-1], own)
-        parsed = _cli(command, arguments, prog)
-    return parsed
+        given = _cli(command, arguments, prog)
+    return given
 
 
 def _subcommand(commands: dict, arguments: list[str], prog: str) -> None:
