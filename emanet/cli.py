@@ -1,7 +1,7 @@
 """The commands. The only file that knows the CLI library; torch is imported inside them, so that help is instant."""
 
 import contextlib
-import difflib
+import functools
 import io
 import sys
 import tempfile
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from . import __version__
-from .errors import InputError
+from .errors import InputError, suggest
 
 # Each is handled by the function of the same name below, whose docstring is its help.
 COMMANDS = {
@@ -58,8 +58,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif name in COMMANDS:
         globals()[name](arguments[1:])
     else:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        raise InputError(f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; see --help"))
+        raise InputError(f"no command {name!r}{suggest(name, COMMANDS)}")
 
 
 def train(arguments: list[str]) -> None:
@@ -273,16 +272,21 @@ def _positional(kind: Any, name: str) -> Any:
 def _cli(command, arguments: list[str], prog: str):
     import tyro
 
+    @functools.wraps(command)
+    def parse(*values, **named):
+        return values, named
+
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said):  # around the parsing alone: what the command itself says is not ours
             # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
             config = (tyro.conf.AvoidSubcommands,)
-            return tyro.cli(command, args=arguments, prog=f"python -m emanet {prog}", config=config)
+            values, named = tyro.cli(parse, args=arguments, prog=f"python -m emanet {prog}", config=config)
     except SystemExit as end:
         if end.code:
             raise InputError(_sentence(said.getvalue())) from None
         raise
+    return command(*values, **named)
 
 
 def _sentence(box: str) -> str:
@@ -328,5 +332,4 @@ def _subcommand(commands: dict, arguments: list[str], prog: str) -> None:
     elif name in commands:
         _cli(commands[name], arguments[1:], f"{prog} {name}")
     else:
-        near = difflib.get_close_matches(name, commands, n=1)
-        raise InputError(f"no command {f'{prog} {name}'!r}; {f'did you mean {near[0]!r}?' if near else 'see --help'}")
+        raise InputError(f"no command {f'{prog} {name}'!r}{suggest(name, commands)}")

@@ -75,18 +75,19 @@ def model(tiny, tmp_path):
 
 @pytest.fixture(scope="session")
 def camvid() -> Path:
-    folder = SHARED / "data" / "camvid"
-    if not folder.is_dir():
-        pytest.skip(f"no CamVid at {folder}")
-    return folder
+    return _shared("data", "camvid")
 
 
 @pytest.fixture(scope="session")
 def mobilenet_weights() -> str:
-    path = SHARED / "weights" / "mobilenetv2_100_imagenet.safetensors"
-    if not path.is_file():
-        pytest.skip(f"no weights at {path}")
-    return str(path)
+    return str(_shared("weights", "mobilenetv2_100_imagenet.safetensors"))
+
+
+def _shared(*parts: str) -> Path:
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"there is no {path}")
+    return path
 
 
 class Done(NamedTuple):

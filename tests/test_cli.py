@@ -137,6 +137,18 @@ def test_a_run_can_be_trained_on_with_another_data_set(tiny, tmp_path, scenes):
     assert "did you mean 'drawn'" in sentence(run_cli("train", tmp_path / "b", "--data.dataset", "drown"))
 
 
+def test_what_a_command_says_and_how_it_exits_is_its_own(monkeypatch):
+    from emanet import train
+
+    def speaks(*arguments, **named):
+        print("a warning", file=sys.stderr)
+        raise SystemExit(3)
+
+    monkeypatch.setattr(train, "train", speaks)
+    done = run_cli("train", "drawn", "--steps", "1")
+    assert (done.returncode, done.stderr) == (3, "a warning\n")
+
+
 def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):
     from emanet import cli
 
