@@ -57,6 +57,8 @@ def build(config: BackboneConfig) -> Backbone:
         raise InputError(f"backbone {config.name} has output stride {stride} and cannot have {config.output_stride}")
     if isinstance(config.pretrained, str):
         load_weights(net, config)
+    if config.dilation == "uniform":
+        set_uniform_dilation(net, config)
     if config.multi_grid:
         set_multi_grid(net, config)
     return Backbone(net, frozen=config.frozen)
@@ -73,6 +75,18 @@ def _create(name: str, hub: bool, arguments: dict[str, object]) -> nn.Module:
     return timm.create_model(name, pretrained=hub, features_only=True, **fixed)
 
 
+def set_uniform_dilation(net: nn.Module, config: BackboneConfig) -> None:
+    """Give the first block of every dilated stage the whole dilation, and its shortcut no average (PaddleSeg)."""
+    for stride, stage in zip((4, 8, 16, 32), ("layer1", "layer2", "layer3", "layer4"), strict=True):
+        blocks = getattr(net, stage, None)
+        if blocks is None:
+            raise InputError(f"dilation 'uniform' does not fit {config.name}: it is for ResNets")
+        if stride > config.output_stride:
+            dilate(blocks[0], stride // config.output_stride)
+            if blocks[0].downsample is not None and len(blocks[0].downsample) == 3:  # pool, conv, norm
+                blocks[0].downsample[0] = nn.Identity()
+
+
 def set_multi_grid(net: nn.Module, config: BackboneConfig) -> None:
     """Dilate the last stage's 3x3 convolutions: block i by (stage dilation) * multi_grid[i].
 
@@ -84,10 +98,14 @@ def set_multi_grid(net: nn.Module, config: BackboneConfig) -> None:
         raise InputError(f"multi_grid {config.multi_grid} does not fit {config.name}: it is for a ResNet's last stage")
     dilation = 32 // config.output_stride
     for i, (block, factor) in enumerate(zip(blocks, config.multi_grid, strict=True)):
-        d = factor * (max(1, dilation // 2) if i == 0 else dilation)
-        for conv in block.modules():
-            if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
-                conv.dilation = conv.padding = (d, d)
+        halved = i == 0 and config.dilation == "contract"
+        dilate(block, factor * (max(1, dilation // 2) if halved else dilation))
+
+
+def dilate(block: nn.Module, dilation: int) -> None:
+    for conv in block.modules():
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size == (3, 3):
+            conv.dilation = conv.padding = (dilation, dilation)
 
 
 def load_weights(net: nn.Module, config: BackboneConfig) -> None:

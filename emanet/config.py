@@ -21,6 +21,9 @@ class BackboneConfig:
     """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided."""
     multi_grid: tuple[int, ...] = ()
     """Factors on the last stage's 3x3 dilations of a ResNet, one per block; 1 2 4 in the original. Empty: none."""
+    dilation: Literal["contract", "uniform"] = "contract"
+    """Where stages are dilated. contract: a stage's first block takes half of its dilation, as everywhere but in
+    PaddleSeg; uniform: all of it, and a ResNet-D's shortcut is averaged only where it strides, as in PaddleSeg."""
     in_channels: int = 3
     frozen: bool = False
     """Keep the weights and the BatchNorm statistics as they were loaded."""
@@ -39,18 +42,27 @@ class HeadConfig:
     """Channels in which the EM attention works; 512 or 256 in the paper."""
     num_bases: int = 64
     em_steps: int = 3
+    gradient: Literal["detached", "last", "unrolled"] = "detached"
+    """Which EM iterations carry gradient: none (released code), the last, all. See emanet/ops/README.md."""
+    eps: float = 1e-6
+    """Added in both divisions of the M-step; 1e-12 gives what mmsegmentation, sssegmentation and PaddleSeg compute."""
     bases_keep: float = 0.9
     """bases = bases_keep * bases + (1 - bases_keep) * mean of the batch's bases, in training only."""
     renormalise: bool = False
     """Scale the batch mean to unit columns before averaging it in, as mmsegmentation and PaddleSeg do."""
+    relu_out: bool = False
+    """One more ReLU after the unit's second 1x1 convolution, as in PaddleSeg."""
     fc1_channels: int = 256
     """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1."""
+    concat: bool = False
+    """Join the backbone's last map to fc1's output by a 3x3 convolution, as in mmsegmentation and its relatives."""
     dropout: float = 0.1
     """Share of whole channels dropped before the classifier."""
 
     def __post_init__(self):
         require(self.num_bases >= 1, "num_bases", self.num_bases, "at least 1")
         require(self.em_steps >= 1, "em_steps", self.em_steps, "at least 1")
+        require(self.eps > 0, "eps", self.eps, "above 0")
         require(0 <= self.bases_keep <= 1, "bases_keep", self.bases_keep, "between 0 and 1")
         require(self.channels >= 1, "channels", self.channels, "at least 1")
         require(self.fc1_channels >= 0, "fc1_channels", self.fc1_channels, "at least 0")
@@ -63,6 +75,7 @@ class ModelConfig:
     head: HeadConfig = field(default_factory=HeadConfig)
     aux_head: bool = False
     """An FCN head on the stage before the last, used by the loss only."""
+    aux_channels: int = 256
     align_corners: bool = True
     """How logits are upsampled; the original's choice is True."""
     bn_momentum: float = 0.1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import distributed
-from .ops.em_attention import em_attention, unit_columns
+from .ops.em_attention import EPS, Gradient, em_attention, unit_columns
 
 
 class EMAU(nn.Module):
@@ -17,8 +17,9 @@ class EMAU(nn.Module):
 
     channels: C of input and output. num_bases: K. em_steps: T. bases_keep and renormalise: see `update_bases`.
 
-    No gradient passes EM attention, so conv_in is never trained: it stays a random projection, and says so by
-    requires_grad = False. It is part of the weights all the same.
+    gradient and eps: see `em_attention`. Where no gradient passes it (`detached`), conv_in is never trained: it stays a
+    random projection, and says so by requires_grad = False. It is part of the weights all the same.
+    relu_out: one more ReLU between BN and the sum, as PaddleSeg has it.
     """
 
     def __init__(
@@ -27,14 +28,19 @@ class EMAU(nn.Module):
         num_bases: int = 64,
         em_steps: int = 3,
         *,
+        gradient: Gradient = "detached",
+        eps: float = EPS,
         bases_keep: float = 0.9,
         renormalise: bool = False,
+        relu_out: bool = False,
     ):
         super().__init__()
-        self.em_steps, self.bases_keep, self.renormalise = em_steps, bases_keep, renormalise
-        self.conv_in = nn.Conv2d(channels, channels, 1).requires_grad_(False)
+        self.em_steps, self.gradient, self.eps = em_steps, gradient, eps
+        self.bases_keep, self.renormalise = bases_keep, renormalise
+        self.conv_in = nn.Conv2d(channels, channels, 1).requires_grad_(gradient != "detached")
         self.conv_out = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn_out = nn.BatchNorm2d(channels)
+        self.relu_out = nn.ReLU(inplace=True) if relu_out else nn.Identity()
         for conv in (self.conv_in, self.conv_out):
             nn.init.normal_(conv.weight, 0, math.sqrt(2 / channels))  # sqrt(2 / (kh * kw * out_channels))
         bases_1CK = torch.randn(1, channels, num_bases) * math.sqrt(2 / num_bases)
@@ -42,11 +48,11 @@ class EMAU(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         pixels_BCN = self.conv_in(x_BCHW).flatten(2)
-        rebuilt_BCN, mu_BCK = em_attention(pixels_BCN, self.bases, self.em_steps)
+        rebuilt_BCN, mu_BCK = em_attention(pixels_BCN, self.bases, self.em_steps, gradient=self.gradient, eps=self.eps)
         if self.training:
             self.update_bases(mu_BCK)
         rebuilt_BCHW = rebuilt_BCN.unflatten(2, x_BCHW.shape[2:]).relu()
-        return torch.relu(x_BCHW + self.bn_out(self.conv_out(rebuilt_BCHW)))
+        return torch.relu(x_BCHW + self.relu_out(self.bn_out(self.conv_out(rebuilt_BCHW))))
 
     @torch.no_grad()
     def update_bases(self, mu_BCK: Tensor) -> None:
@@ -59,6 +65,6 @@ class EMAU(nn.Module):
         distributed.sum_over_ranks(total)
         mean_1CK = (total[:-1] / total[-1]).view_as(self.bases)
         if self.renormalise:
-            mean_1CK = unit_columns(mean_1CK)
+            mean_1CK = unit_columns(mean_1CK, self.eps)
         # In place: the buffer must stay the same memory for DDP, compiled graphs and whoever else holds it.
         self.bases.mul_(self.bases_keep).add_(mean_1CK, alpha=1 - self.bases_keep)

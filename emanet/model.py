@@ -91,7 +91,7 @@ def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANe
     head = heads.build(config.head, backbone.channels, len(spec.classes))
     aux_head = None
     if config.aux_head:
-        aux_config = HeadConfig(name="fcn", channels=256, dropout=config.head.dropout)
+        aux_config = HeadConfig(name="fcn", channels=config.aux_channels, dropout=config.head.dropout)
         aux_head = heads.FCNHead(backbone.channels, len(spec.classes), aux_config, level=-2)
     model = EMANet(
         backbone,
