@@ -20,6 +20,28 @@ def test_multi_grid_dilates_as_the_original(stride, dilations):
     assert [block.conv2.dilation[0] for block in net.layer3] == ([1, 2, 2, 2, 2, 2] if stride == 8 else [1] * 6)
 
 
+@pytest.mark.parametrize(
+    ("stride", "layer3", "layer4"), [(8, [2] * 6, [4] * 3), (16, [1] * 6, [2] * 3), (32, [1] * 6, [1] * 3)]
+)
+def test_uniform_dilates_as_paddleseg(stride, layer3, layer4):
+    net = build("resnet50d", output_stride=stride, dilation="uniform").net
+    assert [block.conv2.dilation[0] for block in net.layer3] == layer3
+    assert [block.conv2.dilation[0] for block in net.layer4] == layer4
+    averaged = [isinstance(layer[0].downsample[0], nn.AvgPool2d) for layer in (net.layer2, net.layer3, net.layer4)]
+    assert averaged == [True, stride > 8, stride > 16]  # where the block strides
+    assert net.layer1[0].downsample[0].__class__ is nn.Identity
+
+
+def test_uniform_and_multi_grid():
+    net = build("resnet50s", output_stride=8, dilation="uniform", multi_grid=(1, 2, 4)).net
+    assert [block.conv2.dilation[0] for block in net.layer4] == [4, 8, 16]
+
+
+def test_uniform_is_for_resnets():
+    with pytest.raises(InputError, match="dilation 'uniform' does not fit mobilenetv2_100"):
+        build("mobilenetv2_100", output_stride=8, dilation="uniform")
+
+
 @pytest.mark.parametrize(("name", "millions"), [("resnet50s", 23.63), ("resnet101s", 42.62), ("resnet152s", 58.27)])
 def test_the_originals_stem(name, millions):
     with torch.device("meta"):

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,58 @@ def test_no_gradient_passes():
     assert not y.requires_grad and not bases.requires_grad
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_gradient_of_unrolled_is_that_of_finite_differences(steps):
+    x, mu = drawn(dtype=torch.float64)
+    run = functools.partial(em_attention, steps=steps, gradient="unrolled")
+    assert torch.autograd.gradcheck(run, (x.requires_grad_(), mu.double().requires_grad_()))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_gradient_of_last_is_that_of_finite_differences_around_constant_bases(steps):
+    x, mu = drawn(dtype=torch.float64)
+    start = em_attention(x, mu, steps - 1)[1] if steps > 1 else mu
+    one = functools.partial(em_attention, mu_1CK=start, steps=1, gradient="unrolled")
+    assert torch.autograd.gradcheck(lambda pixels: one(pixels), (x.requires_grad_(),))
+
+    weights = torch.randn_like(x)
+    (wanted,) = torch.autograd.grad((one(x)[0] * weights).sum(), x)
+    (found,) = torch.autograd.grad((em_attention(x, mu, steps, gradient="last")[0] * weights).sum(), x)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_gradient_modes_compute_the_same_and_differ_in_gradient():
+    x, mu = drawn(dtype=torch.float64)
+    x.requires_grad_()
+    outputs = {mode: em_attention(x, mu, gradient=mode)[0] for mode in ("detached", "last", "unrolled")}
+    assert torch.equal(outputs["detached"], outputs["last"]) and torch.equal(outputs["last"], outputs["unrolled"])
+    last, unrolled = (torch.autograd.grad(outputs[mode].square().sum(), x)[0] for mode in ("last", "unrolled"))
+    assert last.any() and (last - unrolled).abs().max() > 1e-3 * unrolled.abs().max()
+
+
+def test_gradients_pass_in_half_precision_and_under_autocast():
+    x, mu = drawn()
+    x = x.bfloat16().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        em_attention(x, mu, gradient="unrolled")[0].float().square().sum().backward()
+    assert x.grad.dtype == torch.bfloat16 and x.grad.isfinite().all() and x.grad.any()
+
+
+def test_eps_is_that_of_both_divisions():
+    x, mu = drawn(dtype=torch.float64)
+    z = torch.softmax(x.mT @ mu.double(), 2)
+    bases = x @ (z / (0.5 + z.sum(1, keepdim=True)))
+    torch.testing.assert_close(em_attention(x, mu, 1, eps=0.5)[1], bases / (0.5 + bases.norm(dim=1, keepdim=True)))
+
+
+def test_tiny_eps_is_what_the_relatives_compute():
+    """They divide by max(norm, 1e-12)."""
+    x, mu = drawn()
+    z = torch.softmax(x.mT @ mu, 2)
+    bases = torch.nn.functional.normalize(x @ torch.nn.functional.normalize(z, p=1, dim=1), dim=1)
+    torch.testing.assert_close(em_attention(x, mu, 1, eps=1e-12)[1], bases)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e4, -1e4])
 def test_constant_and_huge_input_stays_finite(value):
     _, mu = drawn()
@@ -92,3 +146,5 @@ def test_wrong_shapes_are_named():
         em_attention(x.view(2, 6, 3, 5), mu)
     with pytest.raises(ValueError, match="at least one EM step"):
         em_attention(x, mu, 0)
+    with pytest.raises(ValueError, match="detached, last, unrolled, not 'none'"):
+        em_attention(x, mu, gradient="none")

@@ -41,6 +41,22 @@ def test_what_is_trained():
     assert [name for name, p in emau.named_parameters() if p.grad is None] == ["conv_in.weight", "conv_in.bias"]
 
 
+@pytest.mark.parametrize("gradient", ["last", "unrolled"])
+def test_where_gradient_passes_the_first_convolution_learns(gradient):
+    emau = unit(gradient=gradient).train()
+    bases = emau.bases.clone()
+    emau(torch.randn(2, 8, 4, 6)).square().sum().backward()
+    assert all(p.grad is not None for p in emau.parameters()) and emau.conv_in.weight.grad.any()
+    assert not emau.bases.requires_grad and not torch.equal(emau.bases, bases)
+
+
+def test_relu_out_is_before_the_sum():
+    emau, x = unit(relu_out=True).eval(), torch.randn(2, 8, 4, 6)
+    rebuilt = em_attention(emau.conv_in(x).flatten(2), emau.bases, 3)[0].view(2, 8, 4, 6)
+    want = torch.relu(x + emau.bn_out(emau.conv_out(torch.relu(rebuilt))).relu())
+    torch.testing.assert_close(emau(x), want)
+
+
 def test_the_random_projection_and_the_bases_are_part_of_the_weights():
     assert {"conv_in.weight", "conv_in.bias", "bases"} <= set(unit().state_dict())
     torch.testing.assert_close(unit().bases.norm(dim=1), torch.ones(1, 5))
