@@ -48,7 +48,13 @@ class EMAU(nn.Module):
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         pixels_BCN = self.conv_in(x_BCHW).flatten(2)
-        rebuilt_BCN, mu_BCK = em_attention(pixels_BCN, self.bases, self.em_steps, gradient=self.gradient, eps=self.eps)
+        rebuilt_BCN, mu_BCK = em_attention(
+            pixels_BCN,
+            self.bases.clone(),  # the buffer changes below, before a backward pass that may need what it was
+            self.em_steps,
+            gradient=self.gradient,
+            eps=self.eps,
+        )
         if self.training:
             self.update_bases(mu_BCK)
         rebuilt_BCHW = rebuilt_BCN.unflatten(2, x_BCHW.shape[2:]).relu()
