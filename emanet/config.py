@@ -39,7 +39,8 @@ class BackboneConfig:
 class HeadConfig:
     name: str = "ema"
     channels: int = 512
-    """Channels in which the EM attention works; 512 or 256 in the paper."""
+    """Channels in which the EM attention works; 512 or 256 in the paper. Likewise of the other heads, each 512 in its
+    own paper; gcn works in one channel per class, deeplabv3 and deeplabv3plus in fc1_channels."""
     num_bases: int = 64
     em_steps: int = 3
     gradient: Literal["detached", "last", "unrolled"] = "detached"
@@ -53,11 +54,19 @@ class HeadConfig:
     relu_out: bool = False
     """One more ReLU after the unit's second 1x1 convolution, as in PaddleSeg."""
     fc1_channels: int = 256
-    """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1."""
+    """ema, nonlocal: channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1.
+    The width of deeplabv3, of deeplabv3plus and of refinenet's finer stages, each 256 in its own paper; 0: channels."""
     concat: bool = False
     """Join the backbone's last map to fc1's output by a 3x3 convolution, as in mmsegmentation and its relatives."""
     dropout: float = 0.1
     """Share of whole channels dropped before the classifier."""
+    rates: tuple[int, ...] = (12, 24, 36)
+    """deeplabv3, deeplabv3plus: dilations of the pyramid's 3x3 convolutions at output stride 8; 6 12 18 suit 16."""
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    """pspnet: each level of the pyramid averages over bins x bins parts of the image."""
+    window: tuple[int, int] = (33, 33)
+    """psanet: a pixel attends to others fewer than h rows and w columns away, on a map of half the size. 33 sees all of
+    a 513-pixel crop at output stride 8."""
 
     def __post_init__(self):
         require(self.num_bases >= 1, "num_bases", self.num_bases, "at least 1")
@@ -67,6 +76,9 @@ class HeadConfig:
         require(self.channels >= 1, "channels", self.channels, "at least 1")
         require(self.fc1_channels >= 0, "fc1_channels", self.fc1_channels, "at least 0")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
+        for name in ("rates", "bins", "window"):
+            sizes = getattr(self, name)
+            require(bool(sizes) and min(sizes) >= 1, name, sizes, "one or more numbers of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +128,8 @@ class DatasetSpec:
     """The same for masks that hold colours."""
     label_map: dict[int, int] = field(default_factory=dict)
     """Mask value -> class (or 255 = ignored), where they differ. It must then list every value but ignore_label."""
+    split_names: dict[str, str] = field(default_factory=dict)
+    """Split -> what stands for {split} in its paths, where they differ: `{"val": "validation"}`."""
 
     def __post_init__(self):
         require(1 <= len(self.classes) <= IGNORE, "classes", f"{len(self.classes)} names", "1 to 255 names")

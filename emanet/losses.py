@@ -26,11 +26,11 @@ class PixelLoss(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64 with 255 = ignored -> scalar float32 sum."""
-        labels = labels.long()
+        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64 with 255 = ignored -> scalar sum, float32 at least."""
+        labels, logits = labels.long(), logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.config.ohem_threshold:
-            return self._hard_pixels(logits.float(), labels)
-        return F.cross_entropy(logits.float(), labels, self.weights, ignore_index=IGNORE, reduction="sum")
+            return self._hard_pixels(logits, labels)
+        return F.cross_entropy(logits, labels, self.weights, ignore_index=IGNORE, reduction="sum")
 
     def divisor(self, labels: Tensor) -> Tensor:
         """The scalar float64 to divide by, of these labels alone; over ranks the divisors add up.

@@ -74,11 +74,12 @@ class EMANet(nn.Module):
         return self.head(features), aux
 
     def upsample(self, low: Tensor, size: Sequence[int]) -> Tensor:
-        """Bilinear to (H, W), in float32; what the backbone padded is cut off again."""
+        """Bilinear to (H, W), in float32 at least; what the backbone padded is cut off again."""
         h, w = size
         d = self.backbone.divisor
         padded = (h + -h % d, w + -w % d)
-        high = F.interpolate(low.float(), padded, mode="bilinear", align_corners=self.align_corners)
+        low = low.to(torch.promote_types(low.dtype, torch.float32))
+        high = F.interpolate(low, padded, mode="bilinear", align_corners=self.align_corners)
         return high[:, :, :h, :w]
 
 

@@ -21,7 +21,7 @@ def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
     shares = np.ma.masked_array(counts / np.maximum(labelled, 1), np.broadcast_to(labelled == 0, counts.shape))
     n = len(counts)
     cell = 0.36 if n <= 25 else 0.15  # inches: room for the number, or just for a name of 6 points
-    figure = _figure(cell * n + 3, cell * n + 2.2)  # first: it says so where there is no matplotlib
+    figure = new_figure(cell * n + 3, cell * n + 2.2)  # first: it says so where there is no matplotlib
     from matplotlib.colors import PowerNorm
 
     axes = figure.add_subplot()
@@ -40,7 +40,7 @@ def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
             colour = "white" if share > 0.4 else "black"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(picture, ax=axes, shrink=min(1, 3 / (cell * n)), label="share of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def curves_picture(logs: dict[str, list[dict[str, Any]]], path: str | Path) -> None:
@@ -48,7 +48,7 @@ def curves_picture(logs: dict[str, list[dict[str, Any]]], path: str | Path) -> N
 
     logs: run name -> rows of its log.jsonl (kind, step, loss, lr, mIoU). Rows without a finite value are left out.
     """
-    figure = _figure(13, 4.2)
+    figure = new_figure(13, 4.2)
     loss_axes, lr_axes, miou_axes = figure.subplots(1, 3)
     for i, (name, rows) in enumerate(logs.items()):
         style = dict(color=f"C{i}", linestyle=("-", "--", ":")[i // 10 % 3])  # there are ten colours
@@ -65,7 +65,7 @@ def curves_picture(logs: dict[str, list[dict[str, Any]]], path: str | Path) -> N
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(len(logs), 4), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _curve(rows: Iterable[dict[str, Any]], kind: str, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,17 +83,19 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
+    """An empty figure of so many inches; InputError where there is no matplotlib."""
     try:
         from matplotlib.figure import Figure  # without pyplot: no display, no global state
     except ImportError as error:
-        raise InputError('pictures of curves and matrices need matplotlib: pip install "emanet[plots]"') from error
+        raise InputError('figures need matplotlib: pip install "emanet[plots]"') from error
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
     return figure
 
 
-def _save(figure, path: str | Path) -> None:
+def save_figure(figure, path: str | Path) -> None:
+    """In the format of the suffix; folders on the way are made."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -21,6 +21,10 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for each other
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
+
+
 @pytest.fixture(autouse=True)
 def _own_surroundings(tmp_path, monkeypatch):
     """Which data sets have been checked is remembered per test only; tables are drawn for a usual terminal."""

@@ -77,6 +77,29 @@ def test_voc_layout_with_its_list(tmp_path):
         open_dataset(config, "train")
 
 
+def test_a_split_may_have_another_name_in_its_paths(tmp_path):
+    for split in ("validation", "extra"):
+        pair(tmp_path / split, split)
+    document = {"classes": ["a"], "split_names": {"val": "validation"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    names = {}
+    for split in ("val", "validation", "extra"):
+        names[split] = open_dataset(DataConfig(dataset=str(tmp_path)), split).name(0)
+    assert names["val"] == names["validation"] == str(tmp_path / "validation" / "images" / "validation.jpg")
+    assert names["extra"].endswith("extra/images/extra.jpg")
+    with pytest.raises(InputError, match="no folder .*train/images"):
+        open_dataset(DataConfig(dataset=str(tmp_path)), "train")
+
+
+def test_a_list_may_belong_to_a_split_of_another_name(tmp_path):
+    pair(tmp_path, "one", value=1)
+    (tmp_path / "test.txt").write_text("one\n")
+    spec = DatasetSpec(
+        classes=("a", "b"), images="images", masks="masks", split_list="{split}.txt", split_names={"val": "test"}
+    )
+    assert len(open_dataset(DataConfig(spec=spec, root=str(tmp_path)), "val")) == 1
+
+
 def test_what_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(InputError, match="no data set or dataset.json 'camvit'; did you mean 'camvid'"):
         open_dataset(DataConfig(dataset="camvit"), "train")

@@ -14,6 +14,7 @@ from emanet.model import build_model
 
 BACKBONES = ["test_resnet", "test_convnext", "mobilenetv2_100", "resnet50s"]
 SPEC = DatasetSpec(classes=("a", "b", "c"))
+DECODERS = ("deeplabv3plus", "dfn", "gcn", "refinenet")  # their logits have stride 4
 
 
 def experiment(backbone="test_resnet", head="ema", stride=8, **changes):
@@ -23,6 +24,8 @@ def experiment(backbone="test_resnet", head="ema", stride=8, **changes):
         "model.head.name": head,
         "model.head.channels": 16,
         "model.head.num_bases": 8,
+        "model.head.fc1_channels": 16,
+        "model.head.window": (4, 4),
         "data.spec": SPEC,
     }
     return override(load_experiment("drawn"), base | changes)
@@ -45,21 +48,24 @@ class TestContract:
         assert logits.shape == (2, 3, 65, 43) and logits.dtype == torch.float32
         logits.square().mean().backward()
         assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-        assert model.head.classifier.weight.grad.any() and model.head.fc0[0].weight.grad.any()
+        assert next(model.head.classifier.parameters()).grad.any() and next(model.head.parameters()).grad.any()
 
         padded = 96 if model.backbone.divisor == 32 else 65
-        assert model.low_logits(model.normalise(images))[0].shape[2] == -(-padded // stride)
+        low = model.low_logits(model.normalise(images))[0]
+        assert low.shape[2] == -(-padded // (4 if head in DECODERS else stride))
         checkpoint.save_model(tmp_path / "m.safetensors", model, config, step=3)
         again = emanet.load(tmp_path / "m.safetensors")
         assert torch.equal(again(images), model.eval()(images))
         assert again.classes == ("a", "b", "c") and again.palette == SPEC.colours
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 1), (47, 33)])
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
-def test_any_size(backbone, size):
-    logits = build(backbone).eval()(torch.rand(1, 3, *size))
-    assert logits.shape == (1, 3, *size) and logits.isfinite().all()
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_any_size(head, backbone):
+    model = build(backbone, head).eval()
+    for size in [(1, 1), (1, 40), (33, 1), (47, 33)]:
+        logits = model(torch.rand(1, 3, *size))
+        assert logits.shape == (1, 3, *size) and logits.isfinite().all()
 
 
 def test_uint8_and_float_are_the_same_pixels():
@@ -96,6 +102,35 @@ def test_float32_out_under_autocast_and_bases_in_float32():
     assert logits.dtype == torch.float32 and model.head.emau.bases.dtype == torch.float32
 
 
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_learns_under_autocast(head):
+    model = build(head=head).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(torch.rand(2, 3, 33, 33))
+    logits.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.head.parameters() if p.requires_grad)
+    assert next(model.head.parameters()).grad.any()
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_learns_from_one_image_at_a_time(head):
+    """BatchNorm after global pooling would see one value per channel."""
+    model = build(head=head).train()
+    model(torch.rand(1, 3, 10, 33)).square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.head.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_goes_to_other_classes(head, tmp_path):
+    source = build(head=head)
+    checkpoint.save_model(tmp_path / "m.safetensors", source, experiment(head=head))
+    target = build_model(experiment(head=head).model, ["w", "x", "y", "z"])
+    loaded, fresh = checkpoint.start_from(target, str(tmp_path / "m.safetensors"))
+    assert fresh and all(key.startswith("head.classifier.") for key in fresh)
+    weights = source.state_dict()
+    assert all(torch.equal(target.state_dict()[key], weights[key]) for key in loaded if key not in ("mean", "std"))
+
+
 def test_auxiliary_logits_in_training_only():
     model = build(**{"model.aux_head": True})
     x = model.normalise(torch.rand(2, 3, 33, 33))
@@ -119,8 +154,9 @@ def test_class_names_are_enough_to_build():
     assert model.classes == ("x", "y") and len(model.palette) == 2
 
 
-def test_batch_of_one_matches_batch_of_many():
-    model = build().eval()
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_batch_of_one_matches_batch_of_many(head):
+    model = build(head=head).eval()
     images = torch.rand(3, 3, 41, 33)
     torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
 

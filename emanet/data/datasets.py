@@ -1,4 +1,4 @@
-"""Data sets: one table of specs, one class that reads any of them from files.
+"""Data sets: one class that reads any of them from files, as its spec says; the table of specs is specs.py.
 
 A data set is whatever has `len(ds)`, `ds.read(i) -> (image (H, W, C) uint8, labels (H, W) uint8)` and `ds.name(i)`.
 A new one is a DatasetSpec: a line of SPECS, an argument in an experiment file, or a dataset.json beside the pictures.
@@ -19,28 +19,9 @@ from ..config import IGNORE, DataConfig, DatasetSpec
 from ..errors import InputError, some, suggest
 from ..experiments import from_dict, override, read_json, to_dict
 from .images import IMAGE_SUFFIXES, image_size, read_image, read_mask
-from .synthetic import SCENE_CLASSES, SCENE_PALETTE, DrawnScenes
+from .specs import SPECS
+from .synthetic import SCENE_CLASSES, DrawnScenes
 
-SPECS = {
-    "camvid": DatasetSpec(
-        classes=tuple("sky building pole road sidewalk tree sign_symbol fence car pedestrian bicyclist".split()),
-        palette=(
-            (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
-            (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-        ),
-    ),
-    "drawn": DatasetSpec(classes=SCENE_CLASSES, palette=SCENE_PALETTE),
-    "voc": DatasetSpec(
-        classes=tuple(
-            "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-            "person pottedplant sheep sofa train tvmonitor".split()
-        ),
-        images="JPEGImages",
-        masks="SegmentationClass",
-        split_list="ImageSets/Segmentation/{split}.txt",
-        ignore_colours=((224, 224, 192),),
-    ),
-}  # fmt: skip
 DRAWN_COUNTS = {"train": 4000, "val": 200}
 DRAWN_SIZE = (145, 145)  # 8k + 1 and 16k + 1: the grid of an align_corners model fits without padding
 
@@ -108,6 +89,7 @@ def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset |
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
     if not root.is_dir():
         raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --data.root")
+    split = spec.split_names.get(split, split)
     image_folder, mask_folder = (root / folder.replace("{split}", split) for folder in (spec.images, spec.masks))
     if not spec.split_list:
         return open_folders(image_folder, mask_folder, spec, channels)

@@ -1,10 +1,60 @@
 """Building blocks that several heads share."""
 
-from torch import nn
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel: int = 3, *, dilation: int = 1) -> nn.Sequential:
+def conv_bn_relu(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    *,
+    dilation: int = 1,
+    norm: type[nn.BatchNorm2d] = nn.BatchNorm2d,
+) -> nn.Sequential:
     """Convolution that keeps the size, BatchNorm, ReLU."""
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return nn.Sequential(conv, norm(out_channels), nn.ReLU(inplace=True))
+
+
+class PooledBatchNorm(nn.BatchNorm2d):
+    """BatchNorm for maps that may be one pixel small: with a batch of one image it takes the running statistics.
+
+    One value has no spread, so that PyTorch refuses to train there; papers have such norms after global pooling. Who
+    trains with one image a pass all along has mean 0 and variance 1 to the end: scale and shift without normalising.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == self.num_features:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
+class PooledConv(nn.Module):
+    """Average pooling to bins x bins, 1x1 conv, BatchNorm, ReLU, and back to the map's size."""
+
+    def __init__(self, in_channels: int, out_channels: int, bins: int = 1):
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(bins)
+        self.conv = conv_bn_relu(in_channels, out_channels, 1, norm=PooledBatchNorm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return resize(self.conv(self.pool(x)), x.shape[2:])
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear to (h, w), corner on corner: the maps of an image of 8n + 1 pixels then lie exactly on each other."""
+    if x.shape[2:] == tuple(size):
+        return x
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+def last_stages(maps: Sequence) -> Sequence:
+    """The four stages that decoders join, of a backbone's maps or of their channels.
+
+    The finest of them has stride 4 in ResNets, ConvNeXts and MobileNets. Where a backbone has fewer, all of them.
+    """
+    return maps[-4:]

@@ -60,9 +60,11 @@ def labels(height: int, width: int, count: int) -> np.ndarray:
 
 
 def sketch(tensor: np.ndarray) -> tuple[float, float]:
-    """The norm of an array and its product with a fixed random direction: equal arrays, to rounding, have equal ones."""
+    """The norm of an array and its product with a fixed random direction: what equal arrays have in common."""
     flat = tensor.astype(np.float64).ravel()
-    return float(np.linalg.norm(flat)), float(flat @ np.random.RandomState(flat.size % 2**32).standard_normal(flat.size))
+    return float(np.linalg.norm(flat)), float(
+        flat @ np.random.RandomState(flat.size % 2**32).standard_normal(flat.size)
+    )
 
 
 def save(name: str, settings: dict[str, Any], shapes: dict[str, tuple[int, ...]], **arrays: np.ndarray) -> None:

@@ -41,8 +41,9 @@ def build(layers: int, stride: int) -> tuple[torch.nn.Module, dict[str, tuple[in
     return net, shapes
 
 
-def pixels(pictures: np.ndarray) -> torch.Tensor:
-    images = torch.from_numpy(pictures).float() / 255
+def pixels(pictures: np.ndarray, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """As its data set does it, mean and std being float32."""
+    images = torch.from_numpy(pictures).to(dtype) / 255
     return ((images - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
 
 
@@ -69,10 +70,13 @@ def backbone(layers: int, size: tuple[int, int]) -> None:
     cases.save(f"encoding_resnet{layers}", about, shapes, features=found[0, ::16].numpy())
 
 
-def training(size: int) -> None:
-    """STEPS steps of its own optimiser groups, dropout off: losses, first gradients, bases."""
+def training(size: int, steps: int) -> None:
+    """Steps of its own session with its own optimiser groups, dropout off: losses, first gradients, bases, weights.
+
+    In float64: a network of random weights makes of float32's rounding a tenth of some gradients, in either code.
+    """
     net, shapes = build(50, 8)
-    net.train()
+    net.train().double()
     for module in net.modules():
         if isinstance(module, torch.nn.Dropout2d):
             module.p = 0.0
@@ -81,21 +85,21 @@ def training(size: int) -> None:
         {"params": list(train.get_params(net, key=key)), "lr": scale * settings.LR, "weight_decay": decay}
         for key, scale, decay in rates
     ]
-    session = types.SimpleNamespace(net=lambda *batch: net(*batch), opt=torch.optim.SGD(groups, momentum=settings.LR_MOM))
+    optimizer = torch.optim.SGD(groups, momentum=settings.LR_MOM)
+    session = types.SimpleNamespace(net=lambda *batch: net(*batch), opt=optimizer)
     session.net.module = net
-    images, targets = pixels(cases.image(size, size, 2)), torch.from_numpy(cases.labels(size, size, 2)).long()
-    settings.EM_MOM = 0.9
+    images = pixels(cases.image(size, size, 2), torch.float64)
+    targets = torch.from_numpy(cases.labels(size, size, 2)).long()
     losses, gradients = [], None
-    for _ in range(STEPS):
+    for _ in range(steps):
         losses.append(train.Session.train_batch(session, images, targets))
         if gradients is None:
             gradients = np.array([cases.sketch(p.grad.numpy()) for p in net.parameters() if p.grad is not None])
-    about = {"layout": "original", "layers": 50, "size": (size, size), "batch": 2, "steps": STEPS}
+    about = {"layout": "original", "layers": 50, "size": (size, size), "batch": 2, "steps": steps}
     state = {key: value.numpy() for key, value in net.state_dict().items()}
     cases.save(
-        "original_training", about, shapes, losses=np.array(losses), bases=state["emau.mu"][0, ::8],
+        "training", about, shapes, losses=np.array(losses), bases=state["emau.mu"][0, ::8],
         gradients=gradients, weights=np.array([cases.sketch(state[key]) for key in shapes]),
-        classifier=state["fc2.weight"][:, :, 0, 0], mean=state["emau.conv2.1.running_mean"],
     )  # fmt: skip
 
 
@@ -104,4 +108,4 @@ if __name__ == "__main__":
         logits(depth, 8, (65, 97))
         logits(depth, 16, (81, 129))
     backbone(50, (65, 97))
-    training(65)
+    training(65, steps=3)

@@ -1,0 +1,389 @@
+"""What EM attention does: which pixels of an image each base takes, how that sharpens, which bases a class uses.
+
+    from emanet.explain import explain
+
+    seen = explain("runs/a", "photo.jpg")  # a model file, a run folder or an EMANet; any picture a Predictor takes
+    seen.z                                 # (T, K, h, w): the responsibilities of every EM iteration
+    seen.owners                            # (H, W): the base that has most of each pixel
+    seen.entropy                           # (T,): mean over the pixels, in nats
+
+Everything comes from the model's own forward pass, padded as in evaluation: what enters the EM is caught there, and
+em_step repeats the iterations from the unit's own bases. The figures are in explain_plots.py.
+On the command line: python -m emanet explain MODEL IMAGE ... --out FOLDER
+"""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from .checkpoint import load, model_path
+from .data.datasets import open_dataset, resolve
+from .emau import EMAU
+from .errors import InputError, some
+from .evaluate import evaluate
+from .experiments import load_experiment, override
+from .model import EMANet
+from .ops.em_attention import em_step
+from .pictures import Palette
+from .predict import Picture, Predictor, find_images
+from .rundir import write_json
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The EM iterations t = 1..T on one image, at the map's resolution h, w (the image's, over the stride).
+
+    The unit rebuilds the image from mu[T] and z[T - 1]: the last bases, and the last responsibilities, which are from
+    before the last M-step. The map may cover padding on the right and below, which took part in the EM; `inside` and
+    whatever is derived from it leave those pixels out.
+    """
+
+    image: Array
+    """(H, W, channels) uint8, as the model saw it."""
+    labels: Array
+    """(H, W) uint8, the classes that it predicts."""
+    z: Array
+    """(T, K, h, w) float32: responsibilities, z[t - 1] of iteration t; they add up to 1 over the K bases."""
+    mu: Array
+    """(T + 1, C, K) float32: mu[0] the unit's bases, mu[t] those after iteration t."""
+    padded: tuple[int, int]
+    """The size to which the model spreads its map before it cuts (H, W) out of it, in image pixels."""
+    align_corners: bool
+
+    @property
+    def inside(self) -> Array:
+        """z without the map pixels whose centres lie in the padding: (T, K, at most h, at most w)."""
+        counts = []
+        for cells, padded, side in zip(self.z.shape[2:], self.padded, self.image.shape[:2], strict=True):
+            if self.align_corners:
+                centres = np.linspace(0, padded - 1, cells)
+            else:
+                centres = (np.arange(cells) + 0.5) * padded / cells - 0.5
+            counts.append(max(1, int((centres < side - 0.5).sum())))
+        return self.z[:, :, : counts[0], : counts[1]]
+
+    @property
+    def entropy(self) -> Array:
+        """(T,): entropy of a pixel's responsibilities in nats, at most log K; mean over the map's pixels."""
+        z = self.inside.astype(np.float64)
+        return -(z * np.log(np.maximum(z, 1e-30))).sum(1).mean((1, 2))
+
+    @property
+    def entropy_share(self) -> Array:
+        """(T,): entropy / log K; 1 where all bases share every pixel equally, 0 where each pixel has one base."""
+        bases = self.z.shape[1]
+        return self.entropy / math.log(bases) if bases > 1 else np.zeros(len(self.z))
+
+    @property
+    def strongest(self) -> Array:
+        """(T,): the largest responsibility of a pixel, mean over the map's pixels."""
+        return self.inside.max(1).mean((1, 2), dtype=np.float64)
+
+    @property
+    def rebuilt(self) -> Array:
+        """(C, h, w): what the unit rebuilds the map as, mu z^T, before its second convolution."""
+        return np.einsum("ck,khw->chw", self.mu[-1], self.z[-1])
+
+    def over_image(self, base: int, iteration: int | None = None) -> Array:
+        """(H, W) float32: one base's responsibilities over the image; the last iteration's, or those of 1..T."""
+        low = torch.from_numpy(self.z[-1 if iteration is None else iteration - 1, base])
+        return _spread(low, self.padded, self.image.shape[:2], self.align_corners).numpy()
+
+    @cached_property
+    def owners(self) -> Array:
+        """(H, W) int32: the base of the largest responsibility in the last iteration."""
+        best, owners = self.over_image(0), np.zeros(self.image.shape[:2], np.int32)
+        for base in range(1, self.z.shape[1]):  # one at a time: K maps of the image's size can be gigabytes
+            z = self.over_image(base)
+            owners[z > best] = base
+            np.maximum(best, z, out=best)
+        return owners
+
+    @cached_property
+    def shares(self) -> Array:
+        """(K,): the share of the image's pixels that each base owns."""
+        return np.bincount(self.owners.ravel(), minlength=self.z.shape[1]) / self.owners.size
+
+    def top(self, count: int = 7) -> list[int]:
+        """The bases that own most pixels, largest first; fewer than `count` where fewer own any."""
+        order = np.argsort(-self.shares, kind="stable")[:count]
+        return [int(base) for base in order if self.shares[base] > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassUse:
+    """How much each class uses each base: a point for every class of every image."""
+
+    classes: tuple[str, ...]
+    vectors: Array
+    """(points, K) float32: responsibilities of the last iteration, mean over the class' pixels in the image."""
+    labels: Array
+    """(points,): the class."""
+    images: list[str]
+    """(points,): the image's name."""
+
+    @property
+    def matrix(self) -> Array:
+        """(classes, K): mean over the images that have the class, each counting once; nan where none has it."""
+        found = [self.vectors[self.labels == label] for label in range(len(self.classes))]
+        empty = np.full(self.vectors.shape[1], np.nan)
+        return np.stack([vectors.mean(0, dtype=np.float64) if len(vectors) else empty for vectors in found])
+
+
+def explain(model: EMANet | str | Path, image: Picture) -> Explanation:
+    """The EM iterations on one whole image. A model that is handed in stays on its device and in its mode.
+
+    InputError where the model has no EM attention or the file cannot be read, ValueError for arrays that do not fit.
+    """
+    if not isinstance(model, nn.Module):
+        model = load(model, "auto")
+    training = model.training
+    try:
+        with _Watch(model) as watch:
+            predictor = Predictor(model, device=str(model.mean.device))
+            pixels = predictor.pixels(image)
+            labels = predictor(pixels)
+        return watch.explanation(pixels, labels)
+    finally:
+        model.train(training)
+
+
+def class_use(model: EMANet, dataset: Any, *, progress: bool = False) -> ClassUse:
+    """Each class' use of the bases over a data set (see evaluate), by the true labels; ignored pixels are left out.
+
+    Keeps K numbers for each class of each image; everything else is of one image at a time.
+    """
+    vectors, labels, images = [], [], []
+
+    def take(index: int, image: Array, truth: Array, predicted: Array) -> None:
+        seen = watch.explanation(image, predicted)
+        known = truth < len(model.classes)
+        flat = truth[known]
+        count = np.bincount(flat, minlength=len(model.classes))
+        present = np.flatnonzero(count)
+        sums = np.empty((len(present), seen.z.shape[1]))
+        for base in range(seen.z.shape[1]):
+            weights = seen.over_image(base)[known]
+            sums[:, base] = np.bincount(flat, weights, minlength=len(model.classes))[present]
+        vectors.append((sums / count[present, None]).astype(np.float32))
+        labels.extend(present.tolist())
+        images.extend([dataset.name(index)] * len(present))
+
+    with _Watch(model) as watch:
+        evaluate(model, dataset, workers=2, progress=progress, on_sample=take)
+    if not labels:
+        raise InputError("no image of the data set has a labelled pixel")
+    return ClassUse(model.classes, np.concatenate(vectors), np.array(labels), images)
+
+
+def principal_components(vectors: Array, count: int = 2) -> tuple[Array, Array, Array]:
+    """Of points (n, K): projections (n, count), unit directions (count, K), shares of the variance (count,).
+
+    A direction's sign is such that its largest entry is positive. Directions that n or K does not allow are zeros.
+    """
+    centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
+    _, s, found = np.linalg.svd(centred, full_matrices=False)
+    directions, shares = np.zeros((count, vectors.shape[1])), np.zeros(count)
+    kept = min(count, len(s))
+    largest = np.abs(found[:kept]).argmax(1)
+    directions[:kept] = found[:kept] * np.sign(found[np.arange(kept), largest])[:, None]
+    shares[:kept] = s[:kept] ** 2 / max((s**2).sum(), 1e-30)
+    return centred @ directions.T, directions, shares
+
+
+def check_bases(bases: Sequence[int], model: EMANet) -> list[int]:
+    """The bases, each once, if the model has them all; InputError otherwise."""
+    count = _emau(model).bases.shape[2]
+    strange = [base for base in bases if not 0 <= base < count]
+    if strange:
+        raise InputError(f"there is no base {some(strange)}: the model has {count}, numbered 0 to {count - 1}")
+    return list(dict.fromkeys(bases))
+
+
+def explain_files(
+    model: str, inputs: Sequence[str], out: str | Path, *, bases: Sequence[int] = (), split: str = "", root: str = "",
+    dataset: str = "", device: str = "auto",
+) -> list[str]:  # fmt: skip
+    """The explain command: OUT/NAME/ for every image of the inputs, and OUT/classes.json with pictures for a split.
+
+    See the command's help for the arguments, find_images for NAME. An unreadable image is reported on stderr and left
+    out; returned are these reports. Without matplotlib everything but the figures is written, then InputError raised.
+    """
+    if not inputs and not split:
+        raise InputError("explain needs at least one image, folder or glob after MODEL, or --split")
+    if (root or dataset) and not split:
+        raise InputError("--root and --dataset say where --split is to be found, which is missing")
+    if bases and not inputs:
+        raise InputError("--bases chooses what is shown of an image, and there is none")
+    net, out, failures = load(model, device), Path(out), []
+    bases = check_bases(bases, net)
+    images = find_images(inputs)
+    taken = {path.resolve().parent: path for path, _ in images}
+    for folder in {place for _, name in images for place in (out / name, (out / name).parent)}:
+        if folder.resolve() in taken:
+            raise InputError(f"the output folder {folder} holds the image {taken[folder.resolve()]}; name another one")
+    samples = _open_split(model, split, root, dataset, net) if split else None
+    figures = importlib.util.find_spec("matplotlib") is not None
+    console = Console(stderr=True)
+    try:
+        for path, name in track(images, "explain", console=console, transient=True, disable=not images):
+            try:
+                seen = explain(net, path)
+            except InputError as error:
+                failures.append(str(error))
+                console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+                continue
+            _write_image(seen, path, out / name, bases or seen.top(), net.palette, figures)
+        if samples is not None:
+            _write_classes(class_use(net, samples, progress=True), split, out, net.palette, figures)
+    except OSError as error:
+        raise InputError(f"cannot write into {out}: {error.strerror or error}") from error
+    if not figures:
+        raise InputError('all but the figures is written; they need matplotlib: pip install "emanet[plots]"')
+    return failures
+
+
+def _write_image(
+    seen: Explanation, source: Path, folder: Path, bases: Sequence[int], palette: Palette, figures: bool
+) -> None:
+    from . import explain_plots as draw
+
+    folder.mkdir(parents=True, exist_ok=True)
+    top = draw.scale_of(seen, bases)
+    pictures = {"owners": draw.owners_picture(seen.owners)}
+    pictures["owners_overlay"] = draw.owners_overlay(seen.image, seen.owners)
+    for base in bases:
+        pictures[f"base_{base:03d}"] = draw.heat_map(seen.image, seen.over_image(base), top)
+    for name, picture in pictures.items():
+        Image.fromarray(picture).save(folder / f"{name}.png")
+    numbers = zip(seen.entropy, seen.entropy_share, seen.strongest, strict=True)
+    report = {
+        "image": str(source),
+        "size": list(seen.image.shape[:2]),
+        "map": list(seen.inside.shape[2:]),
+        "num_bases": seen.z.shape[1],
+        "em_steps": len(seen.z),
+        "iterations": [
+            {"t": t, "entropy_nats": _short(h), "entropy_share_of_log_K": _short(share), "mean_max": _short(most)}
+            for t, (h, share, most) in enumerate(numbers, 1)
+        ],
+        "bases_shown": list(bases),
+        "scale_of_heat_maps": _short(top),
+        "owned_share": {str(k): _short(seen.shares[k]) for k in seen.top(seen.z.shape[1])},
+    }
+    write_json(folder / "explain.json", report)
+    if figures:
+        draw.responsibilities_figure(seen, bases, folder / "responsibilities.png")
+        draw.owners_figure(seen, palette, folder / "owners_figure.png")
+        draw.iterations_figure(seen, bases, folder / "iterations.png")
+
+
+def _write_classes(use: ClassUse, split: str, out: Path, palette: Palette, figures: bool) -> None:
+    points, directions, shares = principal_components(use.vectors)
+    rows = zip(use.classes, use.matrix, strict=True)
+    report = {
+        "split": split,
+        "explained_variance": [_short(share) for share in shares],
+        "directions": [[_short(value) for value in direction] for direction in directions],
+        "usage": {name: None if np.isnan(row).any() else [_short(value) for value in row] for name, row in rows},
+        "points": [
+            {"image": image, "class": use.classes[label], "at": [_short(value) for value in point]}
+            for image, label, point in zip(use.images, use.labels, points, strict=True)
+        ],
+    }
+    write_json(out / "classes.json", report)
+    if figures:
+        from . import explain_plots as draw
+
+        draw.usage_figure(use, out / "classes_usage.png")
+        draw.components_figure(use, points, shares, palette, out / "classes_pca.png")
+
+
+def _short(value: float) -> float:
+    return round(float(value), 6)
+
+
+def _open_split(model: str, split: str, root: str, dataset: str, net: EMANet) -> Any:
+    """The split of the data set that the model was trained with, or of another one with the same classes."""
+    data = load_experiment(str(model_path(model))).data
+    if dataset:
+        data = override(data, {"dataset": dataset, "spec": None, "root": ""})
+    if root:
+        data = override(data, {"root": root})
+    classes = resolve(data).spec.classes
+    if classes != net.classes:
+        raise InputError(f"data set {dataset} has {len(classes)} classes, the model {len(net.classes)} or other names")
+    return open_dataset(data, split, net.backbone.in_channels)
+
+
+class _Watch:
+    """While entered, hooks note what the latest forward pass put into the EM and what size the backbone was given."""
+
+    def __init__(self, model: EMANet):
+        self.model, self.emau = model, _emau(model)
+
+    def __enter__(self) -> "_Watch":
+        self._hooks = [
+            self.emau.conv_in.register_forward_hook(lambda module, inputs, output: self._note(output)),
+            self.model.backbone.register_forward_pre_hook(lambda module, inputs: self._size(inputs[0])),
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _note(self, x_BCHW: torch.Tensor) -> None:
+        self._x_BCHW = x_BCHW
+
+    def _size(self, images: torch.Tensor) -> None:
+        self._padded = tuple(images.shape[2:])
+
+    @torch.no_grad()
+    def explanation(self, image: Array, labels: Array) -> Explanation:
+        """Of the latest forward pass, which was of this one image."""
+        h, w = self._x_BCHW.shape[2:]
+        x_BCN = self._x_BCHW.flatten(2).float()  # em_attention's arithmetic is float32 too, whatever autocast says
+        mu_BCK = self.emau.bases.float()
+        z, mu = [], [mu_BCK]
+        with torch.autocast(x_BCN.device.type, enabled=False):
+            for _ in range(self.emau.em_steps):
+                z_BNK, mu_BCK = em_step(x_BCN, mu_BCK, self.emau.eps)
+                z.append(z_BNK.mT.unflatten(2, (h, w)))
+                mu.append(mu_BCK)
+        return Explanation(
+            image=image,
+            labels=labels,
+            z=torch.cat(z).cpu().numpy(),
+            mu=torch.cat(mu).cpu().numpy(),
+            padded=self._padded,
+            align_corners=self.model.align_corners,
+        )
+
+
+def _emau(model: EMANet) -> EMAU:
+    found = next((module for module in model.modules() if isinstance(module, EMAU)), None)
+    if found is None:
+        head = type(model.head).__name__
+        raise InputError(f"there are no bases to explain: the model's head, {head}, has no EM attention")
+    return found
+
+
+def _spread(low: torch.Tensor, padded: tuple[int, int], size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    """(h, w) -> (H, W) as EMANet.upsample does it, with the evaluation's padding cut off as well."""
+    high = F.interpolate(low[None, None], padded, mode="bilinear", align_corners=align_corners)
+    return high[0, 0, : size[0], : size[1]]

@@ -1,0 +1,265 @@
+"""Downloads against a server of this process that breaks off, lies and forgets; archives that are broken or hostile."""
+
+import hashlib
+import io
+import os
+import tarfile
+import threading
+import zipfile
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emanet.data import download
+from emanet.data.download import Archive, fetch, obtain, present, unpack
+from emanet.errors import InputError
+
+CONTENT = bytes(range(256)) * 5000  # 1.28 MB: more than one block
+MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+
+
+class Server:
+    """Serves its content; the other attributes are how it misbehaves, `asked` the Range of every request."""
+
+    def __init__(self):
+        self.content = CONTENT
+        self.asked: list[str | None] = []
+        self.ranges = True
+        self.break_after: list[int] = []  # bytes of the body, per request; afterwards whole
+        self.codes: list[int] = []  # answered first
+        self.kind = "application/octet-stream"
+        self.shift = 0  # what a wrong Content-Range is off by
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.answer(self)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}/file.bin"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        wanted = request.headers.get("Range")
+        self.asked.append(wanted)
+        if self.codes:
+            request.send_error(self.codes.pop(0))
+            return
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        if start >= len(self.content):
+            request.send_response(416)
+            request.send_header("Content-Range", f"bytes */{len(self.content)}")
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        request.send_response(206 if start else 200)
+        if start:
+            request.send_header(
+                "Content-Range", f"bytes {start + self.shift}-{len(self.content) - 1}/{len(self.content)}"
+            )
+        body = self.content[start:]
+        request.send_header("Content-Type", self.kind)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body[: self.break_after.pop(0)] if self.break_after else body)
+
+
+@contextmanager
+def serving(monkeypatch):
+    """A running server, and a client that does not wait between tries."""
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "TIMEOUT", 5.0)
+    server = Server()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch):
+    with serving(monkeypatch) as server:
+        yield server
+
+
+def archive(*urls, digests=(MD5,), **more):
+    return Archive(name="file.bin", takes={"": ""}, gives=("x",), urls=urls, digests=digests, **more)
+
+
+def test_a_download_is_verified_and_then_named(server, tmp_path):
+    path = obtain(archive(server.url), tmp_path / "new")
+    assert path.read_bytes() == CONTENT and server.asked == [None]
+    assert [file.name for file in path.parent.iterdir()] == ["file.bin"]
+    assert obtain(archive(server.url), tmp_path / "new") == path and len(server.asked) == 1, "it is not fetched twice"
+
+
+def test_what_broke_off_goes_on_where_it_ended(server, tmp_path):
+    server.break_after = [300_000, 500_000]
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=300000-", "bytes=800000-"]
+
+
+def test_an_earlier_run_is_continued(server, tmp_path):
+    (tmp_path / "file.bin.partial").write_bytes(CONTENT[:1000])
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-"]
+
+
+def test_a_server_without_ranges_sends_everything_again(server, tmp_path):
+    server.ranges, server.break_after = False, [300_000]
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=300000-"]
+
+
+def test_a_partial_file_that_is_whole_needs_only_its_name(server, tmp_path):
+    (tmp_path / "file.bin.partial").write_bytes(CONTENT)
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT
+
+
+def test_a_partial_file_that_is_too_long_is_dropped(server, tmp_path):
+    (tmp_path / "file.bin.partial").write_bytes(CONTENT + b"more")
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(CONTENT) + 4}-", None]
+
+
+def test_another_part_than_asked_for_is_not_appended(server, tmp_path):
+    (tmp_path / "file.bin.partial").write_bytes(CONTENT[:1000])
+    server.shift = 7
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-", None]
+
+
+def test_passing_errors_are_tried_again(server, tmp_path):
+    server.codes = [503, 429]
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT and len(server.asked) == 3
+
+
+def test_a_download_that_never_ends_whole_is_given_up(server, tmp_path):
+    server.break_after = [1000] + [0] * 50
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after 1000 of 1280000 bytes"):
+        fetch((server.url,), tmp_path / "file.bin")
+    assert len(server.asked) == 1 + download.TRIES
+    assert (tmp_path / "file.bin.partial").stat().st_size == 1000, "what came stays, to go on with"
+
+
+@pytest.mark.parametrize(("fault", "message"), [(404, "404 Not Found"), (403, "403 Forbidden"), ("html", "a web page")])
+def test_what_is_not_there_is_tried_once_then_elsewhere(server, tmp_path, fault, message):
+    if fault == "html":
+        server.kind = "text/html"
+    else:
+        server.codes = [fault]
+    with pytest.raises(InputError, match=f"{message}.*; fetch it by hand into {tmp_path} and run the same again"):
+        fetch((server.url,), tmp_path / "file.bin")
+    assert len(server.asked) == 1
+    server.codes, server.kind = [404], "application/zip"
+    assert fetch((server.url, server.url), tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_nobody_answers(server, tmp_path):
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(InputError, match=r"cannot download file.bin from http://127.*Connection refused"):
+        fetch((server.url,), tmp_path / "file.bin")
+
+
+def test_a_wrong_checksum_removes_the_download_but_not_a_users_file(server, tmp_path):
+    wrong = archive(server.url, digests=("sha1:00", "md5:11"))
+    with pytest.raises(InputError, match=r"came out wrong and was removed: its checksum is md5:\w+, sha1:\w+, not"):
+        obtain(wrong, tmp_path)
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "file.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"file.bin is broken or another file: .* remove it"):
+        obtain(wrong, tmp_path)
+    assert (tmp_path / "file.bin").read_bytes() == b"mine" and len(server.asked) == 1
+    assert obtain(archive(digests=()), tmp_path).read_bytes() == b"mine", "nothing to compare with"
+
+
+def test_a_full_disk_is_known_beforehand(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(InputError, match=r"no room for .*: 0.0 GB are still to come, but 0.0 GB are free"):
+        fetch((server.url,), tmp_path / "file.bin")
+
+
+def packed(path: Path, members: dict[str, bytes]) -> Path:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            for name, content in members.items():
+                file.writestr(name, content)
+    else:
+        with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as file:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    return path
+
+
+KINDS = pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz", "a.zip"])
+TAKEN = Archive(name="a", takes={"top/in/": "out/", "list.txt": "lists/l.txt"}, gives=("out",))
+
+
+@KINDS
+def test_only_what_is_taken_arrives_and_under_its_new_name(tmp_path, kind):
+    path = packed(tmp_path / kind, {"./top/in/deep/a": b"a" * 70000, "top/other": b"b", "list.txt": b"c"})
+    root = tmp_path / "root"
+    assert not present(TAKEN, root)
+    assert unpack(TAKEN, path, root) == 2
+    files = {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    assert files == {"out/deep/a": b"a" * 70000, "lists/l.txt": b"c"} and present(TAKEN, root)
+
+
+@KINDS
+@pytest.mark.parametrize("name", ["top/in/../../../evil", "/top/in/evil", "top/in/..\\..\\evil", "C:\\evil"])
+def test_nothing_is_written_outside(tmp_path, kind, name):
+    path = packed(tmp_path / kind, {name: b"x"})
+    with pytest.raises(InputError, match="wants to write outside its folder"):
+        unpack(TAKEN, path, tmp_path / "root")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_links_in_a_tar_have_no_effect(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        link = tarfile.TarInfo("top/in/link")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path)
+        file.addfile(link)
+        info = tarfile.TarInfo("top/in/link/evil")
+        info.size = 1
+        file.addfile(info, io.BytesIO(b"x"))
+    unpack(TAKEN, tmp_path / "a.tar", tmp_path / "root")
+    assert not (tmp_path / "evil").exists() and not (tmp_path / "root" / "out" / "link").is_symlink()
+
+
+@KINDS
+def test_a_broken_archive_is_named_and_unpacked_again_later(tmp_path, kind):
+    members = {f"top/in/{i}": os.urandom(40_000) for i in range(4)}
+    whole = packed(tmp_path / kind, members).read_bytes()
+    root, broken = tmp_path / "root", tmp_path / f"broken-{kind}"
+    broken.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"broken-a.* is broken or incomplete .*; remove it"):
+        unpack(TAKEN, broken, root)
+    assert not present(TAKEN, root), "even if its folder is there already"
+    before = {path.name: path.stat().st_mtime_ns for path in root.glob("out/*")}
+    unpack(TAKEN, tmp_path / kind, root)
+    assert {name: (root / "out" / name).read_bytes() for name in "0123"} == {n[-1]: c for n, c in members.items()}
+    after = {path.name: path.stat().st_mtime_ns for path in root.glob("out/*")}
+    assert before.items() <= after.items() and present(TAKEN, root), "whole files are left alone"
+
+
+def test_a_changed_byte_in_a_zip_is_found(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("top/in/a", b"a" * 1000)
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"aaaa") + 500] = 0
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(InputError, match="is broken or incomplete"):
+        unpack(TAKEN, tmp_path / "a.zip", tmp_path / "root")
+    assert not list(tmp_path.glob("root/out/*"))
+
+
+def test_another_archive_is_refused(tmp_path):
+    path = packed(tmp_path / "a.zip", {"something/else": b"x"})
+    with pytest.raises(InputError, match="is not the archive it should be: it holds nothing for out"):
+        unpack(TAKEN, path, tmp_path / "root")
