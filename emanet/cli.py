@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import os
 import sys
 import tempfile
 import traceback
@@ -17,9 +18,13 @@ COMMANDS = {
     "train": "train an experiment into a run folder",
     "evaluate": "score a model on a data set or on folders of images and masks",
     "predict": "label the pixels of images, folders and globs",
+    "explain": "draw which pixels and classes use which bases of the EM attention",
+    "convert": "turn a checkpoint of another program into a model of this one",
     "config": "show an experiment, or what differs between two",
     "compare": "put the results of runs side by side",
-    "data": "write the drawn scenes as a data set to learn the layout from",
+    "profile": "count parameters and multiply-adds; the paper's Table 1",
+    "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
+    "data": "make a public data set ready, or write drawn scenes to learn from",
 }
 
 
@@ -184,6 +189,152 @@ def predict(arguments: list[str]) -> None:
         raise InputError(f"{len(failures)} images could not be predicted; the others were")
 
 
+def explain(arguments: list[str]) -> None:
+    def command(
+        model: _positional(str, "MODEL"),
+        images: _positional(tuple[str, ...], "IMAGE ..."),
+        /,
+        out: str = "attention",
+        bases: tuple[int, ...] = (),
+        split: str = "",
+        root: str = "",
+        dataset: str = "",
+        device: str = "auto",
+    ) -> dict[str, Any]:
+        """Draw which pixels the bases of the EM attention take, for every image.
+
+        Args:
+            model: A model file or a run folder.
+            images: Files, folders and quoted globs; none is needed with --split.
+            out: Folder for what is written: a folder for each image in it.
+            bases: Numbers of the bases to draw; default: the seven that own most pixels.
+            split: Also draw which bases the classes use in this split of the data set.
+            root: Folder of the data set, if it has moved since training.
+            dataset: Another data set of the same classes: a name or a dataset.json.
+            device: auto, cpu, cuda or cuda:N.
+        """
+        return locals()
+
+    given = _cli(command, arguments, "explain")
+    from .explain import explain_files
+
+    failures = explain_files(given.pop("model"), given.pop("images"), **given)
+    if failures:
+        raise InputError(f"{len(failures)} images could not be explained; the others were")
+
+
+def submit(arguments: list[str]) -> None:
+    import tyro
+
+    from .config import EvalConfig
+
+    def command(
+        model: _positional(str, "MODEL"),
+        /,
+        images: str,
+        out: str,
+        format: Literal["auto", "voc", "cityscapes", "ade20k"] = "auto",
+        competition: Literal["comp5", "comp6"] = "comp6",
+        device: str = "auto",
+        settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
+    ) -> dict[str, Any]:
+        """Predict test images and pack the result as the evaluation server takes it.
+
+        Args:
+            model: A model file or a run folder.
+            images: Folder of images, or a text file that names one a line, relative to
+                its own folder.
+            out: The archive: .tar.gz for VOC, .zip for Cityscapes and ADE20K.
+            format: Whose server; auto: by the model's classes.
+            competition: VOC's; comp5: trained on VOC alone, comp6: on other data too.
+            device: auto, cpu, cuda or cuda:N.
+        """
+        return locals()
+
+    given = _cli_of_model(command, arguments, "submit")
+    from .predict import Predictor
+    from .submit import submit as run
+
+    predictor = Predictor(given["model"], device=given["device"], config=given["settings"])
+    run(predictor, given["images"], given["out"], format=given["format"], competition=given["competition"])
+
+
+def convert(arguments: list[str]) -> None:
+    import tyro
+
+    flag = tyro.conf.FlagCreatePairsOff[bool]
+    whole = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+    numbers = Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FLOAT ...")]
+
+    def command(
+        source: _positional(str, "SRC"),
+        destination: _positional(str, "DST"),
+        /,
+        layout: Annotated[str, tyro.conf.arg(name="from")] = "",
+        entry: str = "",
+        dataset: str = "",
+        backbone: str = "",
+        output_stride: whole = None,
+        multi_grid: Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT ...")] = None,
+        dilation: Literal["contract", "uniform"] | None = None,
+        align_corners: flag = False,
+        no_align_corners: flag = False,
+        eps: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None,
+        em_steps: whole = None,
+        mean: numbers = None,
+        std: numbers = None,
+        force: flag = False,
+    ) -> None:
+        """Turn another program's checkpoint into a model file, or its backbone into one.
+
+        Weights do not tell every setting: what was decided, and why, is printed.
+
+        Args:
+            source: A .pth, .pdparams or .safetensors file; nothing in it is run.
+            destination: The .safetensors file to write.
+            layout: original, mmseg, ssseg or paddleseg; for backbones torchvision,
+                encoding, v1c or timm. Default: told from the keys.
+            entry: The file's table of weights, where it has several: model_ema.
+            dataset: Names and colours of the classes: a name or a dataset.json.
+            backbone: timm's name of the backbone; default: from the shapes.
+            output_stride: 8, 16 or 32; default 8, or what the file states.
+            multi_grid: Factors on layer4's dilations; 1 2 4 for the original, else 1 1 1.
+            dilation: See BackboneConfig; uniform for PaddleSeg, else contract.
+            align_corners: Upsample logits so; default for the original.
+            no_align_corners: Or not so; default for its relatives.
+            eps: Of the M-step; default 1e-6 for the original, 1e-12 for its relatives.
+            em_steps: Iterations of the EM; default 3, or what the file states.
+            mean: Of the pixels in 0 to 1, one per channel.
+            std: The same for their standard deviation.
+            force: Overwrite DST.
+        """
+        from .convert import convert as run
+
+        if align_corners and no_align_corners:
+            raise InputError("--align-corners and --no-align-corners exclude each other")
+        run(
+            source,
+            destination,
+            layout=layout,
+            entry=entry,
+            dataset=dataset,
+            backbone=backbone,
+            output_stride=output_stride,
+            multi_grid=multi_grid,
+            dilation=dilation,
+            align_corners=True if align_corners else False if no_align_corners else None,
+            eps=eps,
+            em_steps=em_steps,
+            mean=mean,
+            std=std,
+            force=force,
+            tell=print,
+        )
+        print(f"wrote {destination}")
+
+    _cli(command, arguments, "convert")
+
+
 def config(arguments: list[str]) -> None:
     """config show EXPERIMENT | config diff A B"""
     import json
@@ -246,6 +397,54 @@ def compare(arguments: list[str]) -> None:
     _cli(command, arguments, "compare")
 
 
+def profile(arguments: list[str]) -> None:
+    def command(
+        experiments: _positional(tuple[str, ...], "[EXPERIMENT ...]") = (),
+        size: tuple[int, int] = (513, 513),
+        batch: int = 1,
+        json: str = "",
+        csv: str = "",
+        markdown: str = "",
+        device: str = "auto",
+        memory: bool = False,
+        training: bool = False,
+        by_module: bool = False,
+        paper: bool = False,
+        published: bool = False,
+    ) -> dict[str, Any]:
+        """What a model costs: parameters, multiply-adds, and measured memory.
+
+        Args:
+            experiments: Names, .py files, config.json files, run folders, model files.
+            size: Height and width of the images, in pixels.
+            batch: Images at a time.
+            json: File for the figures as a list of objects; alone or -: to the terminal.
+            csv: The same as a table with a header.
+            markdown: The same as a Markdown table.
+            device: Where memory is measured: auto, cpu, cuda or cuda:N.
+            memory: Measure the memory of an inference beyond the weights.
+            training: Measure that of a training step too.
+            by_module: A line for each module of the backbone and of the heads too.
+            paper: The paper's Table 1 beside what is counted here, instead of experiments.
+            published: The published figures that this project knows, instead of experiments.
+        """
+        return locals()
+
+    # The profiler that measures memory logs on stderr; this is read when torch is imported.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    files = ("--json", "--csv", "--markdown")
+    following = [*arguments[1:], "--"]
+    given = [
+        word
+        for argument, after in zip(arguments, following, strict=False)
+        for word in ([argument, "-"] if argument in files and after.startswith("--") else [argument])
+    ]
+    values = _cli(command, given, "profile")
+    from .profile import profile
+
+    profile(**values)
+
+
 def data(arguments: list[str]) -> None:
     def draw(folder: _positional(str, "FOLDER"), /, train: int = 200, val: int = 40) -> None:
         """Write drawn scenes as a folder data set: an example of the layout, with its dataset.json.
@@ -259,7 +458,21 @@ def data(arguments: list[str]) -> None:
 
         write_drawn(Path(folder), {"train": train, "val": val})
 
-    _subcommand({"draw": draw}, arguments, "data")
+    def prepare(name: _positional(str, "NAME"), /, root: str = "", archives: str = "", workers: int = 0) -> None:
+        """Fetch, unpack and convert a public data set; once more, and it goes on where it stopped.
+
+        Args:
+            name: One of voc, coco_voc, context59, context60, cocostuff10k,
+                cocostuff164k, cityscapes, ade20k.
+            root: Folder for it; default data/NAME.
+            archives: Folder of archives, used if they are there; default ROOT/archives.
+            workers: Processes that convert masks; default one per core.
+        """
+        from .data.prepare import prepare as run
+
+        run(name, root, archives, workers)
+
+    _subcommand({"draw": draw, "prepare": prepare}, arguments, "data")
 
 
 def _positional(kind: Any, name: str) -> Any:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import ROOT, run_cli
+from parity import cases
 from PIL import Image
 
 from emanet.data.synthetic import draw_scene
@@ -21,6 +23,9 @@ IN_CI = ("make demo", "make test", "pip install")  # .ci/run does these, in envi
 def test_every_block_runs(tmp_path):
     Image.fromarray(draw_scene(5, size=(97, 145))[0]).save(tmp_path / "photo.jpg")
     assert run_cli("train", "drawn", "--steps", "8", "--out", "runs/demo", cwd=tmp_path).returncode == 0  # make demo's
+    _, shapes, _ = cases.load("original_resnet50_stride8")
+    state = {key: torch.from_numpy(value) for key, value in cases.fill(shapes, 50).items()}
+    torch.save({"net": state, "step": 30_000}, tmp_path / "original.pth")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", "OMP_NUM_THREADS": "1"}
     commands = 0
     for language, file, text in BLOCKS:
@@ -36,7 +41,16 @@ def test_every_block_runs(tmp_path):
             assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
             commands += 1
     assert commands >= 15
-    for written in ("result.json", "confusion.png", "curves.png", "labelled/photo.png", "runs/two/best.safetensors"):
+    for written in (
+        "result.json",
+        "confusion.png",
+        "curves.png",
+        "labelled/photo.png",
+        "runs/two/best.safetensors",
+        "converted/photo.png",
+        "attention/photo/iterations.png",
+        "attention/classes_pca.png",
+    ):
         assert (tmp_path / written).stat().st_size > 0
 
 
@@ -51,7 +65,9 @@ def test_what_is_not_run_here_is_run_by_ci():
     assert "make test" in script and "make demo" in script and "pip install" in script
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/reading.md", "docs/LOG.md", "emanet/ops/README.md"])
+@pytest.mark.parametrize(
+    "path", ["README.md", "emanet/ops/README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / path).read_text()):
         assert ((ROOT / path).parent / target).exists(), target
@@ -73,4 +89,5 @@ def test_no_figure_is_missing():
 
 
 def test_every_experiment_is_named():
-    assert all(f"`{name}`" in README for name in experiment_names())
+    recipes = (ROOT / "docs" / "recipes.md").read_text()
+    assert all(f"`{name}`" in recipes for name in experiment_names())

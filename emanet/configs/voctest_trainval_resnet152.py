@@ -1,7 +1,7 @@
 r"""For VOC's test server, 3 of 3, with ResNet-152: from runs/voctest_trainaug_resnet152, 30,000 steps on trainval.
 
     torchrun --nproc-per-node 4 -m emanet train voctest_trainval_resnet152 --data.root VOC2012
-    python -m emanet submit runs/voctest_trainval_resnet152 --images VOC2012_TEST --out results.tgz \
+    python -m emanet submit runs/voctest_trainval_resnet152 --images VOC2012/test.txt --out results.tgz \
         --scales 0.5 0.75 1 1.25 1.5 1.75 2 --flip
 
 Expected: 88.2 mIoU on test, several scales and mirrored (paper, Table 2). Measured: not yet.
