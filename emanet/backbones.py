@@ -47,8 +47,9 @@ def build(config: BackboneConfig) -> Backbone:
         if not hub:
             raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error}") from error
         raise InputError(
-            f"cannot get the pretrained weights of {config.name} from the hub ({type(error).__name__}); "
-            "download them elsewhere and give their path as model.backbone.pretrained, or set it to False"
+            f"cannot get the pretrained weights of {config.name} from the hub or its cache ({type(error).__name__}); "
+            "bring the cache (HF_HOME) from a machine that has them, or give the path of a file downloaded elsewhere "
+            "as model.backbone.pretrained, or set it to False"
         ) from error
     except Exception as error:  # what timm's models make of arguments that are not theirs
         raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error!r}") from error

@@ -1,0 +1,378 @@
+"""Other people's checkpoints into ours: every key of the file is used, or it fails and names the key.
+
+    convert("EMANet_R101.pth", "emanet101.safetensors")     # then emanet.load("emanet101.safetensors")
+
+Weights of the same shapes compute different functions: dilations, align_corners, eps and normalisation differ between
+the original and its relatives and stand in no tensor. Each layout brings its own (layouts.py); the file's text and the
+arguments come over them, and every decision is told with its reason.
+"""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import backbones, checkpoint, foreign
+from .config import BackboneConfig, DataConfig, DatasetSpec, Experiment, HeadConfig, ModelConfig
+from .data.datasets import SPECS, resolve
+from .errors import InputError, some, suggest
+from .experiments import override, read_json
+from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
+from .mmconfig import mmseg_classes, mmseg_settings
+from .model import build_model
+
+ENTRIES = ("net", "state_dict", "model", "model_ema", "ema_state_dict", "state_dict_ema")
+PUBLISHED_COUNTS = (19, 21, 59, 60, 150, 171)  # Cityscapes, VOC, Context, ADE20K, COCO-Stuff
+COUNTER = "num_batches_tracked"  # of BatchNorm; older files lack it, and nothing here reads it
+
+
+@dataclass
+class Decisions:
+    """Dotted names of ModelConfig and what they are, each with its reason; a later one replaces an earlier one."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def take(self, values: Mapping[str, Any], reason: str) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self.values[name], self.reasons[name] = value, reason
+
+    def config(self) -> ModelConfig:
+        parts: dict[str, dict[str, Any]] = {"backbone": {"pretrained": False}, "head": {}, "": {}}
+        for name, value in self.values.items():
+            part, _, last = name.rpartition(".")
+            parts[part][last] = value
+        return ModelConfig(backbone=BackboneConfig(**parts["backbone"]), head=HeadConfig(**parts["head"]), **parts[""])
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    *,
+    layout: str = "",
+    entry: str = "",
+    dataset: str = "",
+    backbone: str = "",
+    output_stride: int | None = None,
+    multi_grid: Sequence[int] | None = None,
+    dilation: Literal["contract", "uniform"] | None = None,
+    align_corners: bool | None = None,
+    eps: float | None = None,
+    em_steps: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    force: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Experiment:
+    """Write a checkpoint of another program as one of ours; returns the experiment that its model file carries.
+
+    A segmentation model becomes a model file for emanet.load. A backbone becomes a .safetensors of timm's own keys,
+    which model.backbone.pretrained loads; the experiment returned says so.
+
+    source: .pth, .pdparams or .safetensors; it is read without running anything in it, and never written.
+    layout: a name of LAYOUTS, recognised by the keys if empty. entry: which of the file's tables holds the weights.
+    dataset: names and colours of the classes, as in DataConfig.dataset. backbone: timm's name. force: overwrite
+    destination. The others: as in ModelConfig; None leaves it to the layout and the file. tell gets lines of text
+    that say what was decided and why.
+
+    Raises InputError in one sentence; for keys it names them as the file does.
+    """
+    source, destination = Path(source), Path(destination)
+    _require_place(source, destination, force)
+    content = foreign.read(source)
+    state, left = weights(content, entry, source)
+    stated_name, stated_pixels = _stated(content, source)
+    known = backbone or stated_name
+    reason = "given" if layout else "known by its keys"
+    layout = layout or recognise({key: _shape(value) for key, value in state.items()}, known, str(source))
+    if layout not in LAYOUTS:
+        raise InputError(f"no layout {layout!r}{suggest(layout, LAYOUTS)}")
+    given = {
+        "backbone.name": backbone or None,
+        "backbone.output_stride": output_stride,
+        "backbone.multi_grid": None if multi_grid is None else tuple(multi_grid),
+        "backbone.dilation": dilation,
+        "align_corners": align_corners,
+        "head.eps": eps,
+        "head.em_steps": em_steps,
+        "mean": None if mean is None else tuple(mean),
+        "std": None if std is None else tuple(std),
+    }
+    found = translate(state, LAYOUTS[layout], source)
+    decisions = Decisions()
+    decisions.take(LAYOUTS[layout].settings, f"layout {layout}")
+    if LAYOUTS[layout].whole:
+        decisions.take(read_shapes(found), "from the weights")
+        decisions.take(mmseg_settings(content, multi_grid_given=multi_grid is not None), "the config in the file")
+    else:
+        decisions.take({"backbone.name": known or _resnet(found)}, "stated" if known else "from the weights")
+        decisions.take(backbone_statistics(decisions.values.get("backbone.name", "")), "as timm has it")
+        decisions.take(stated_pixels, "stated in config.json")
+    decisions.take(given, "given")
+    if "backbone.name" not in decisions.values:
+        raise InputError(f"the backbone of {source} is none of the plain ResNets: name it with --backbone")
+    config, data = decisions.config(), None
+    if LAYOUTS[layout].whole:
+        data, decisions.reasons["classes"] = pick_classes(found, content, dataset)
+        experiment = _write_model(found, destination, config, data)
+    else:
+        experiment = _write_backbone(found, destination, config)
+    rows = [("layout", layout, reason), *describe(config, data, decisions.reasons)]
+    rows += [("not used", some(left, 2), "no weights")] if left else []
+    for name, value, why in rows:
+        tell(f"{name:14}{value:30}  {why}")
+    for line in [] if data else use_of_backbone(experiment.model):
+        tell(line)
+    return experiment
+
+
+@dataclass(frozen=True)
+class Translated:
+    """A file's weights under our names."""
+
+    layout: Layout
+    path: Path
+    values: dict[str, Tensor]
+    names: dict[str, str]
+    """Our key -> the file's."""
+
+    @property
+    def shapes(self) -> Shapes:
+        return {key: tuple(value.shape) for key, value in self.values.items()}
+
+    @property
+    def backbone(self) -> Shapes:
+        """The shapes of the backbone's weights, by timm's names."""
+        start = NET if self.layout.whole else ""
+        return {key.removeprefix(start): shape for key, shape in self.shapes.items() if key.startswith(start)}
+
+    def size(self, key: str, axis: int, default: int) -> int:
+        """A side of a weight; where the weight is missing or has no such side, `fitted` will say so."""
+        shape = self.shapes.get(key, ())
+        return shape[axis] if axis < len(shape) else default
+
+    def has(self, start: str) -> bool:
+        return any(key.startswith(start) for key in self.values)
+
+    def fitted(self, own: Mapping[str, Tensor], optional: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The values for `own` keys, of its types, biases folded; InputError names the file's keys that do not fit."""
+        counters = [key for key in own if key.endswith(COUNTER)]
+        biases = {bias: mean for bias, mean in self.layout.biases.items() if mean in own}
+        wanted = {**own, **{bias: own[mean] for bias, mean in biases.items()}}
+        problems = {
+            "missing": [self.layout.theirs(key) for key in wanted if key not in {*self.values, *counters, *optional}],
+            "unexpected": [self.names[key] for key in self.values if key not in wanted],
+            "of another shape": [
+                f"{self.names[key]} {tuple(value.shape)} for {tuple(wanted[key].shape)}"
+                for key, value in self.values.items()
+                if key in wanted and value.shape != wanted[key].shape
+            ],
+            "not of real numbers": [
+                f"{self.names[key]} ({value.dtype})"
+                for key, value in self.values.items()
+                if key not in counters and not value.is_floating_point()
+            ],
+        }
+        if any(problems.values()):
+            listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
+            raise InputError(f"{self.path} does not fit its layout: {listed}")
+        # Copied, as a file may keep several weights in one piece of memory.
+        whole = {"copy": True, "memory_format": torch.contiguous_format}
+        values = {key: value.to(own[key].dtype, **whole) for key, value in self.values.items() if key in own}
+        for bias, mean in biases.items():  # BN(conv + bias) = BN with its mean less the bias, in training too
+            values[mean] = (self.values[mean].double() - self.values[bias].double()).to(own[mean].dtype)
+        return values
+
+
+def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The table of weights in a file's content, without DataParallel's `module.`, and the names of what is left."""
+    tables = [name for name, value in content.items() if isinstance(value, Mapping)]
+    if entry and entry not in tables:
+        raise InputError(f"{path} has no table {entry!r}{suggest(entry, tables)}")
+    entry = entry or next((name for name in ENTRIES if name in tables), "")
+    state = dict(content[entry] if entry else content)
+    if not state or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path} holds no table of weights by name")
+    if all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state, [name for name in content if entry and name != entry]
+
+
+def translate(state: dict[str, Any], layout: Layout, path: Path) -> Translated:
+    """Take every key out of `state`; InputError names those that the layout does not know."""
+    found = Translated(layout, path, {}, {})
+    unknown = []
+    for key in list(state):
+        value, ours = state.pop(key), layout.ours(key)
+        if key in layout.empty:
+            continue
+        if ours is None or ours in found.values or not isinstance(value, Tensor):
+            unknown.append(key)
+        else:
+            found.values[ours], found.names[ours] = value, key
+    assert not state
+    if unknown:
+        raise InputError(f"{path} does not fit its layout: unexpected: {some(unknown)}")
+    return found
+
+
+def read_shapes(found: Translated) -> dict[str, Any]:
+    """What the weights of a segmentation model tell of it, as dotted names of ModelConfig."""
+    classifier = found.size("head.classifier.weight", 1, 256)
+    return {
+        "backbone.name": _resnet(found),
+        "backbone.in_channels": found.size(f"{NET}conv1.0.weight", 1, 3),
+        "head.channels": found.size("head.emau.conv_in.weight", 0, 512),
+        "head.num_bases": found.size("head.emau.bases", 2, 64),
+        "head.fc1_channels": classifier if found.has("head.fc1.") else 0,
+        "head.concat": found.has("head.concat."),
+        "aux_head": found.has("aux_head."),
+        "aux_channels": found.size("aux_head.classifier.weight", 1, 256) if found.has("aux_head.") else None,
+    }
+
+
+def _resnet(found: Translated) -> str | None:
+    """timm's name of the backbone, None if its weights are not a plain ResNet's."""
+    stems = found.layout.stems
+    return resnet_name(found.backbone, stems[0] if len(stems) == 1 else stem_of(found.backbone)) or None
+
+
+def backbone_statistics(name: str) -> dict[str, Any]:
+    """How a backbone of timm's wants its pixels."""
+    if not timm.is_model(name):
+        return {}
+    with torch.device("meta"):
+        stated = timm.create_model(name).pretrained_cfg
+    return {"mean": tuple(stated["mean"]), "std": tuple(stated["std"])}
+
+
+def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) -> tuple[DataConfig, str]:
+    """The data set whose classes the model has, and why this one."""
+    count = found.size("head.classifier.weight", 0, found.size("head.classifier.bias", 0, 21))
+    if dataset:
+        data = resolve(DataConfig(dataset=dataset))
+        if len(data.spec.classes) != count:
+            raise InputError(f"{found.path} has {count} classes, data set {dataset} {len(data.spec.classes)}")
+        return data, "given"
+    stated = mmseg_classes(content)
+    if stated is not None and len(stated.classes) == count:
+        same = next((name for name, spec in SPECS.items() if spec.classes == stated.classes), "")
+        data = DataConfig(dataset=same) if same else DataConfig(dataset=found.path.stem, spec=stated)
+        return resolve(data), "stated in the file"
+    same = next((name for name, spec in SPECS.items() if len(spec.classes) == count and count in PUBLISHED_COUNTS), "")
+    if same:
+        return resolve(DataConfig(dataset=same)), f"a guess: as many as {same}"
+    spec = DatasetSpec(classes=tuple(f"class_{i}" for i in range(count)))
+    return resolve(DataConfig(dataset=found.path.stem, spec=spec)), "unknown: give --dataset"
+
+
+def _write_model(found: Translated, destination: Path, config: ModelConfig, data: DataConfig) -> Experiment:
+    with torch.device("meta"):  # the weights come from the file: none are drawn, and what does not fit shows at once
+        model = build_model(config, data.spec)
+    own = model.state_dict()
+    stated = {name: torch.tensor(getattr(config, name)).view(1, -1, 1, 1) for name in ("mean", "std")}
+    values = found.fitted({key: value for key, value in own.items() if key not in stated})
+    counters = {key: torch.zeros((), dtype=torch.int64) for key in own if key.endswith(COUNTER)}
+    model.load_state_dict(counters | values | stated, assign=True)
+    experiment = Experiment(model=config, data=data)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_model(destination, model, experiment, converted_from=found.path.name)
+    return experiment
+
+
+def _write_backbone(found: Translated, destination: Path, config: ModelConfig) -> Experiment:
+    name = config.backbone.name
+    if not timm.is_model(name):
+        raise InputError(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
+    with torch.device("meta"):
+        net = timm.create_model(name)
+        classifiers = net.pretrained_cfg.get("classifier") or ()
+        classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+        own = net.state_dict()
+    # The classifier stays in the file, as timm's own do, of however many classes it is; no feature map needs it.
+    optional = [key for key in own if key.startswith(tuple(f"{classifier}." for classifier in classifiers))]
+    own |= {key: found.values[key] for key in optional if key in found.values}
+    values = found.fitted(own, optional)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    partial = destination.with_name(f".{destination.name}.partial")
+    save_file(values, partial, {"format": "pt", "timm": name})
+    partial.replace(destination)
+    return Experiment(model=override(config, {"backbone.pretrained": str(destination)}))
+
+
+def describe(config: ModelConfig, data: DataConfig | None, reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """What was decided: name, value, reason."""
+    backbone, head = config.backbone, config.head
+
+    def why(name: str, otherwise: str = "default: no weight tells") -> str:
+        return reasons.get(name, otherwise)
+
+    rows = [("backbone", backbone.name, why("backbone.name"))]
+    if data is not None:
+        with torch.device("meta"):
+            net = backbones.build(backbone).net
+        dilations = " ".join(str(block.conv2.dilation[0]) for block in getattr(net, "layer4", ()))
+        source = "backbone.multi_grid" if backbone.multi_grid else "backbone.dilation"
+        rows += [
+            ("output stride", str(backbone.output_stride), why("backbone.output_stride")),
+            ("layer4", f"dilations {dilations}", why(source, "as everywhere")),
+            ("align_corners", str(config.align_corners), why("align_corners")),
+            ("head", f"{head.channels} channels, {head.num_bases} bases", why("head.channels")),
+            ("em_steps", str(head.em_steps), why("head.em_steps")),
+            ("eps", f"{head.eps:g}", why("head.eps")),
+            ("fc1", f"{head.fc1_channels} channels" if head.fc1_channels else "none", why("head.fc1_channels")),
+            ("concat", "yes" if head.concat else "no", why("head.concat")),
+            ("aux head", f"{config.aux_channels} channels" if config.aux_head else "none", why("aux_head")),
+        ]
+    rows += [(name, " ".join(f"{value:g}" for value in getattr(config, name)), why(name)) for name in ("mean", "std")]
+    if data is not None:
+        rows.append(("classes", f"{len(data.spec.classes)}: {some(data.spec.classes, 1)}", why("classes")))
+    return rows
+
+
+def use_of_backbone(config: ModelConfig) -> list[str]:
+    """The flags of `train` that load a backbone's file, one a line."""
+    backbone = config.backbone
+    flags = [f"--model.backbone.name {backbone.name}"]
+    flags.append(f"--model.backbone.pretrained {shlex.quote(str(backbone.pretrained))}")
+    for name in ("mean", "std"):
+        flags.append(f"--model.{name} {' '.join(f'{value:g}' for value in getattr(config, name))}")
+    return ["train with it: python -m emanet train EXPERIMENT", *(f"    {flag}" for flag in flags)]
+
+
+def _require_place(source: Path, destination: Path, force: bool) -> None:
+    if destination.suffix != ".safetensors":
+        raise InputError(f"what is written is a .safetensors file, but its name is to be {destination}")
+    if destination.is_dir():
+        raise InputError(f"{destination} is a folder")
+    if destination.exists():
+        if source.exists() and destination.samefile(source):
+            raise InputError(f"{source} cannot be converted into itself: name another file")
+        if not force:
+            raise InputError(f"{destination} exists already; --force overwrites it")
+
+
+def _stated(content: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    """The timm model that a training's checkpoint or the config.json beside a hub's file names; its mean and std."""
+    if isinstance(content.get("arch"), str):
+        return content["arch"], {}
+    beside = path.with_name("config.json")
+    if path.suffix != ".safetensors" or not beside.is_file():
+        return "", {}
+    config = read_json(beside)
+    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+        return "", {}
+    pixels = config.get("pretrained_cfg")
+    pixels = pixels if isinstance(pixels, dict) else {}
+    return config["architecture"], {name: tuple(pixels[name]) for name in ("mean", "std") if name in pixels}
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
