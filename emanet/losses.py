@@ -26,7 +26,7 @@ class PixelLoss(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64 with 255 = ignored -> scalar sum, float32 at least."""
+        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64, 255 = ignored -> scalar sum, at least float32."""
         labels, logits = labels.long(), logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.config.ohem_threshold:
             return self._hard_pixels(logits, labels)

@@ -155,7 +155,7 @@ def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):
     def broken(arguments):
         raise RuntimeError("first line\nsecond line")
 
-    monkeypatch.setattr(cli, "train", broken)
+    monkeypatch.setattr(cli.models, "train", broken)
     with pytest.raises(SystemExit) as end:
         cli.main(["train"])
     said = capsys.readouterr().err

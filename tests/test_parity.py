@@ -26,7 +26,6 @@ from emanet.losses import PixelLoss
 from emanet.optim import build_optimizer, set_lr
 from emanet.train import StepNet
 
-
 BOUND = 1e-4  # of the spread (largest less smallest) of what is compared
 DOCS = ROOT / "docs" / "parity.md"
 LOGITS = [name for name in cases.names() if not name.startswith(("training", "encoding"))]
