@@ -8,13 +8,11 @@
     seen.entropy                           # (T,): mean over the pixels, in nats
 
 Everything comes from the model's own forward pass, padded as in evaluation: what enters the EM is caught there, and
-em_step repeats the iterations from the unit's own bases. The figures are in explain_plots.py.
-On the command line: python -m emanet explain MODEL IMAGE ... --out FOLDER
+em_step repeats the iterations from the unit's own bases. The figures are in explain_plots.py, the command in
+explain_files.py.
 """
 
-import importlib.util
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,22 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 
-from .checkpoint import load, model_path
-from .data.datasets import open_dataset, resolve
+from .checkpoint import load
 from .emau import EMAU
-from .errors import InputError, some
+from .errors import InputError
 from .evaluate import evaluate
-from .experiments import load_experiment, override
 from .model import EMANet
 from .ops.em_attention import em_step
-from .pictures import Palette
-from .predict import Picture, Predictor, find_images
-from .rundir import write_json
+from .predict import Picture, Predictor
 
 Array = np.ndarray
 
@@ -205,136 +196,11 @@ def principal_components(vectors: Array, count: int = 2) -> tuple[Array, Array, 
     return centred @ directions.T, directions, shares
 
 
-def check_bases(bases: Sequence[int], model: EMANet) -> list[int]:
-    """The bases, each once, if the model has them all; InputError otherwise."""
-    count = _emau(model).bases.shape[2]
-    strange = [base for base in bases if not 0 <= base < count]
-    if strange:
-        raise InputError(f"there is no base {some(strange)}: the model has {count}, numbered 0 to {count - 1}")
-    return list(dict.fromkeys(bases))
-
-
-def explain_files(
-    model: str, inputs: Sequence[str], out: str | Path, *, bases: Sequence[int] = (), split: str = "", root: str = "",
-    dataset: str = "", device: str = "auto",
-) -> list[str]:  # fmt: skip
-    """The explain command: OUT/NAME/ for every image of the inputs, and OUT/classes.json with pictures for a split.
-
-    See the command's help for the arguments, find_images for NAME. An unreadable image is reported on stderr and left
-    out; returned are these reports. Without matplotlib everything but the figures is written, then InputError raised.
-    """
-    if not inputs and not split:
-        raise InputError("explain needs at least one image, folder or glob after MODEL, or --split")
-    if (root or dataset) and not split:
-        raise InputError("--root and --dataset say where --split is to be found, which is missing")
-    if bases and not inputs:
-        raise InputError("--bases chooses what is shown of an image, and there is none")
-    net, out, failures = load(model, device), Path(out), []
-    bases = check_bases(bases, net)
-    images = find_images(inputs)
-    taken = {path.resolve().parent: path for path, _ in images}
-    for folder in {place for _, name in images for place in (out / name, (out / name).parent)}:
-        if folder.resolve() in taken:
-            raise InputError(f"the output folder {folder} holds the image {taken[folder.resolve()]}; name another one")
-    samples = _open_split(model, split, root, dataset, net) if split else None
-    figures = importlib.util.find_spec("matplotlib") is not None
-    console = Console(stderr=True)
-    try:
-        for path, name in track(images, "explain", console=console, transient=True, disable=not images):
-            try:
-                seen = explain(net, path)
-            except InputError as error:
-                failures.append(str(error))
-                console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
-                continue
-            _write_image(seen, path, out / name, bases or seen.top(), net.palette, figures)
-        if samples is not None:
-            _write_classes(class_use(net, samples, progress=True), split, out, net.palette, figures)
-    except OSError as error:
-        raise InputError(f"cannot write into {out}: {error.strerror or error}") from error
-    if not figures:
-        raise InputError('all but the figures is written; they need matplotlib: pip install "emanet[plots]"')
-    return failures
-
-
-def _write_image(
-    seen: Explanation, source: Path, folder: Path, bases: Sequence[int], palette: Palette, figures: bool
-) -> None:
-    from . import explain_plots as draw
-
-    folder.mkdir(parents=True, exist_ok=True)
-    top = draw.scale_of(seen, bases)
-    pictures = {"owners": draw.owners_picture(seen.owners)}
-    pictures["owners_overlay"] = draw.owners_overlay(seen.image, seen.owners)
-    for base in bases:
-        pictures[f"base_{base:03d}"] = draw.heat_map(seen.image, seen.over_image(base), top)
-    for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
-    numbers = zip(seen.entropy, seen.entropy_share, seen.strongest, strict=True)
-    report = {
-        "image": str(source),
-        "size": list(seen.image.shape[:2]),
-        "map": list(seen.inside.shape[2:]),
-        "num_bases": seen.z.shape[1],
-        "em_steps": len(seen.z),
-        "iterations": [
-            {"t": t, "entropy_nats": _short(h), "entropy_share_of_log_K": _short(share), "mean_max": _short(most)}
-            for t, (h, share, most) in enumerate(numbers, 1)
-        ],
-        "bases_shown": list(bases),
-        "scale_of_heat_maps": _short(top),
-        "owned_share": {str(k): _short(seen.shares[k]) for k in seen.top(seen.z.shape[1])},
-    }
-    write_json(folder / "explain.json", report)
-    if figures:
-        draw.responsibilities_figure(seen, bases, folder / "responsibilities.png")
-        draw.owners_figure(seen, palette, folder / "owners_figure.png")
-        draw.iterations_figure(seen, bases, folder / "iterations.png")
-
-
-def _write_classes(use: ClassUse, split: str, out: Path, palette: Palette, figures: bool) -> None:
-    points, directions, shares = principal_components(use.vectors)
-    rows = zip(use.classes, use.matrix, strict=True)
-    report = {
-        "split": split,
-        "explained_variance": [_short(share) for share in shares],
-        "directions": [[_short(value) for value in direction] for direction in directions],
-        "usage": {name: None if np.isnan(row).any() else [_short(value) for value in row] for name, row in rows},
-        "points": [
-            {"image": image, "class": use.classes[label], "at": [_short(value) for value in point]}
-            for image, label, point in zip(use.images, use.labels, points, strict=True)
-        ],
-    }
-    write_json(out / "classes.json", report)
-    if figures:
-        from . import explain_plots as draw
-
-        draw.usage_figure(use, out / "classes_usage.png")
-        draw.components_figure(use, points, shares, palette, out / "classes_pca.png")
-
-
-def _short(value: float) -> float:
-    return round(float(value), 6)
-
-
-def _open_split(model: str, split: str, root: str, dataset: str, net: EMANet) -> Any:
-    """The split of the data set that the model was trained with, or of another one with the same classes."""
-    data = load_experiment(str(model_path(model))).data
-    if dataset:
-        data = override(data, {"dataset": dataset, "spec": None, "root": ""})
-    if root:
-        data = override(data, {"root": root})
-    classes = resolve(data).spec.classes
-    if classes != net.classes:
-        raise InputError(f"data set {dataset} has {len(classes)} classes, the model {len(net.classes)} or other names")
-    return open_dataset(data, split, net.backbone.in_channels)
-
-
 class _Watch:
     """While entered, hooks note what the latest forward pass put into the EM and what size the backbone was given."""
 
     def __init__(self, model: EMANet):
-        self.model, self.emau = model, _emau(model)
+        self.model, self.emau = model, emau_of(model)
 
     def __enter__(self) -> "_Watch":
         self._hooks = [
@@ -375,7 +241,7 @@ class _Watch:
         )
 
 
-def _emau(model: EMANet) -> EMAU:
+def emau_of(model: EMANet) -> EMAU:
     found = next((module for module in model.modules() if isinstance(module, EMAU)), None)
     if found is None:
         head = type(model.head).__name__

@@ -8,7 +8,7 @@ from rich.console import Console
 from . import distributed
 from .checkpoint import load, model_path, spec_of
 from .config import IGNORE, DataConfig, DatasetSpec, EvalConfig
-from .data.datasets import open_dataset, open_folders, resolve
+from .data.datasets import at_hand, open_dataset, open_folders, resolve
 from .data.images import read_mask, read_mask_values
 from .errors import InputError
 from .evaluate import evaluate
@@ -47,17 +47,10 @@ def _score_model(
     where = distributed.pick_device(device)
     distributed.init(where)
     config = load_experiment(str(model_path(model)))
-    data, classes = config.data, spec_of(config).classes
-    if dataset:
-        data = override(data, {"dataset": dataset, "spec": None, "root": ""})
-    if root:
-        data = override(data, {"root": root})
-    spec = resolve(data).spec
-    if spec.classes != classes:
-        raise InputError(f"data set {dataset} has {len(spec.classes)} classes, the model {len(classes)} or other names")
+    data = at_hand(config.data, spec_of(config).classes, dataset, root)
     channels = config.model.backbone.in_channels
     if images:
-        samples = open_folders(Path(images), Path(masks), spec, channels)
+        samples = open_folders(Path(images), Path(masks), data.spec, channels)
     else:
         samples = open_dataset(data, split or data.val_split, channels)
     return evaluate(load(model, where), samples, settings, workers=2, progress=True)

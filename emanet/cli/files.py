@@ -33,7 +33,7 @@ def convert(arguments: list[str]) -> None:
         mean: numbers = None,
         std: numbers = None,
         force: flag = False,
-    ) -> None:
+    ) -> dict[str, Any]:
         """Turn another program's checkpoint into a model file, or its backbone into one.
 
         Weights do not tell every setting: what was decided, and why, is printed.
@@ -57,31 +57,16 @@ def convert(arguments: list[str]) -> None:
             std: The same for their standard deviation.
             force: Overwrite DST.
         """
-        from ..convert import convert as run
+        return locals()
 
-        if align_corners and no_align_corners:
-            raise InputError("--align-corners and --no-align-corners exclude each other")
-        run(
-            source,
-            destination,
-            layout=layout,
-            entry=entry,
-            dataset=dataset,
-            backbone=backbone,
-            output_stride=output_stride,
-            multi_grid=multi_grid,
-            dilation=dilation,
-            align_corners=True if align_corners else False if no_align_corners else None,
-            eps=eps,
-            em_steps=em_steps,
-            mean=mean,
-            std=std,
-            force=force,
-            tell=print,
-        )
-        print(f"wrote {destination}")
+    given = run_with(command, arguments, "convert")
+    aligned, not_aligned = given.pop("align_corners"), given.pop("no_align_corners")
+    if aligned and not_aligned:
+        raise InputError("--align-corners and --no-align-corners exclude each other")
+    from ..convert import convert as run
 
-    run_with(command, arguments, "convert")
+    run(**given, align_corners=aligned if aligned or not_aligned else None, tell=print)
+    print(f"wrote {given['destination']}")
 
 
 def config(arguments: list[str]) -> None:

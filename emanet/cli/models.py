@@ -157,7 +157,7 @@ def explain(arguments: list[str]) -> None:
         return locals()
 
     given = run_with(command, arguments, "explain")
-    from ..explain import explain_files
+    from ..explain_files import explain_files
 
     failures = explain_files(given.pop("model"), given.pop("images"), **given)
     if failures:

@@ -77,6 +77,19 @@ def resolve(config: DataConfig) -> DataConfig:
     return override(config, {"spec": spec, "root": config.root or str(root)})
 
 
+def at_hand(config: DataConfig, classes: Sequence[str], dataset: str = "", root: str = "") -> DataConfig:
+    """A model's data set, resolved, where it lies now, or another one; InputError unless it has the model's classes."""
+    if dataset:
+        config = override(config, {"dataset": dataset, "spec": None, "root": ""})
+    if root:
+        config = override(config, {"root": root})
+    config = resolve(config)
+    if config.spec.classes != tuple(classes):
+        count = len(config.spec.classes)
+        raise InputError(f"data set {dataset} has {count} classes, the model {len(classes)} or other names")
+    return config
+
+
 def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset | DrawnScenes:
     """One split of a data set. Every image is known to have a mask; nothing has been decoded yet."""
     config = resolve(config)
