@@ -5,8 +5,8 @@
 Crop, batch, steps and decay are mmsegmentation's for 769; hard example mining is the author's, who gives no more of his
 settings.
 
-Expected: 81.14 mIoU on val, single scale (the author, with mining); 79.62 (mmsegmentation: no mining, auxiliary head).
-Measured: not yet.
+Expected: 81.14 mIoU on val, single scale (the author's own run, with mining); 79.62 (mmsegmentation: no mining, an
+auxiliary head). Measured: not yet.
 """
 
 from emanet.config import LossConfig

@@ -13,8 +13,8 @@ KERNEL = 15  # k of section 4: the largest and best of Table 1
 class GCNHead(nn.Module):
     """On each of the last four stages a large kernel and boundary refinement; from coarse to fine resized and added.
 
-    Every map here has one channel per class, so that all layers are `classifier`. The paper's learned upsampling is
-    bilinear here: stages of a dilated backbone differ by 1 or 2, and stop at the finest stage.
+    Every map here has one channel per class, so that all layers are `classifier` and dropout has no place. The paper's
+    learned upsampling is bilinear here: stages of a dilated backbone differ by 1 or 2, and stop at the finest stage.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
