@@ -59,7 +59,7 @@ class HeadConfig:
     concat: bool = False
     """Join the backbone's last map to fc1's output by a 3x3 convolution, as in mmsegmentation and its relatives."""
     dropout: float = 0.1
-    """Share of whole channels dropped before the classifier."""
+    """Share of whole channels dropped before the classifier; gcn has nothing there to drop."""
     rates: tuple[int, ...] = (12, 24, 36)
     """deeplabv3, deeplabv3plus: dilations of the pyramid's 3x3 convolutions at output stride 8; 6 12 18 suit 16."""
     bins: tuple[int, ...] = (1, 2, 3, 6)

@@ -12,7 +12,7 @@ def suggest(name: str, options: Iterable[str]) -> str:
     """`; did you mean 'nearest'?`, or the list of options where nothing is near: the end of an error sentence."""
     options = sorted(options)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are: {', '.join(options)}" if options else ""
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {some(options, 12)}" if options else ""
 
 
 def some(items: Iterable[object], limit: int = 5) -> str:

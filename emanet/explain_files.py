@@ -53,7 +53,7 @@ def explain_files(
     figures = importlib.util.find_spec("matplotlib") is not None
     console = Console(stderr=True)
     try:
-        for path, name in track(images, "explain", console=console, transient=True, disable=not images):
+        for path, name in track(images, "explain", console=console, transient=True, disable=not console.is_terminal):
             try:
                 seen = explain(net, path)
             except InputError as error:
@@ -61,8 +61,10 @@ def explain_files(
                 console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
                 continue
             _write_image(seen, path, out / name, bases or seen.top(), net.palette, figures)
+            console.print(f"{path}: explained in {out / name}", markup=False, highlight=False, soft_wrap=True)
         if samples is not None:
             _write_classes(class_use(net, samples, progress=True), split, out, net.palette, figures)
+            console.print(f"{split}: the classes' use of the bases in {out}", markup=False, soft_wrap=True)
     except OSError as error:
         raise InputError(f"cannot write into {out}: {error.strerror or error}") from error
     if not figures:

@@ -113,7 +113,7 @@ def test_predict_writes_label_maps_and_overlays(model, scenes, tmp_path):
 def test_predict_goes_on_past_a_bad_file_and_says_so(model, scenes, tmp_path):
     (scenes / "val" / "images" / "0001.jpg").write_bytes(b"no picture")
     done = run_cli("predict", model, scenes / "val" / "images", "--out", tmp_path / "out", "--no-overlay")
-    assert "1 images could not be predicted" in sentence(done) and "0001.jpg" in done.stderr
+    assert "could not be predicted: 1" in sentence(done) and "0001.jpg" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.png", "0002.png"]
 
 
@@ -147,6 +147,13 @@ def test_what_a_command_says_and_how_it_exits_is_its_own(monkeypatch):
     monkeypatch.setattr(train, "train", speaks)
     done = run_cli("train", "drawn", "--steps", "1")
     assert (done.returncode, done.stderr) == (3, "a warning\n")
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "data draw", "data prepare", "config show", "config diff"])
+def test_help_fits_a_terminal(command):
+    done = run_cli(*command.split(), "-h")
+    assert done.returncode == 0 and command.split()[0] in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80, done.stdout
 
 
 def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):

@@ -223,7 +223,7 @@ class TestCommand:
         (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
         Image.fromarray(scene((40, 40))).save(tmp_path / "in" / "good.jpg")
         done = run_cli("explain", sharp, tmp_path / "in", "--out", tmp_path / "out")
-        assert sentence(done) == "error: 1 images could not be explained; the others were"
+        assert sentence(done) == "error: images that could not be explained: 1, named above"
         assert "broken.png" in done.stderr and (tmp_path / "out" / "good" / "explain.json").exists()
 
     @pytest.mark.parametrize(

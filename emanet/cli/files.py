@@ -76,7 +76,7 @@ def config(arguments: list[str]) -> None:
     from ..experiments import flatten, load_experiment, to_dict
 
     def show(experiment: positional(str, "EXPERIMENT"), /, format: Literal["flat", "json"] = "flat") -> None:
-        """Every setting of an experiment, run folder, config.json or model file.
+        """Every setting of an experiment, run, config.json or model.
 
         Args:
             experiment: A name, a .py file, a config.json, a run folder or a model file.
@@ -181,7 +181,7 @@ def profile(arguments: list[str]) -> None:
 
 def data(arguments: list[str]) -> None:
     def draw(folder: positional(str, "FOLDER"), /, train: int = 200, val: int = 40) -> None:
-        """Write drawn scenes as a folder data set: an example of the layout, with its dataset.json.
+        """Write drawn scenes as a folder data set, an example of the layout.
 
         Args:
             folder: New folder for it.
@@ -192,18 +192,17 @@ def data(arguments: list[str]) -> None:
 
         write_drawn(Path(folder), {"train": train, "val": val})
 
-    def prepare(name: positional(str, "NAME"), /, root: str = "", archives: str = "", workers: int = 0) -> None:
-        """Fetch, unpack and convert a public data set; once more, and it goes on where it stopped.
+    def prepare(name: positional(str, "NAME"), /, root: str = "", archives: str = "") -> None:
+        """Fetch, unpack and convert a public data set, or go on with it.
 
         Args:
             name: One of voc, coco_voc, context59, context60, cocostuff10k,
                 cocostuff164k, cityscapes, ade20k.
             root: Folder for it; default data/NAME.
             archives: Folder of archives, used if they are there; default ROOT/archives.
-            workers: Processes that convert masks; default one per core.
         """
         from ..data.prepare import prepare as run
 
-        run(name, root, archives, workers)
+        run(name, root, archives)
 
     subcommand({"draw": draw, "prepare": prepare}, arguments, "data")

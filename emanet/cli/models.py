@@ -15,7 +15,7 @@ def train(arguments: list[str]) -> None:
     from ..experiments import experiment_names, load_experiment, override
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE ...]\n")
+        print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE]\n")
         print("EXPERIMENT is a name, a .py file, a config.json, or a run folder. Names:")
         print("\n".join(f"  {name}" for name in experiment_names()))
         print("\n`train EXPERIMENT --help` lists every field with that experiment's value.")
@@ -72,8 +72,7 @@ def evaluate(arguments: list[str]) -> None:
     ) -> dict[str, Any]:
         """Score a model, by default on the validation split it was trained with.
 
-        Without MODEL, --images is a folder of label maps made elsewhere (index
-        PNGs), scored as they are.
+        Without MODEL, --images is a folder of label maps (index PNGs).
 
         Args:
             model: A model file or a run folder.
@@ -127,7 +126,7 @@ def predict(arguments: list[str]) -> None:
     predictor = Predictor(given["model"], device=given["device"], config=given["settings"])
     failures = predict_files(predictor, given["images"], given["out"], overlay=given["overlay"])
     if failures:
-        raise InputError(f"{len(failures)} images could not be predicted; the others were")
+        raise InputError(f"images that could not be predicted: {len(failures)}, named above")
 
 
 def explain(arguments: list[str]) -> None:
@@ -161,7 +160,7 @@ def explain(arguments: list[str]) -> None:
 
     failures = explain_files(given.pop("model"), given.pop("images"), **given)
     if failures:
-        raise InputError(f"{len(failures)} images could not be explained; the others were")
+        raise InputError(f"images that could not be explained: {len(failures)}, named above")
 
 
 def submit(arguments: list[str]) -> None:
