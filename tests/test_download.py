@@ -1,12 +1,14 @@
 """Downloads against a server of this process that breaks off, lies and forgets; archives that are broken or hostile."""
 
+import gzip
 import hashlib
 import io
 import os
 import tarfile
 import threading
+import time
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +34,9 @@ class Server:
         self.codes: list[int] = []  # answered first
         self.kind = "application/octet-stream"
         self.shift = 0  # what a wrong Content-Range is off by
+        self.extent = ""  # in place of the Content-Range
+        self.length = ""  # in place of the Content-Length
+        self.drip = 0.0  # seconds after every byte
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,13 +65,17 @@ class Server:
             return
         request.send_response(206 if start else 200)
         if start:
-            request.send_header(
-                "Content-Range", f"bytes {start + self.shift}-{len(self.content) - 1}/{len(self.content)}"
-            )
+            true = f"bytes {start + self.shift}-{len(self.content) - 1}/{len(self.content)}"
+            request.send_header("Content-Range", self.extent or true)
         body = self.content[start:]
         request.send_header("Content-Type", self.kind)
-        request.send_header("Content-Length", str(len(body)))
+        request.send_header("Content-Length", self.length or str(len(body)))
         request.end_headers()
+        with suppress(ConnectionError):  # the client has given up
+            while self.drip and body:
+                request.wfile.write(body[:1])
+                body = body[1:]
+                time.sleep(self.drip)
         request.wfile.write(body[: self.break_after.pop(0)] if self.break_after else body)
 
 
@@ -132,17 +141,55 @@ def test_another_part_than_asked_for_is_not_appended(server, tmp_path):
     assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-", None]
 
 
+@pytest.mark.parametrize("extent", ["1000-500/1280000", "1000-1279999/1000", "1000-1999/2000", "1000-1279999/*"])
+def test_a_content_range_that_lies_is_not_believed(server, tmp_path, extent):
+    (tmp_path / "file.bin.partial").write_bytes(CONTENT[:1000])
+    server.extent = f"bytes {extent}"
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT and server.asked == ["bytes=1000-", None]
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "9" * 5000])
+def test_a_content_length_that_is_none_is_left_aside(server, tmp_path, length):
+    server.length = length
+    assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT
+
+
 def test_passing_errors_are_tried_again(server, tmp_path):
     server.codes = [503, 429]
     assert obtain(archive(server.url), tmp_path).read_bytes() == CONTENT and len(server.asked) == 3
 
 
 def test_a_download_that_never_ends_whole_is_given_up(server, tmp_path):
-    server.break_after = [1000] + [0] * 50
-    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after 1000 of 1280000 bytes"):
+    server.break_after = [1000] + [1] * 50
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after 1004 of 1280000 bytes"):
         fetch((server.url,), tmp_path / "file.bin")
-    assert len(server.asked) == 1 + download.TRIES
-    assert (tmp_path / "file.bin.partial").stat().st_size == 1000, "what came stays, to go on with"
+    assert len(server.asked) == download.TRIES
+    assert (tmp_path / "file.bin.partial").stat().st_size == 1004, "what came stays, to go on with"
+
+
+def test_starting_over_and_over_is_no_progress(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "BLOCK", 1000)
+    server.ranges, server.break_after = False, [10_000, 20_000] * 20
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after"):
+        fetch((server.url,), tmp_path / "file.bin")
+    assert len(server.asked) == 2 + download.TRIES
+
+
+def test_there_is_an_end_to_progress_too(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "BLOCK", 1000)
+    monkeypatch.setattr(download, "ATTEMPTS", 12)
+    server.break_after = [2000] * 50
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after 24000 of"):
+        fetch((server.url,), tmp_path / "file.bin")
+    assert len(server.asked) == 12
+
+
+def test_a_byte_at_a_time_is_too_slow(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.1)
+    server.drip, server.content = 0.02, b"x" * 200
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*less than 1000 bytes a second came"):
+        fetch((server.url,), tmp_path / "file.bin")
+    assert len(server.asked) == download.TRIES
 
 
 @pytest.mark.parametrize(("fault", "message"), [(404, "404 Not Found"), (403, "403 Forbidden"), ("html", "a web page")])
@@ -189,7 +236,8 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
             for name, content in members.items():
                 file.writestr(name, content)
     else:
-        with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as file:
+        packing = {".gz": "w:gz", ".tgz": "w:gz", ".bz2": "w:bz2", ".xz": "w:xz"}.get(path.suffix, "w")
+        with tarfile.open(path, packing) as file:
             for name, content in members.items():
                 info = tarfile.TarInfo(name)
                 info.size = len(content)
@@ -197,7 +245,7 @@ def packed(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-KINDS = pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz", "a.zip"])
+KINDS = pytest.mark.parametrize("kind", ["a.tar", "a.tar.gz", "a.tar.xz", "a.tar.bz2", "a.zip"])
 TAKEN = Archive(name="a", takes={"top/in/": "out/", "list.txt": "lists/l.txt"}, gives=("out",))
 
 
@@ -248,15 +296,97 @@ def test_a_broken_archive_is_named_and_unpacked_again_later(tmp_path, kind):
     assert before.items() <= after.items() and present(TAKEN, root), "whole files are left alone"
 
 
-def test_a_changed_byte_in_a_zip_is_found(tmp_path):
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
-        file.writestr("top/in/a", b"a" * 1000)
-    content = bytearray((tmp_path / "a.zip").read_bytes())
-    content[content.index(b"aaaa") + 500] = 0
-    (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(InputError, match="is broken or incomplete"):
-        unpack(TAKEN, tmp_path / "a.zip", tmp_path / "root")
+@pytest.mark.parametrize("kind", ["a.tar.gz", "a.tgz", "a.tar.xz", "a.tar.bz2"])
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_compressed_tar_is_compared_with_its_checksum_before_anything_is_written(tmp_path, kind, damage):
+    path = packed(tmp_path / kind, {"top/in/a": os.urandom(200_000)})
+    content = bytearray(path.read_bytes())
+    content[100_000] ^= 255
+    path.write_bytes(content if damage == "flip" else path.read_bytes()[:-4])
+    with pytest.raises(InputError, match=rf"{kind} is broken or incomplete \(.*\); remove it and run the same again"):
+        unpack(TAKEN, path, tmp_path / "root")
+    assert not (tmp_path / "root" / "out").exists() and not present(TAKEN, tmp_path / "root")
+
+
+def header(name: str, length: int, kind: bytes = tarfile.REGTYPE, **pax: str) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.pax_headers = length, kind, pax
+    return info.tobuf(tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT)
+
+
+HOSTILE = {
+    "damaged header": header("top/in/a", 0) + header("top/in/b", 0).replace(b"/b", b"/x"),
+    "sparse": header("top/in/a", 0, tarfile.GNUTYPE_SPARSE),
+    "sparse as pax": header("top/in/a", 1, **{"GNU.sparse.map": "9,1", "GNU.sparse.size": "10"}) + bytes(512),
+    "negative": header("top/in/a", 0, size="-512"),
+    "endless name": header("././@LongLink", 32 << 20, tarfile.GNUTYPE_LONGNAME) + bytes(32 << 20) + header("x", 0),
+    "no number": header("top/in/a", 1, **{"GNU.sparse.map": "x,y", "GNU.sparse.size": "10"}) + bytes(512),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_tar_that_is_more_than_it_seems_is_refused(tmp_path, what):
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(HOSTILE[what] + bytes(1024)))
+    with pytest.raises(InputError, match=r"a.tar.gz is broken or incomplete \("):
+        unpack(TAKEN, tmp_path / "a.tar.gz", tmp_path / "root")
     assert not list(tmp_path.glob("root/out/*"))
+
+
+@KINDS
+def test_an_archive_that_will_not_fit_is_not_begun(tmp_path, kind, monkeypatch):
+    path = packed(tmp_path / kind, {"top/in/a": bytes(600_000), "top/in/b": bytes(600_000), "top/else": bytes(900_000)})
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    root = tmp_path / "root"
+    with pytest.raises(InputError, match=rf"no room to unpack .*{kind} in .*: it holds more than the 0.0 GB free"):
+        unpack(TAKEN, path, root)
+    assert not (root / "out").exists()
+    (root / "out").mkdir()
+    (root / "out" / "a").write_bytes(bytes(600_000))
+    assert unpack(TAKEN, path, root) == 2, "what is there already needs no room"
+
+
+def test_a_member_that_gives_more_than_it_states_is_stopped(tmp_path):
+    source = io.BytesIO(bytes(8 << 20))
+    with pytest.raises(EOFError, match="a has more than the 10 bytes stated"):
+        download._write(lambda: source, 10, tmp_path / "a")
+    assert not list(tmp_path.iterdir()) and source.closed
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("encrypted", r"a.zip cannot be unpacked \(.*encrypted"),
+        ("method", r"a.zip cannot be unpacked \(.*compression method is not supported"),
+        ("stored", r"a.zip is broken or incomplete \(Bad CRC-32"),
+        ("deflate", r"a.zip is broken or incomplete \("),
+        ("bz2", r"a.zip is broken or incomplete \(Invalid data stream"),
+        ("lzma", r"a.zip is broken or incomplete \("),
+        ("name", r"cannot unpack .*a.zip into .*root: File name too long"),
+        ("folder", r"cannot unpack .*a.zip into .*root: \w+"),
+    ],
+)
+def test_a_zip_that_cannot_be_read_ends_in_one_sentence(tmp_path, fault, message):
+    packings = dict(
+        stored=zipfile.ZIP_STORED, deflate=zipfile.ZIP_DEFLATED, bz2=zipfile.ZIP_BZIP2, lzma=zipfile.ZIP_LZMA
+    )
+    names = {"name": ["top/in/" + "x" * 300], "folder": ["top/in/a", "top/in/a/b"]}.get(fault, ["top/in/a"])
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", packings.get(fault, zipfile.ZIP_STORED)) as file:
+        for name in names:
+            file.writestr(name, os.urandom(5000))
+    content = bytearray(path.read_bytes())
+    central = content.index(b"PK\1\2")
+    if fault == "encrypted":
+        content[6] = content[central + 8] = 1
+    elif fault == "method":
+        content[8] = content[central + 10] = 97
+    elif fault in packings:
+        content[50:2000] = b"\xff" * 1950
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        unpack(TAKEN, path, tmp_path / "root")
+    assert "\n" not in str(caught.value) and not present(TAKEN, tmp_path / "root")
+    assert [file.name for file in tmp_path.glob("root/out/*")] == (["a"] if fault == "folder" else [])
 
 
 def test_another_archive_is_refused(tmp_path):

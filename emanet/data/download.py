@@ -3,12 +3,15 @@
 Only the standard library: no tool but Python is needed. What is interrupted goes on at the next call.
 """
 
+import bz2
 import gzip
 import hashlib
 import http.client
+import lzma
 import os
 import re
 import shutil
+import struct
 import tarfile
 import time
 import urllib.error
@@ -29,7 +32,9 @@ from ..errors import InputError
 
 BLOCK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
-TRIES = 5  # in a row that brought nothing
+SLOWEST = 1000  # bytes a second over so long
+TRIES = 5  # in a row that brought less than a block beyond what was ever there
+ATTEMPTS = 100  # per url, whatever they brought
 PAUSE = 2.0  # seconds before the second try; each further one waits twice as long
 
 
@@ -80,11 +85,11 @@ def obtain(archive: Archive, folder: Path) -> Path:
 def fetch(urls: tuple[str, ...], target: Path) -> Path:
     """Download the first of the urls that answers into target.partial, from where that file ends. Raises InputError."""
     partial = target.with_name(f"{target.name}.partial")
-    failures = []
+    failures, most = [], _size(partial)
     for url in urls:
-        failed = 0
-        while failed < TRIES:
-            had = _size(partial)
+        failed = attempts = 0
+        while failed < TRIES and attempts < ATTEMPTS:
+            had, attempts = _size(partial), attempts + 1
             try:
                 _receive(url, partial)
                 return partial
@@ -92,7 +97,7 @@ def fetch(urls: tuple[str, ...], target: Path) -> Path:
                 error.close()
                 reason = f"{error.code} {error.reason}"
                 if error.code == 416:  # nothing after our last byte: it is all there, or not the same file
-                    if error.headers.get("Content-Range", "").endswith(f"*/{had}"):
+                    if had and error.headers.get("Content-Range", "").endswith(f"*/{had}"):
                         return partial
                     partial.unlink(missing_ok=True)
                 elif error.code < 500 and error.code not in (408, 429):
@@ -102,8 +107,9 @@ def fetch(urls: tuple[str, ...], target: Path) -> Path:
                 break
             except _Interrupted as error:
                 reason = str(error)
-            failed = 0 if _size(partial) > had else failed + 1
-            if failed < TRIES:
+            failed = 0 if _size(partial) >= most + BLOCK else failed + 1
+            most = max(most, _size(partial))
+            if failed < TRIES and attempts < ATTEMPTS:
                 time.sleep(PAUSE * 2 ** max(failed - 1, 0))
         failures.append(f"{url} ({reason})")
     by_hand = f"fetch it by hand into {target.parent} and run the same again"
@@ -130,30 +136,39 @@ def _receive(url: str, partial: Path) -> None:
     with response:
         if response.headers.get_content_type() == "text/html":
             raise _Refused("a web page answers in place of the file")
-        extent = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
-        if response.status == 206 and extent and int(extent[1]) == have:
-            start, total = have, int(extent[2])
-        elif response.status == 206:
-            partial.unlink(missing_ok=True)
-            raise _Interrupted("the server sent another part than asked for")
+        stated = response.headers.get("Content-Length", "")
+        length = int(stated) if re.fullmatch(r"\d{1,18}", stated) else 0
+        if response.status == 206:
+            extent = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", response.headers.get("Content-Range", ""))
+            start, last, total = map(int, extent.groups()) if extent else (-1, -1, -1)
+            if not have == start <= last < total or length not in (0, last + 1 - start):
+                partial.unlink(missing_ok=True)
+                raise _Interrupted("the server sent another part than asked for")
         else:  # a server that knows no Range sends everything
-            start, total = 0, int(response.headers.get("Content-Length", 0))
+            start, total = 0, length
         free = shutil.disk_usage(partial.parent).free
         if total - start > free:
             need = f"{(total - start) / 1e9:.1f} GB are still to come, but {free / 1e9:.1f} GB are free"
             raise InputError(f"no room for {url} in {partial.parent}: {need}")
         with open(partial, "ab" if start else "wb") as file, bar(partial.stem, total, unit="bytes") as show:
-            while block := _read(response):
+            done = mark = start
+            since = time.monotonic()
+            while block := _read(response, min(BLOCK, total - done) if total else BLOCK):
                 file.write(block)
-                show(file.tell())
-            done = file.tell()
+                done += len(block)
+                show(done)
+                if (passed := time.monotonic() - since) > TIMEOUT:
+                    if done - mark < SLOWEST * passed:
+                        raise _Interrupted(f"less than {SLOWEST} bytes a second came")
+                    since, mark = since + passed, done
     if total and done != total:
         raise _Interrupted(f"broke off after {done} of {total} bytes")
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
+def _read(response: http.client.HTTPResponse, most: int) -> bytes:
+    """What has come, as soon as there is something; nothing at the end."""
     try:
-        return response.read(BLOCK)
+        return response.read1(most) if most else b""
     except (OSError, http.client.HTTPException) as error:
         raise _Interrupted(_reason(error)) from error
 
@@ -187,20 +202,27 @@ def _mismatch(path: Path, archive: Archive) -> str:
 def unpack(archive: Archive, path: Path, root: Path) -> int:
     """Write what the archive takes under the root; returns how many files that are. Raises InputError.
 
-    Only plain files are written, and none outside the root: links and devices in an archive have no effect. Each file
-    appears under its name when it is whole; one that is there already in its size is left alone.
+    Only plain files are written, and none outside the root: links and devices in an archive have no effect. The whole
+    archive is looked through before anything is written. Each file appears under its name when it is whole; one that is
+    there already in its size is left alone.
     """
     root.mkdir(parents=True, exist_ok=True)
     marker = _marker(archive, root)
     marker.touch()
-    members, count = _zipped if path.name.endswith(".zip") else _tarred, 0
     try:
-        for name, size, opened in members(path):
-            place = _place(name, archive.takes)
-            if place:
-                _write(opened, size, root / place)
-                count += 1
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        free, need, count = shutil.disk_usage(root).free, 0, 0
+        for target, size, _ in _taken(archive, path, root, "check"):
+            need += 0 if _there(target, size) else size
+            if need > free:
+                raise InputError(f"no room to unpack {path} in {root}: it holds more than the {free / 1e9:.1f} GB free")
+        for target, size, opened in _taken(archive, path, root, "unpack"):
+            _write(opened, size, target)
+            count += 1
+    except RuntimeError as error:  # zipfile's, for members that are encrypted or compressed in a way it does not know
+        raise InputError(f"{path} cannot be unpacked ({error})") from error
+    except BROKEN as error:
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"cannot unpack {path} into {root}: {error.strerror}") from error
         raise InputError(f"{path} is broken or incomplete ({error}); remove it and run the same again") from error
     missing = [given for given in archive.gives if not (root / given).exists()]
     if missing:
@@ -209,25 +231,60 @@ def unpack(archive: Archive, path: Path, root: Path) -> int:
     return count
 
 
-Member = tuple[str, int, Callable[[], IO[bytes]]]
+BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error, OSError)
+PACKED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}  # first bytes of a compressed tar
+Opened = Callable[[], IO[bytes]]
 
 
-def _zipped(path: Path) -> Iterator[Member]:
+def _taken(archive: Archive, path: Path, root: Path, doing: str) -> Iterator[tuple[Path, int, Opened]]:
+    """Where each member that is taken goes, its size, and how it is opened."""
+    members = _zipped if path.name.endswith(".zip") else _tarred
+    for name, size, opened in members(path, f"{doing} {path.name}"):
+        place = _place(name, archive.takes)
+        if place:
+            yield root / place, size, opened
+
+
+def _zipped(path: Path, label: str) -> Iterator[tuple[str, int, Opened]]:
     """Every file of a zip; its checksum is compared as it is read."""
-    with zipfile.ZipFile(path) as file, bar(f"unpack {path.name}", len(file.infolist())) as show:
+    with zipfile.ZipFile(path) as file, bar(label, len(file.infolist())) as show:
         for done, info in enumerate(file.infolist(), 1):
             if not info.is_dir():
                 yield info.filename, info.file_size, lambda info=info: file.open(info)
             show(done)
 
 
-def _tarred(path: Path) -> Iterator[Member]:
-    with open(path, "rb") as raw, tarfile.open(fileobj=raw) as file:
-        with bar(f"unpack {path.name}", _size(path), unit="bytes") as show:
+def _tarred(path: Path, label: str) -> Iterator[tuple[str, int, Opened]]:
+    """Every file of a tar, which is read to its very end: a compressed one has its checksum there."""
+    with open(path, "rb") as raw, bar(label, _size(path), unit="bytes") as show:
+        first = raw.read(8)
+        raw.seek(0)
+        opener = next((opener for magic, opener in PACKED.items() if first.startswith(magic)), None)
+        stream = _Stream(opener(raw) if opener else raw)
+        with tarfile.open(fileobj=stream, mode="r:") as file:
             for info in file:
+                if info.issparse() or info.size < 0:
+                    raise tarfile.ReadError(f"{info.name} is a sparse file or has no size")
                 if info.isreg():
                     yield info.name, info.size, lambda info=info: file.extractfile(info)
                 show(raw.tell())
+            if stream.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a damaged header for the end
+                raise tarfile.ReadError("its end is missing")
+            while stream.read(BLOCK):
+                show(raw.tell())
+
+
+class _Stream:
+    """What tarfile reads from: the last piece is kept, and a header cannot ask for more memory than a block."""
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.tell, self.seek, self.last = file, file.tell, file.seek, b""
+
+    def read(self, size: int) -> bytes:
+        if size > BLOCK:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self.file.read(size)
+        return self.last
 
 
 def _place(name: str, takes: dict[str, str]) -> str:
@@ -242,15 +299,22 @@ def _place(name: str, takes: dict[str, str]) -> str:
     return ""
 
 
-def _write(opened: Callable[[], IO[bytes]], size: int, target: Path) -> None:
-    if target.is_file() and _size(target) == size:
+def _there(target: Path, size: int) -> bool:
+    return target.is_file() and _size(target) == size
+
+
+def _write(opened: Opened, size: int, target: Path) -> None:
+    if _there(target, size):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with opened() as source, replacing(target) as part:
+        done = 0
         with open(part, "wb") as file:
-            shutil.copyfileobj(source, file, BLOCK)
-        if _size(part) != size:
-            raise EOFError(f"{target.name} ends after {_size(part)} of {size} bytes")
+            while done <= size and (block := source.read(BLOCK)):
+                file.write(block)
+                done += len(block)
+        if done != size:
+            raise EOFError(f"{target.name} has {'more' if done > size else 'fewer'} than the {size} bytes stated")
 
 
 def _marker(archive: Archive, root: Path) -> Path:
