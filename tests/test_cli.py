@@ -11,6 +11,7 @@ from conftest import ROOT, run_cli, run_process, sentence
 from PIL import Image
 
 from emanet.cli import COMMANDS
+from emanet.errors import InputError
 from emanet.experiments import load_experiment, to_dict
 
 
@@ -154,6 +155,20 @@ def test_help_fits_a_terminal(command):
     done = run_cli(*command.split(), "-h")
     assert done.returncode == 0 and command.split()[0] in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80, done.stdout
+
+
+def test_prepare_names_all_that_is_to_be_fetched_and_where_it_cannot_go(tmp_path, monkeypatch):
+    from emanet.data import download
+
+    def nowhere(urls, target):
+        raise InputError(f"cannot download {target.name}")
+
+    monkeypatch.setattr(download, "fetch", nowhere)
+    said = sentence(run_cli("data", "prepare", "voc", "--root", tmp_path))
+    assert "cannot download VOCtrainval_11-May-2012.tar; voc needs benchmark.tgz from https://" in said
+    (tmp_path / "file").touch()
+    said = sentence(run_cli("data", "prepare", "voc", "--root", tmp_path, "--archives", tmp_path / "file"))
+    assert said == f"error: {tmp_path}/file is a file, but must be a folder"
 
 
 def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):

@@ -393,3 +393,9 @@ def test_another_archive_is_refused(tmp_path):
     path = packed(tmp_path / "a.zip", {"something/else": b"x"})
     with pytest.raises(InputError, match="is not the archive it should be: it holds nothing for out"):
         unpack(TAKEN, path, tmp_path / "root")
+
+
+def test_without_a_network_it_ends_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: pytest.fail("it waits for a network to appear"))
+    with pytest.raises(InputError, match=r"cannot download a.tar from http://nowhere.invalid/a.tar \(.+\); fetch it"):
+        download.fetch(("http://nowhere.invalid/a.tar",), tmp_path / "a.tar")

@@ -11,6 +11,7 @@ import lzma
 import os
 import re
 import shutil
+import socket
 import struct
 import tarfile
 import time
@@ -132,6 +133,8 @@ def _receive(url: str, partial: Path) -> None:
     except urllib.error.HTTPError:
         raise
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(getattr(error, "reason", error), socket.gaierror):  # no network, or no such server
+            raise _Refused(_reason(error)) from error
         raise _Interrupted(_reason(error)) from error
     with response:
         if response.headers.get_content_type() == "text/html":

@@ -143,6 +143,9 @@ def prepare(name: str, root: str = "", archives: str = "", workers: int = 0) -> 
     recipe, console = RECIPES[name], Console(stderr=True, soft_wrap=True, highlight=False)
     place = Path(root or f"data/{name}")
     folder = Path(archives) if archives else place / "archives"
+    for given in (place, folder):
+        if given.exists() and not given.is_dir():
+            raise InputError(f"{given} is a file, but must be a folder")
     nested = place / recipe.nested
     if recipe.nested and nested.is_dir():
         raise InputError(f"{place} holds {recipe.nested}: name {nested} itself with --root")
@@ -158,14 +161,16 @@ def prepare(name: str, root: str = "", archives: str = "", workers: int = 0) -> 
             f"{'them' if len(by_hand) > 1 else 'it'} into {folder}, and run the same again"
         )
     notes = []
-    for archive in absent:
+    for number, archive in enumerate(absent, 1):
         if archive.urls and not (folder / archive.name).is_file():
             console.print(f"{archive.name}: downloading into {folder}", markup=False)
         try:
             path = obtain(archive, folder)
         except InputError as error:
             if not archive.optional:
-                raise
+                later = [a for a in absent[number:] if not (a.optional or (folder / a.name).is_file())]
+                also = ", ".join(f"{a.name} from {a.urls[0]}" for a in later)
+                raise InputError(f"{error}{f'; {name} needs {also} too' if later else ''}") from error
             notes.append(f"no test images: {error}")
             continue
         count = unpack(archive, path, place)
