@@ -6,6 +6,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from . import foreign
 from .config import BackboneConfig
 from .errors import InputError, some, suggest
 
@@ -146,11 +147,12 @@ def read_weights(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(f"no file of pretrained weights at {path}")
     try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return state.get("state_dict", state)
-    except Exception as error:  # each format has its own errors; all mean the same to the user
-        raise InputError(f"cannot read weights from {path}: {type(error).__name__}") from error
+        content = foreign.read(Path(path))
+    except InputError as error:
+        reason = str(error).removeprefix(f"cannot read {Path(path)}: ").replace(str(Path(path)), "it", 1)
+        raise InputError(f"cannot read weights from {path}: {reason}") from error
+    state = content.get("state_dict", content)
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else []
+    if not isinstance(state, dict) or odd:
+        raise InputError(f"cannot read weights from {path}: {some(odd) or 'state_dict'} is no tensor")
+    return state

@@ -28,7 +28,7 @@ def save_model(path: Path, model: EMANet, experiment: Experiment, **facts: Any) 
     """Write the model file. experiment.data.spec must be set; facts (step, metrics) are JSON values."""
     header = {"emanet": __version__, "experiment": to_dict(experiment), **facts}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    _write(path, save(tensors, {"emanet": json.dumps(header)}))
+    write_whole(path, save(tensors, {"emanet": json.dumps(header)}))
 
 
 def model_path(source: str | Path) -> Path:
@@ -139,7 +139,7 @@ def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[int
     return int(path.name), training
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Atomically: whoever reads `path` sees the old file or the whole new one."""
     partial = path.with_name(f".{path.name}.partial")
     with open(partial, "wb") as file:

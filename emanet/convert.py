@@ -15,20 +15,20 @@ from typing import Any, Literal
 
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from . import backbones, checkpoint, foreign
-from .config import BackboneConfig, DataConfig, DatasetSpec, Experiment, HeadConfig, ModelConfig
+from .config import IGNORE, BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from .data.datasets import SPECS, resolve
 from .errors import InputError, some, suggest
 from .experiments import override, read_json
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
-from .mmconfig import mmseg_classes, mmseg_settings
+from .mmconfig import Stated, mmseg_classes, mmseg_settings
 from .model import build_model
 
-ENTRIES = ("net", "state_dict", "model", "model_ema", "ema_state_dict", "state_dict_ema")
-PUBLISHED_COUNTS = (19, 21, 59, 60, 150, 171)  # Cityscapes, VOC, Context, ADE20K, COCO-Stuff
+# Cityscapes, VOC, ADE20K, COCO-Stuff; not PASCAL Context, whose classes each code base has in another order.
+PUBLISHED_COUNTS = (19, 21, 150, 171)
 COUNTER = "num_batches_tracked"  # of BatchNorm; older files lack it, and nothing here reads it
 
 
@@ -87,7 +87,7 @@ def convert(
     source, destination = Path(source), Path(destination)
     _require_place(source, destination, force)
     content = foreign.read(source)
-    state, left = weights(content, entry, source)
+    entry, state = foreign.weights(content, entry, source)
     stated_name, stated_pixels = _stated(content, source)
     known = backbone or stated_name
     reason = "given" if layout else "known by its keys"
@@ -105,12 +105,20 @@ def convert(
         "mean": None if mean is None else tuple(mean),
         "std": None if std is None else tuple(std),
     }
+    whole = LAYOUTS[layout].whole
+    useless = [name for name in given if name not in ("backbone.name", "mean", "std") and given[name] is not None]
+    useless = [name.rpartition(".")[2] for name in useless] + ["dataset"] * bool(dataset)
+    if useless and not whole:
+        raise InputError(f"{source} is a backbone (layout {layout}), which has no {some(useless)}: give them to train")
     found = translate(state, LAYOUTS[layout], source)
-    decisions = Decisions()
+    decisions, stated = Decisions(), Stated()
     decisions.take(LAYOUTS[layout].settings, f"layout {layout}")
-    if LAYOUTS[layout].whole:
+    if whole:
         decisions.take(read_shapes(found), "from the weights")
-        decisions.take(mmseg_settings(content, multi_grid_given=multi_grid is not None), "the config in the file")
+        if layout == "mmseg":
+            stated = mmseg_settings(content, multi_grid_given=multi_grid is not None)
+        decisions.take(stated.settings, "the config in the file")
+        decisions.reasons |= {ours: f"default: {theirs} unreadable" for ours, theirs in stated.unread.items()}
     else:
         decisions.take({"backbone.name": known or _resnet(found)}, "stated" if known else "from the weights")
         decisions.take(backbone_statistics(decisions.values.get("backbone.name", "")), "as timm has it")
@@ -119,13 +127,22 @@ def convert(
     if "backbone.name" not in decisions.values:
         raise InputError(f"the backbone of {source} is none of the plain ResNets: name it with --backbone")
     config, data = decisions.config(), None
-    if LAYOUTS[layout].whole:
-        data, decisions.reasons["classes"] = pick_classes(found, content, dataset)
-        experiment = _write_model(found, destination, config, data)
-    else:
-        experiment = _write_backbone(found, destination, config)
+    try:
+        if whole:
+            data, decisions.reasons["classes"] = pick_classes(found, content, dataset)
+            experiment = _write_model(found, destination, Experiment(model=config, data=data, eval=stated.evaluation))
+        else:
+            experiment = _write_backbone(found, destination, config)
+    except OSError as error:
+        raise InputError(f"cannot write {destination}: {error.strerror}") from error
     rows = [("layout", layout, reason), *describe(config, data, decisions.reasons)]
-    rows += [("not used", some(left, 2), "no weights")] if left else []
+    if experiment.eval != EvalConfig():
+        window = "x".join(map(str, experiment.eval.window))
+        value = f"slide, {window}, overlap {experiment.eval.overlap:.2f}"
+        rows.append(("evaluation", value, "the config in the file"))
+    if stated.unread:
+        rows.append(("not read", some(stated.unread.values(), 1), "unreadable: defaults hold"))
+    rows += foreign.tables(content, entry)
     for name, value, why in rows:
         tell(f"{name:14}{value:30}  {why}")
     for line in [] if data else use_of_backbone(experiment.model):
@@ -180,6 +197,11 @@ class Translated:
                 if key not in counters and not value.is_floating_point()
             ],
         }
+        if not any(problems.values()):
+            odd = [
+                key for key, value in self.values.items() if value.is_floating_point() and not value.isfinite().all()
+            ]
+            problems = {"not finite": [self.names[key] for key in odd]}
         if any(problems.values()):
             listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
             raise InputError(f"{self.path} does not fit its layout: {listed}")
@@ -189,20 +211,6 @@ class Translated:
         for bias, mean in biases.items():  # BN(conv + bias) = BN with its mean less the bias, in training too
             values[mean] = (self.values[mean].double() - self.values[bias].double()).to(own[mean].dtype)
         return values
-
-
-def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The table of weights in a file's content, without DataParallel's `module.`, and the names of what is left."""
-    tables = [name for name, value in content.items() if isinstance(value, Mapping)]
-    if entry and entry not in tables:
-        raise InputError(f"{path} has no table {entry!r}{suggest(entry, tables)}")
-    entry = entry or next((name for name in ENTRIES if name in tables), "")
-    state = dict(content[entry] if entry else content)
-    if not state or not all(isinstance(key, str) for key in state):
-        raise InputError(f"{path} holds no table of weights by name")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state, [name for name in content if entry and name != entry]
 
 
 def translate(state: dict[str, Any], layout: Layout, path: Path) -> Translated:
@@ -256,6 +264,10 @@ def backbone_statistics(name: str) -> dict[str, Any]:
 def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) -> tuple[DataConfig, str]:
     """The data set whose classes the model has, and why this one."""
     count = found.size("head.classifier.weight", 0, found.size("head.classifier.bias", 0, 21))
+    if count == 1:
+        raise InputError(f"{found.path} has one output channel, to be cut at a threshold; models here have 2 or more")
+    if count > IGNORE:
+        raise InputError(f"{found.path} has {count} classes, and labels have room for {IGNORE}")
     if dataset:
         data = resolve(DataConfig(dataset=dataset))
         if len(data.spec.classes) != count:
@@ -273,7 +285,8 @@ def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) ->
     return resolve(DataConfig(dataset=found.path.stem, spec=spec)), "unknown: give --dataset"
 
 
-def _write_model(found: Translated, destination: Path, config: ModelConfig, data: DataConfig) -> Experiment:
+def _write_model(found: Translated, destination: Path, experiment: Experiment) -> Experiment:
+    config, data = experiment.model, experiment.data
     with torch.device("meta"):  # the weights come from the file: none are drawn, and what does not fit shows at once
         model = build_model(config, data.spec)
     own = model.state_dict()
@@ -281,7 +294,6 @@ def _write_model(found: Translated, destination: Path, config: ModelConfig, data
     values = found.fitted({key: value for key, value in own.items() if key not in stated})
     counters = {key: torch.zeros((), dtype=torch.int64) for key in own if key.endswith(COUNTER)}
     model.load_state_dict(counters | values | stated, assign=True)
-    experiment = Experiment(model=config, data=data)
     destination.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_model(destination, model, experiment, converted_from=found.path.name)
     return experiment
@@ -301,9 +313,7 @@ def _write_backbone(found: Translated, destination: Path, config: ModelConfig) -
     own |= {key: found.values[key] for key in optional if key in found.values}
     values = found.fitted(own, optional)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    partial = destination.with_name(f".{destination.name}.partial")
-    save_file(values, partial, {"format": "pt", "timm": name})
-    partial.replace(destination)
+    checkpoint.write_whole(destination, save(values, {"format": "pt", "timm": name}))
     return Experiment(model=override(config, {"backbone.pretrained": str(destination)}))
 
 
@@ -348,6 +358,10 @@ def use_of_backbone(config: ModelConfig) -> list[str]:
 
 
 def _require_place(source: Path, destination: Path, force: bool) -> None:
+    try:
+        destination.exists()
+    except OSError as error:
+        raise InputError(f"cannot write {destination}: {error.strerror}") from error
     if destination.suffix != ".safetensors":
         raise InputError(f"what is written is a .safetensors file, but its name is to be {destination}")
     if destination.is_dir():

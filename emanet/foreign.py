@@ -9,19 +9,22 @@ import math
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from .errors import InputError, some
+from .errors import InputError, some, suggest
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a PyTorch file that is no zip
 MAX_PICKLE = 1 << 28  # bytes of a zip's own pickle, which holds names and sizes: the values lie beside it
-MAX_TUPLES = 50_000  # a checkpoint has about ten per tensor; nested ones would overflow the stack when hashed
+MAX_STEPS = 100_000_000  # of hashing, over all tuples of a pickle: a second; a checkpoint has some 100 per tensor
 MAX_MEMO = 10_000_000
+LITTLE = 1 << 20  # bytes that a file's tensors may have beyond twice its own
+ENTRIES = ("net", "state_dict", "model", "model_ema", "ema_state_dict", "state_dict_ema")
 NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
@@ -89,6 +92,10 @@ NUMPY = {
     for name, stand_in in {"ndarray": Array, "_reconstruct": Array, "dtype": Kind, "scalar": Inert}.items()
 }
 PLAIN = NUMPY | {"collections.OrderedDict": Table, "_codecs.encode": Encode}
+# Operations that no pickle of weights has: they copy what is on the stack, hash it, or name things by number.
+STRANGE = ("DUP", "FROZENSET", "EXT1", "EXT2", "EXT4")
+IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD", "MEMOIZE")
+ALLOCATES = ("builtins.bytearray", "__builtin__.bytearray")  # of any size; PyTorch takes it for data
 # What trainings leave beside the weights: it becomes Inert. Methods come as getattr(class, name), which does nothing.
 BESIDE = ("mmengine.", "mmcv.", "mmseg.", "argparse.Namespace", "builtins.getattr", "__builtin__.getattr")
 
@@ -109,9 +116,9 @@ def read(path: Path) -> dict[str, Any]:
             content = _read_torch(path, _zip_pickle(path))
         elif start.startswith(b"\x80") and _is_legacy_torch(start):
             with open(path, "rb") as file:
-                content = _read_torch(path, file, pickles=4)
+                content = _read_torch(path, file, pickles=5)
         elif start.startswith(b"\x80"):
-            content = _read_pickle(path)
+            content = _read_pickle(path, size)
         elif start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size:
             from safetensors.torch import load_file
 
@@ -128,7 +135,58 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read {path}: {_reason(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no table of weights but a {type(content).__name__}")
+    _require_real(content, path, size)
     return content
+
+
+def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[str, dict[str, Any]]:
+    """The table of weights in a file's content and its name there, empty for the content itself.
+
+    Without the `module.` of DataParallel and of averaged models, and without the latter's counter.
+    """
+    tables = [name for name, value in content.items() if isinstance(value, Mapping)]
+    if entry and entry not in tables:
+        raise InputError(f"{path} has no table {entry!r}{suggest(entry, tables)}")
+    entry = entry or next((name for name in ENTRIES if name in tables), "")
+    state = dict(content[entry] if entry else content)
+    if not state or not all(isinstance(key, str) for key in state):
+        raise InputError(f"{path} holds no table of weights by name")
+    inner = {key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")}
+    counters = [key for key in state if key in ("steps", "n_averaged")]  # mmengine's, PyTorch's
+    return entry, inner if inner and len(inner) + len(counters) == len(state) else state
+
+
+def tables(content: Mapping[str, Any], entry: str) -> list[tuple[str, str, str]]:
+    """Rows on which table of a file was taken, where it has several, and what else there is."""
+    left = [name for name in content if entry and name != entry]
+    other = [name for name in left if name in ENTRIES and isinstance(content[name], Mapping)]
+    rows = [("weights", entry, f"or --entry {other[0]}")] if other else []
+    left = [name for name in left if name not in other]
+    return rows + ([("not used", some(left, 2), "no weights")] if left else [])
+
+
+def _require_real(content: Any, path: Path, size: int) -> None:
+    """Every tensor is plain, and its values lie in the file: a few bytes can claim to be as many as they like."""
+    total, seen, waiting = 0, set(), [("", content)]
+    while waiting:
+        name, value = waiting.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Mapping):
+            waiting += [(key if isinstance(key, str) else name, item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            waiting += [(name, item) for item in value]
+        elif isinstance(value, Tensor):
+            if value.is_meta or value.is_quantized or value.is_nested or value.layout != torch.strided:
+                kind = "meta" if value.is_meta else "quantised" if value.is_quantized else "sparse"
+                raise InputError(f"{name} in {path} is a {kind} tensor, not a plain one")
+            claimed = value.numel() * value.element_size()
+            if claimed > value.untyped_storage().nbytes():
+                raise InputError(f"{name} in {path} repeats its values, as no weight does: save a copy of it")
+            total += claimed
+    if total > 2 * size + LITTLE:
+        raise InputError(f"{path} has {size} bytes, but its tensors claim {total}")
 
 
 def _reason(error: Exception) -> str:
@@ -149,17 +207,23 @@ def _zip_pickle(path: Path) -> IO[bytes]:
         entries = archive.infolist()
         if any("/code/" in entry.filename for entry in entries):
             raise InputError(f"{path} is a TorchScript archive, which is code: save its state_dict() instead")
-        inner = [entry for entry in entries if entry.filename.rsplit("/", 1)[-1] == "data.pkl"]
+        # PyTorch finds entries in either case.
+        inner = [entry for entry in entries if entry.filename.rsplit("/", 1)[-1].lower() == "data.pkl"]
         if len(inner) != 1:
             raise InputError(f"{path} is a zip, but not one of PyTorch's")
         if inner[0].file_size > MAX_PICKLE or sum(e.file_size for e in entries) > path.stat().st_size:
             raise InputError(f"{path} is compressed or larger inside than out, as no file of PyTorch's is")
+        damaged = archive.testzip()
+        if damaged:
+            raise InputError(f"{path} is damaged, or was saved without checksums: {damaged} does not match its own")
         return io.BytesIO(archive.read(inner[0]))
 
 
 def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
     """Whatever lies beside the weights and is of a class known by name only becomes Inert."""
     names = {name for _ in range(pickles) for name in _scan(file)}
+    if names.intersection(ALLOCATES):
+        raise InputError(_refusal(path, ["builtins.bytearray"]))
     numbers = {name: stand_in for name, stand_in in NUMPY.items() if name in names}
     other = {name: type(name, (Inert,), {}) for name in names if name.startswith(BESIDE)}
     allowed = [(stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()]
@@ -178,7 +242,7 @@ def _refusal(path: Path, names: Sequence[str]) -> str:
     return f"{path} is refused, and nothing in it was run: {what}"
 
 
-def _read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path, size: int) -> Any:
     data = path.read_bytes()
     _scan(io.BytesIO(data))
 
@@ -192,22 +256,59 @@ def _read_pickle(path: Path) -> Any:
     content = Restricted(io.BytesIO(data)).load()
     if not isinstance(content, dict):
         return content
-    return {key: torch.from_numpy(v.value()) if isinstance(v, Array) else v for key, v in content.items()}
+    total = 0
+    for key, value in content.items():
+        if isinstance(value, Array):
+            content[key] = torch.from_numpy(value.value())
+            total += content[key].nbytes
+        if total > 2 * size + LITTLE:
+            raise InputError(f"{path} has {size} bytes, but its arrays claim more than {total}")
+    return content
 
 
 def _scan(file: IO[bytes]) -> set[str]:
     """The names that the next pickle of a file refers to, read but not run; ValueError for one that is no data.
 
     Names put together on the stack (protocol 4) are missing: find_class sees them, and weights_only takes none.
+    Hashing a tuple takes as many steps as it has parts, in all levels and counted anew wherever one is shared, so that
+    a hundred bytes can hold 2^45 of them. The stack is followed, as in pickletools.dis, to count them beforehand.
     """
     names: set[str] = set()
-    tuples = 0
+    stack: list[int | None] = []  # steps that hashing each value takes, at most; None is a mark
+    memo: dict[int, int | None] = {}
+    steps = 0
     for operation, value, _ in pickletools.genops(file):
-        tuples += operation.name.startswith("TUPLE")
-        if operation.name == "GLOBAL":
-            names.add(value.replace(" ", "."))
-        elif operation.name.startswith("EXT") or tuples > MAX_TUPLES:
+        name, before = operation.name, operation.stack_before
+        if name in STRANGE:
             raise ValueError("its pickle is not one of weights")
-        elif operation.name.endswith("PUT") and int(value) > MAX_MEMO:
-            raise ValueError("its pickle asks for more memory than weights need")
+        if name == "GLOBAL":
+            names.add(value.replace(" ", "."))
+        if name.endswith("PUT"):
+            if int(value) > MAX_MEMO:
+                raise ValueError("its pickle asks for more memory than weights need")
+            memo[int(value)] = stack[-1]
+        elif name == "MEMOIZE":
+            memo[len(memo)] = stack[-1]
+        parts: list[int | None] = []
+        count = len(before)
+        if pickletools.markobject in before:
+            count = before.index(pickletools.markobject)
+            while (part := stack.pop()) is not None:
+                parts.append(part)
+        parts += [stack.pop() for _ in range(count)]
+        made: int | None = 1
+        if name.startswith("TUPLE"):
+            made = 1 + sum(part or 0 for part in parts)
+        elif name.endswith("GET"):
+            made = memo[int(value)]
+        elif name in IN_PLACE:
+            made = parts[-1]
+        elif name == "MARK":
+            made = None
+        elif isinstance(value, str | bytes | bytearray):
+            made = 1 + len(value) // 100
+        stack += [made] * len(operation.stack_after)
+        steps += (made or 0) if name.startswith("TUPLE") or name.endswith("GET") else 0
+        if steps > MAX_STEPS:
+            raise ValueError("its pickle nests or repeats tuples as no weights do")
     return names

@@ -74,6 +74,12 @@ def state_of(layout):
     }
 
 
+@pytest.fixture(autouse=True)
+def expanded_weights_are_read(monkeypatch):
+    """The files here repeat one number per weight, to be small: what refuses them is test_foreign.py's."""
+    monkeypatch.setattr("emanet.foreign._require_real", lambda content, path, size: None)
+
+
 def outer(layout, state):
     """A file's content around the weights, as each program writes it."""
     return {
@@ -187,6 +193,13 @@ def test_a_key_that_does_not_fit_is_named_as_the_file_names_it(layout, write, tm
     assert not (tmp_path / "ours.safetensors").exists()
 
 
+def test_weights_that_are_no_numbers_are_refused_by_name(write, tmp_path):
+    source = write("original", **{"fc2.bias": torch.full((21,), torch.nan)})
+    with pytest.raises(InputError, match="not finite: fc2.bias"):
+        convert(source, tmp_path / "ours.safetensors")
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
 def test_counters_and_prefixes_are_taken_by_name(write, tmp_path, settled):
     state = state_of("original") | {"extractor.1.num_batches_tracked": torch.tensor(7)}
     settled(write("original", {f"module.{key}": value for key, value in state.items()}), tmp_path / "x.safetensors")
@@ -239,7 +252,8 @@ def test_arguments_come_over_what_the_layout_and_the_file_say(write, settled, tm
 
 
 def test_mmsegs_meta_comes_before_the_layout(write, tmp_path, settled):
-    config = "model = dict(backbone=dict(strides=(1, 2, 2, 1)), decode_head=dict(align_corners=True, num_stages=4))"
+    backbone = "strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2), contract_dilation=True"
+    config = f"model = dict(backbone=dict({backbone}), decode_head=dict(align_corners=True, num_stages=4))"
     names = tuple(f"kind {i}" for i in range(19))
     colours = [[i, i, i] for i in range(19)]
     for meta in (
@@ -254,6 +268,24 @@ def test_mmsegs_meta_comes_before_the_layout(write, tmp_path, settled):
     meta = {"CLASSES": SPECS["cityscapes"].classes}
     torch.save({"meta": meta, "state_dict": state_of("mmseg")}, tmp_path / "mine.pth")
     assert settled(tmp_path / "mine.pth", tmp_path / "x.safetensors").data.dataset == "cityscapes"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("dataset", "voc"),
+        ("output_stride", 16),
+        ("multi_grid", (1, 2, 4)),
+        ("dilation", "uniform"),
+        ("align_corners", False),
+        ("eps", 1e-3),
+        ("em_steps", 7),
+    ],
+)
+def test_options_that_a_backbone_has_no_use_for_are_refused(option, value, write, tmp_path):
+    message = f"is a backbone .layout encoding., which has no {option}: give"
+    with pytest.raises(InputError, match=message):
+        convert(write("encoding"), tmp_path / "b.safetensors", **{option: value})
 
 
 def test_classes_can_be_given_and_must_be_as_many(write, settled, tmp_path):
@@ -293,6 +325,12 @@ def test_a_backbone_becomes_a_file_that_the_model_loads(layout, name, write, tmp
     assert torch.equal(load_file(tmp_path / "b.safetensors")["fc.bias"], state["fc.bias"])
 
 
+def test_models_and_backbones_can_be_read_by_all_alike(write, tmp_path):
+    source = write("torchvision")
+    convert(source, tmp_path / "backbone.safetensors")
+    assert (tmp_path / "backbone.safetensors").stat().st_mode == source.stat().st_mode
+
+
 def test_any_model_of_timms_by_name(tmp_path):
     state = timm.create_model("test_convnext").state_dict()
     source, made = tmp_path / "model.safetensors", tmp_path / "b.safetensors"
@@ -324,6 +362,10 @@ def test_places_that_cannot_be_written(write, settled, tmp_path):
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         convert(source, tmp_path / "folder.safetensors")
+    with pytest.raises(InputError, match="cannot write .*: File name too long"):
+        convert(source, tmp_path / f"{'x' * 300}.safetensors")
+    with pytest.raises(InputError, match="cannot write .*: (File exists|Not a directory)"):
+        convert(source, source / "folder" / "x.safetensors")
     with pytest.raises(InputError, match="cannot be converted into itself"):
         convert(existing, existing, force=True)
     with pytest.raises(InputError, match="no layout 'orignal'; did you mean 'original'"):
@@ -331,7 +373,8 @@ def test_places_that_cannot_be_written(write, settled, tmp_path):
 
 
 def test_the_command(write, tmp_path):
-    source, made = write("original"), tmp_path / "sub" / "x.safetensors"
+    source = write("original", {key: value.contiguous() for key, value in state_of("original").items()})
+    made = tmp_path / "sub" / "x.safetensors"
     done = run_cli("convert", source, made, "--no-align-corners", "--multi-grid", "1", "1", "1", "--dataset", "voc")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
@@ -346,7 +389,8 @@ def test_the_command(write, tmp_path):
 
 
 def test_a_backbones_flags_work_as_told(write, tmp_path):
-    done = run_cli("convert", write("encoding"), tmp_path / "b.safetensors")
+    state = {key: value.contiguous() for key, value in state_of("encoding").items()}
+    done = run_cli("convert", write("encoding", state), tmp_path / "b.safetensors")
     flags = [word for line in done.stdout.splitlines() if line.startswith("    --") for word in line.split()]
     sizes = ["--steps", "1", "--batch-size", "1", "--data.crop", "33", "33", "--model.head.channels", "4"]
     done = run_cli("train", "drawn", *flags, *sizes, "--data.workers", "0", "--seed", "-1", cwd=tmp_path)

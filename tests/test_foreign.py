@@ -157,8 +157,89 @@ def test_a_pickle_inside_pytorchs_formats_is_held_to_the_same(tmp_path):
 
 
 def test_nested_tuples_within_the_limit_do_not_overflow_the_stack(tmp_path):
-    (tmp_path / "x.pdparams").write_bytes(b"\x80\x02}N" + b"\x85" * 49_000 + b"Ns.")
+    (tmp_path / "x.pdparams").write_bytes(b"\x80\x02})" + b"\x85" * 14_000 + b"Ns.")
     foreign.read(tmp_path / "x.pdparams")
+
+
+def shared(levels, twice, build):
+    """A pickle that makes t = (t, t) so often: hashing it takes 2^levels steps."""
+    start = b"" if twice == b"2" else b"q\x00"
+    return b"\x80\x02" + build[0] + b")" + start + levels * (twice + b"\x86" + start) + build[1] + b"."
+
+
+@pytest.mark.parametrize("build", {"key": (b"}", b"Ns"), "set": (b"\x8f(", b"\x90")}.values(), ids=["key", "set"])
+@pytest.mark.parametrize("twice", [b"2", b"h\x00", b"N0h\x00", b"N0Nbh\x00", b"(eh\x00", b"(uh\x00"], ids=repr)
+def test_shared_tuples_cannot_take_exponential_time(build, twice, tmp_path):
+    """By DUP or the memo, with operations in between that leave the tuple as it is, in every kind of file."""
+    body = shared(45, twice, build)
+    (tmp_path / "x.pdparams").write_bytes(body)
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("x/data.pkl", body)
+        archive.writestr("x/version", "3")
+    magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+    (tmp_path / "legacy.pth").write_bytes(magic + b"\x80\x02M\xe9\x03." + 2 * b"\x80\x02}." + body)
+    for name in ("x.pdparams", "x.pth", "legacy.pth"):
+        with pytest.raises(InputError, match=f"{name}: its pickle (is not one of weights|nests or repeats tuples)"):
+            foreign.read(tmp_path / name)
+
+
+def test_a_frozenset_is_refused(tmp_path):
+    (tmp_path / "x.pdparams").write_bytes(b"\x80\x04}(\x91Ns.")
+    with pytest.raises(InputError, match="is not one of weights"):
+        foreign.read(tmp_path / "x.pdparams")
+
+
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda: torch.zeros(1).expand(1 << 40), "w in .*x.pth repeats its values"),
+        (lambda: torch.empty(3, device="meta"), "w in .*x.pth is a meta tensor, not a plain one"),
+        (lambda: torch.eye(3).to_sparse(), "w in .*x.pth is a sparse tensor"),
+        (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "w in .*x.pth is a quantised tensor"),
+        (lambda: list(torch.ones(1 << 20).view(1, -1).expand(4, -1)), "x.pth has .* bytes, but its tensors claim"),
+    ],
+    ids=["expanded", "meta", "sparse", "quantised", "shared"],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor", "ignore:.*[Qq]uant", "ignore:TypedStorage")
+def test_only_plain_tensors_with_all_their_values(save, value, message, tmp_path):
+    save({"state_dict": {"w": value()}}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=message):
+        foreign.read(tmp_path / "x.pth")
+
+
+def test_arrays_that_share_their_values_are_counted(tmp_path):
+    raw = bytes(1 << 20)
+
+    class Sharing:
+        def __reduce__(self):
+            kind = Call(np.dtype, "u1")
+            kind.call = (*kind.call, (3, "|", None, None, None, -1, -1, 0))
+            return np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, (1 << 20,), kind, False, raw)
+
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({str(i): Sharing() for i in range(9)}, protocol=4))
+    with pytest.raises(InputError, match="x.pdparams has .* bytes, but its arrays claim more"):
+        foreign.read(tmp_path / "x.pdparams")
+
+
+def test_bytearrays_of_any_size_are_refused(tmp_path):
+    save_zip({"w": torch.ones(1), "x": bytearray(3)}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="refused, and nothing in it was run: it needs builtins.bytearray"):
+        foreign.read(tmp_path / "x.pth")
+
+
+def test_zips_that_cannot_be_unpacked(tmp_path):
+    path = tmp_path / "x.pth"
+    for field, value, message in ((8, 1, "encrypted"), (10, 97, "compression method")):
+        save_zip(STATE, path)
+        data = bytearray(path.read_bytes())
+        start = data.find(b"PK\x01\x02")
+        data[start + field] = data[data.find(b"PK\x03\x04") + field - 2] = value
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=f"cannot read .*{message}"):
+            foreign.read(path)
+    with pytest.raises(InputError, match="cannot read .*: File name too long"):
+        foreign.read(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +281,16 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
         foreign.read(tmp_path / "absent.pth")
     with pytest.raises(InputError, match="Is a directory"):
         foreign.read(tmp_path)
+
+
+def test_a_damaged_weight_is_noticed(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"weight": torch.arange(5000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="a.pth is damaged, or was saved without checksums: .*data/0 does not match"):
+        foreign.read(path)
 
 
 def test_archives_that_are_no_checkpoints(tmp_path):
