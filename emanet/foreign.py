@@ -112,17 +112,18 @@ def read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     try:
-        if start.startswith(b"PK\x03\x04"):
+        # First, since the length that it begins with may have any bytes, those of the others too.
+        if start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size:
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        elif start.startswith(b"PK\x03\x04"):
             content = _read_torch(path, _zip_pickle(path))
         elif start.startswith(b"\x80") and _is_legacy_torch(start):
             with open(path, "rb") as file:
                 content = _read_torch(path, file, pickles=5)
         elif start.startswith(b"\x80"):
             content = _read_pickle(path, size)
-        elif start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size:
-            from safetensors.torch import load_file
-
-            content = load_file(path)
         elif start[257:262] == b"ustar":
             raise InputError(
                 f"{path} is a .tar: unpack it first, or, if PyTorch wrote it before 2017, save it anew with a later one"
