@@ -276,6 +276,9 @@ class Experiment:
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
     compile: bool = False
+    recompute: bool = False
+    """Compute the backbone's blocks again in the backward pass instead of keeping what is inside them: the same
+    gradients with less memory, in more time."""
     sync_bn: bool = True
     """BatchNorm statistics over all ranks, where there are several."""
     device: str = "auto"
@@ -295,6 +298,8 @@ class Experiment:
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("seed", "val_every", "keep_every", "pictures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        if self.compile and self.recompute:
+            raise InputError("compile and recompute exclude each other: compiled code chooses what it computes again")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 

@@ -47,7 +47,7 @@ class EMAU(nn.Module):
         self.register_buffer("bases", unit_columns(bases_1CK))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        pixels_BCN = self.conv_in(x_BCHW).flatten(2)
+        pixels_BCN = self.conv_in(x_BCHW).flatten(2)  # a view, also of channels_last memory
         rebuilt_BCN, mu_BCK = em_attention(
             pixels_BCN,
             self.bases.clone(),  # the buffer changes below, before a backward pass that may need what it was

@@ -24,6 +24,7 @@ from .config import EvalConfig
 from .errors import InputError
 from .metrics import ConfusionMatrix
 from .model import EMANet
+from .ops.upsample import upsample_argmax
 
 OnSample = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 
@@ -109,10 +110,10 @@ def predict_labels(model: EMANet, images: Tensor, config: EvalConfig = EvalConfi
     The images are on the model's device; the model is in eval mode.
     """
     if config.mode == "whole" and config.scales == (1.0,) and not config.flip:
-        scores = padded_logits(model, model.normalise(images))  # softmax would not change the order
-    else:
-        scores = probabilities(model, images, config)
-    return scores.argmax(1).to(torch.uint8)
+        x = _padded(model, model.normalise(images))  # softmax would not change the order of the logits
+        low = model.low_logits(x)[0]
+        return upsample_argmax(low, model.padded_size(x.shape[2:]), images.shape[2:], model.align_corners)
+    return probabilities(model, images, config).argmax(1).to(torch.uint8)
 
 
 @torch.no_grad()
@@ -158,15 +159,21 @@ def window_starts(side: int, window: int, overlap: float) -> list[int]:
 
 
 def padded_logits(model: EMANet, x: Tensor) -> Tensor:
-    """Logits (B, classes, H, W) of normalised images, padded on the right and below with the mean colour meanwhile.
+    """Logits (B, classes, H, W) of normalised images, padded meanwhile."""
+    h, w = x.shape[2:]
+    return model.logits(_padded(model, x))[:, :, :h, :w]
 
-    Padded until (side - 1) % stride == 0 for align_corners (the original's evaluation), side % stride == 0 without:
+
+def _padded(model: EMANet, x: Tensor) -> Tensor:
+    """Normalised images padded on the right and below with the mean colour.
+
+    Until (side - 1) % stride == 0 for align_corners (the original's evaluation), side % stride == 0 without:
     only then are the logits, spread evenly over the image, as far apart as the backbone computed them.
     """
     h, w = x.shape[2:]
     extra = int(model.align_corners)
     pad_h, pad_w = -(h - extra) % model.stride, -(w - extra) % model.stride
-    return model.logits(F.pad(x, (0, pad_w, 0, pad_h)))[:, :, :h, :w]
+    return F.pad(x, (0, pad_w, 0, pad_h))
 
 
 def _resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:

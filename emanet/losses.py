@@ -12,10 +12,14 @@ from torch import Tensor, nn
 
 from .config import IGNORE, LossConfig
 from .errors import InputError
+from .ops.upsample import upsample_cross_entropy
 
 
 class PixelLoss(nn.Module):
-    """loss(logits, labels) is a sum over pixels; divided by divisor(all labels of the step) it is the loss."""
+    """loss(logits, labels) is a sum over pixels; divided by divisor(all labels of the step) it is the loss.
+
+    of_low gives the same from logits at the stride of the head, without those at full size.
+    """
 
     def __init__(self, config: LossConfig, classes: Sequence[str]):
         super().__init__()
@@ -28,9 +32,11 @@ class PixelLoss(nn.Module):
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """logits (B, classes, H, W), labels (B, H, W) uint8 or int64, 255 = ignored -> scalar sum, at least float32."""
         labels, logits = labels.long(), logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.config.ohem_threshold:
-            return self._hard_pixels(logits, labels)
-        return F.cross_entropy(logits, labels, self.weights, ignore_index=IGNORE, reduction="sum")
+        return self._total(F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"), labels)
+
+    def of_low(self, low: Tensor, labels: Tensor, padded: Sequence[int], align_corners: bool) -> Tensor:
+        """The same of the logits that low (B, classes, h, w), spread over `padded`, has at the labels' pixels."""
+        return self._total(upsample_cross_entropy(low, labels, padded, align_corners), labels)
 
     def divisor(self, labels: Tensor) -> Tensor:
         """The scalar float64 to divide by, of these labels alone; over ranks the divisors add up.
@@ -45,14 +51,26 @@ class PixelLoss(nn.Module):
         counts = torch.bincount(labels.flatten().long(), minlength=IGNORE + 1)
         return (counts[: len(self.weights)] * self.weights).sum().double()
 
-    def _hard_pixels(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _total(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """losses (B, H, W), 0 where labels are ignored -> scalar sum."""
+        if self.config.ohem_threshold:
+            return self._hard_pixels(losses, labels)
+        if self.weights is not None:
+            losses = losses * self._pixel_weights(labels, losses)
+        return losses.sum()
+
+    def _pixel_weights(self, labels: Tensor, losses: Tensor) -> Tensor:
+        return self.weights.to(losses.dtype)[labels.long().masked_fill(labels == IGNORE, 0)]
+
+    def _hard_pixels(self, losses: Tensor, labels: Tensor) -> Tensor:
+        images, pixels = len(labels), labels.numel()
         valid = labels != IGNORE
-        losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")[valid]
+        losses, labels = losses[valid], labels[valid]
         if not len(losses):
-            return logits.sum() * 0
-        kept = min(len(losses), self.config.ohem_min_kept * len(labels))
+            return losses.sum()
+        kept = min(len(losses), self.config.ohem_min_kept * images)
         hardest = losses.detach().topk(kept).values[-1] if kept else losses.new_tensor(math.inf)
         keep = ~(losses < hardest.clamp_max(-math.log(self.config.ohem_threshold)))  # NaN stays in, to be seen
         if self.weights is not None:
-            losses = losses * self.weights[labels[valid]]
-        return losses[keep].sum() / keep.sum().clamp_min(1) * labels.numel()
+            losses = losses * self._pixel_weights(labels, losses)
+        return losses[keep].sum() / keep.sum().clamp_min(1) * pixels

@@ -68,19 +68,24 @@ class EMANet(nn.Module):
     def low_logits(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits at the stride of the head, and those of the auxiliary head in training, if there is one."""
         h, w = x.shape[2:]
-        d = self.backbone.divisor
-        features = self.backbone(F.pad(x, (0, -w % d, 0, -h % d)))
+        padded_h, padded_w = self.padded_size((h, w))
+        features = self.backbone(F.pad(x, (0, padded_w - w, 0, padded_h - h)))
         aux = self.aux_head(features) if self.aux_head is not None and self.training else None
         return self.head(features), aux
 
-    def upsample(self, low: Tensor, size: Sequence[int]) -> Tensor:
-        """Bilinear to (H, W), in float32 at least; what the backbone padded is cut off again."""
-        h, w = size
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """What the backbone gets for images of (H, W), and what low-resolution logits are spread over."""
         d = self.backbone.divisor
-        padded = (h + -h % d, w + -w % d)
+        return size[0] + -size[0] % d, size[1] + -size[1] % d
+
+    def upsample(self, low: Tensor, size: Sequence[int]) -> Tensor:
+        """Bilinear to (H, W), in float32 at least; what the backbone padded is cut off again.
+
+        ops.upsample has the two ends that logits at full size usually come to, labels and the loss, without them.
+        """
         low = low.to(torch.promote_types(low.dtype, torch.float32))
-        high = F.interpolate(low, padded, mode="bilinear", align_corners=self.align_corners)
-        return high[:, :, :h, :w]
+        high = F.interpolate(low, self.padded_size(size), mode="bilinear", align_corners=self.align_corners)
+        return high[:, :, : size[0], : size[1]]
 
 
 def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANet:

@@ -6,11 +6,14 @@ from torch.optim import Optimizer
 
 from .config import OptimConfig
 
+FUSED = ("cpu", "cuda")
+
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """SGD or AdamW over groups: backbone or head x weights, norms and other vectors, biases.
 
     Only weights decay; biases learn at bias_lr_scale, the head at head_lr_scale. What needs no gradient is left out.
+    All parameters of a group are updated in one pass over memory, on the devices for which PyTorch can.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -23,9 +26,10 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     parameters = [
         {"params": members, "lr_scale": scale, "weight_decay": decay} for (scale, decay), members in groups.items()
     ]
+    fused = all(p.device.type in FUSED for p in model.parameters())
     if config.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=config.lr)
-    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)
+        return torch.optim.AdamW(parameters, lr=config.lr, fused=fused)
+    return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, fused=fused)
 
 
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:

@@ -26,10 +26,12 @@ from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
 from .distributed import pick_device
 from .errors import InputError
 from .experiments import load_experiment
+from .fast import Engine, Precision, faster
 from .model import EMANet
 
 Picture = np.ndarray | Image.Image | str | Path
 JPEG_QUALITY = 90
+CALIBRATION_IMAGES = 100  # about so many are taken, evenly spread, where more are given
 
 
 class Predictor:
@@ -38,10 +40,20 @@ class Predictor:
     An image is a path, a Pillow image (both with their EXIF orientation applied), or a uint8 array (H, W, C) of as
     many channels as the model has, RGB where there are three; also (H, W) where there is one. Arrays that do not fit
     raise ValueError, files InputError. A model that is handed in goes to the device and into eval mode.
-    config: how to predict; default is what the model's file says, or whole images.
+    config: how to predict; default is what the model's file says, or whole images. engine, precision: see fast.py.
+    calibrate: for int8, files, folders and globs of a hundred images like those to come.
     """
 
-    def __init__(self, model: EMANet | str | Path, *, device: str = "auto", config: EvalConfig | None = None):
+    def __init__(
+        self,
+        model: EMANet | str | Path,
+        *,
+        device: str = "auto",
+        config: EvalConfig | None = None,
+        engine: Engine = "plain",
+        precision: Precision = "fp32",
+        calibrate: Sequence[str] = (),
+    ):
         if not isinstance(model, nn.Module):
             from .checkpoint import load, model_path
 
@@ -51,10 +63,55 @@ class Predictor:
         self.model, self.config = model.to(self.device).eval(), config or EvalConfig()
         self.classes, self.palette = model.classes, model.palette
         self.channels = model.backbone.in_channels
+        if (engine, precision) != ("plain", "fp32"):
+            self.model = faster(self.model, engine, precision, self._calibration(calibrate))
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Class indices (H, W) uint8, of the image's size."""
         return evaluate.predict_labels(self.model, self._batch(image), self.config)[0].cpu().numpy()
+
+    def many(self, images: Sequence[Picture]) -> list[np.ndarray]:
+        """The same for several images, those of one batch_size in one pass: what each has alone, to rounding."""
+        batches = [self._batch(image) for image in images]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, batch in enumerate(batches):
+            groups.setdefault(self.batch_size(batch.shape[2:]), []).append(i)
+        found: dict[int, np.ndarray] = {}
+        for size, members in groups.items():
+            stacked = torch.cat([self._filled(batches[i], size) for i in members])
+            labels = evaluate.predict_labels(self.model, stacked, self.config).cpu().numpy()
+            for i, own in zip(members, labels, strict=True):
+                h, w = batches[i].shape[2:]
+                found[i] = own[:h, :w]
+        return [found[i] for i in range(len(batches))]
+
+    def batch_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """(h, w) of the batches that images of this size go with: as evaluate pads them if whole and at one scale."""
+        h, w = size
+        if self.config.mode != "whole" or self.config.scales != (1.0,) or self.config.flip:
+            return h, w
+        extra, stride = int(self.model.align_corners), self.model.stride
+        return h + -(h - extra) % stride, w + -(w - extra) % stride
+
+    def _filled(self, batch: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """uint8 images as floats in [0, 1], filled up with the mean colour itself, which has no place in uint8."""
+        h, w = batch.shape[2:]
+        filled = self.model.mean.expand(len(batch), self.channels, *size).clone()
+        filled[:, :, :h, :w] = batch / 255
+        return filled
+
+    def _calibration(self, given: Sequence[str]) -> list[torch.Tensor]:
+        """Normalised images as the model will get them: whole, or a window from the middle of each."""
+        paths = [path for path, _ in find_images(given)] if given else []
+        inputs = []
+        for path in paths[:: max(1, round(len(paths) / CALIBRATION_IMAGES))]:
+            batch = self._batch(path)
+            if self.config.mode == "slide":
+                (h, w), (window_h, window_w) = batch.shape[2:], self.config.window
+                top, left = max(0, h - window_h) // 2, max(0, w - window_w) // 2
+                batch = batch[:, :, top : top + window_h, left : left + window_w]
+            inputs.append(self.model.normalise(self._filled(batch, self.batch_size(batch.shape[2:]))))
+        return inputs
 
     def probabilities(self, image: Picture) -> np.ndarray:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
@@ -83,12 +140,17 @@ class Predictor:
         return torch.from_numpy(np.array(pixels, order="C")).to(self.device)
 
 
-def predict_files(predictor: Predictor, inputs: Sequence[str], out: str | Path, *, overlay: bool = True) -> list[str]:
+def predict_files(
+    predictor: Predictor, inputs: Sequence[str], out: str | Path, *, overlay: bool = True, batch: int = 1
+) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
-    inputs, name: as find_images has them. An unreadable image is reported on stderr and left out; returned are these
-    reports. Raises InputError, before anything is written, if there is no image or OUT is a folder of the images.
+    inputs, name: as find_images has them. batch: so many images of one size, padded, go through the model at once. An
+    unreadable image is reported on stderr and left out; returned are these reports. Raises InputError, before anything
+    is written, if there is no image or OUT is a folder of the images.
     """
+    if batch < 1:
+        raise InputError(f"batch is {batch}, but must be at least 1")
     out, console = Path(out), Console(stderr=True)
     images = find_images(inputs)
     folders = {path.resolve().parent: path for path, _ in images}
@@ -97,6 +159,13 @@ def predict_files(predictor: Predictor, inputs: Sequence[str], out: str | Path, 
         if taken:
             raise InputError(f"the output folder {(out / name).parent} holds the image {taken}; name another one")
     failures = []
+    waiting: dict[tuple[int, int], list[tuple[Path, Path, np.ndarray]]] = {}
+
+    def finish(size: tuple[int, int]) -> None:
+        group = waiting.pop(size)
+        for (path, name, pixels), labels in zip(group, predictor.many([each[2] for each in group]), strict=True):
+            _write(predictor, path, out / name, pixels, labels, overlay)
+
     for path, name in track(images, "predict", console=console, transient=True):
         try:
             pixels = predictor.pixels(path)
@@ -104,17 +173,28 @@ def predict_files(predictor: Predictor, inputs: Sequence[str], out: str | Path, 
             failures.append(str(error))
             console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
             continue
-        labels = predictor(pixels)
-        target = out / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_mask(f"{target}.png", labels, predictor.palette)
-            if overlay:
-                picture = Image.fromarray(predictor.overlay(pixels, labels))
-                picture.save(f"{target}_overlay.jpg", quality=JPEG_QUALITY)
-        except OSError as error:
-            raise InputError(f"cannot write the prediction of {path} as {target}: {error.strerror or error}") from error
+        size = predictor.batch_size(pixels.shape[:2])
+        waiting.setdefault(size, []).append((path, name, pixels))
+        if len(waiting[size]) == batch:
+            finish(size)
+        elif sum(map(len, waiting.values())) >= 4 * batch:  # many sizes: memory does not grow with the folder
+            finish(max(waiting, key=lambda size: len(waiting[size])))
+    for size in list(waiting):
+        finish(size)
     return failures
+
+
+def _write(
+    predictor: Predictor, path: Path, target: Path, pixels: np.ndarray, labels: np.ndarray, overlay: bool
+) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(f"{target}.png", labels, predictor.palette)
+        if overlay:
+            picture = Image.fromarray(predictor.overlay(pixels, labels))
+            picture.save(f"{target}_overlay.jpg", quality=JPEG_QUALITY)
+    except OSError as error:
+        raise InputError(f"cannot write the prediction of {path} as {target}: {error.strerror or error}") from error
 
 
 def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:

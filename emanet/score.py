@@ -1,6 +1,8 @@
 """The evaluate command: which model on which pictures, and the result as a table, JSON and a picture."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,21 +15,26 @@ from .data.images import read_mask, read_mask_values
 from .errors import InputError
 from .evaluate import evaluate
 from .experiments import load_experiment, override
+from .fast import Engine, Precision
 from .metrics import ConfusionMatrix, print_report
+from .predict import Predictor
 from .rundir import write_json
 
 
 def score(
     model: str, images: str, masks: str, split: str, root: str, dataset: str, json: str, picture: str, device: str,
-    settings: EvalConfig,
+    settings: EvalConfig, engine: Engine = "plain", precision: Precision = "fp32", calibrate: Sequence[str] = (),
 ) -> dict:  # fmt: skip
     """See the command's help for the arguments. Returns the report (see metrics)."""
     if bool(images) != bool(masks):
         raise InputError("--images and --masks belong together")
     if not model and not images:
         raise InputError("evaluate needs a MODEL, or --images and --masks")
-    matrix = _score_model(model, images, masks, split, root, dataset, device, settings) if model else (
-        _score_label_maps(images, masks, dataset))  # fmt: skip
+    if model:
+        how = {"config": settings, "engine": engine, "precision": precision, "calibrate": calibrate}
+        matrix = _score_model(model, images, masks, split, root, dataset, device, how)
+    else:
+        matrix = _score_label_maps(images, masks, dataset)
     report = matrix.report()
     if distributed.rank() == 0:
         print_report(report, Console())
@@ -42,7 +49,7 @@ def score(
 
 
 def _score_model(
-    model: str, images: str, masks: str, split: str, root: str, dataset: str, device: str, settings: EvalConfig
+    model: str, images: str, masks: str, split: str, root: str, dataset: str, device: str, how: dict[str, Any]
 ) -> ConfusionMatrix:
     where = distributed.pick_device(device)
     distributed.init(where)
@@ -53,7 +60,8 @@ def _score_model(
         samples = open_folders(Path(images), Path(masks), data.spec, channels)
     else:
         samples = open_dataset(data, split or data.val_split, channels)
-    return evaluate(load(model, where), samples, settings, workers=2, progress=True)
+    predictor = Predictor(load(model), device=str(where), **how)
+    return evaluate(predictor.model, samples, predictor.config, workers=2, progress=True)
 
 
 def _score_label_maps(predictions: str, masks: str, dataset: str) -> ConfusionMatrix:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import checkpoint, distributed
+from . import checkpoint, distributed, recompute
 from .config import Experiment
 from .data.datasets import Dataset, check, open_dataset, resolve
 from .data.transforms import TrainingSamples, training_loader
@@ -31,7 +31,8 @@ from .rundir import RunFolder, pick_run_folder
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAY_DIFFER = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every", "save_every")
-MAY_DIFFER += ("keep_every", "pictures", "eval.")  # settings that a resumed run may change: the weights do not know
+# settings that a resumed run may change: the weights do not know
+MAY_DIFFER += ("recompute", "keep_every", "pictures", "eval.")
 
 
 class StepNet(nn.Module):
@@ -44,9 +45,10 @@ class StepNet(nn.Module):
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32."""
         low, aux = self.net.low_logits(self.net.normalise(images))
-        loss = self.loss(self.net.upsample(low, labels.shape[1:]), labels)
+        spread = self.net.padded_size(labels.shape[1:]), self.net.align_corners
+        loss = self.loss.of_low(low, labels, *spread)
         if aux is not None:
-            loss = loss + self.loss.config.aux_weight * self.loss(self.net.upsample(aux, labels.shape[1:]), labels)
+            loss = loss + self.loss.config.aux_weight * self.loss.of_low(aux, labels, *spread)
         return loss
 
 
@@ -95,6 +97,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     net = net.to(device, memory_format=layout)
     if world > 1 and config.sync_bn:
         net = distributed.sync_batch_norm(net)
+    if config.recompute:
+        recompute.blocks(net.backbone)
     net.train()
 
     optimizer = build_optimizer(net, config.optim)

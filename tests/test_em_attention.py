@@ -1,10 +1,14 @@
 import functools
+import logging
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from emanet.ops.em_attention import EPS, em_attention, unit_columns
+from emanet.ops import em_attention as module
+from emanet.ops.em_attention import EPS, em_attention, em_attention_buffered, em_attention_plain, unit_columns
+from emanet.profile import peak_memory
 
 
 def reference(x, mu, steps):
@@ -96,7 +100,8 @@ def test_gradient_modes_compute_the_same_and_differ_in_gradient():
     x, mu = drawn(dtype=torch.float64)
     x.requires_grad_()
     outputs = {mode: em_attention(x, mu, gradient=mode)[0] for mode in ("detached", "last", "unrolled")}
-    assert torch.equal(outputs["detached"], outputs["last"]) and torch.equal(outputs["last"], outputs["unrolled"])
+    assert torch.equal(outputs["last"], outputs["unrolled"])
+    torch.testing.assert_close(outputs["detached"], outputs["last"], rtol=1e-13, atol=1e-14)  # sums in another order
     last, unrolled = (torch.autograd.grad(outputs[mode].square().sum(), x)[0] for mode in ("last", "unrolled"))
     assert last.any() and (last - unrolled).abs().max() > 1e-3 * unrolled.abs().max()
 
@@ -148,3 +153,90 @@ def test_wrong_shapes_are_named():
         em_attention(x, mu, 0)
     with pytest.raises(ValueError, match="detached, last, unrolled, not 'none'"):
         em_attention(x, mu, gradient="none")
+
+
+def test_backends_are_named():
+    x, mu = drawn()
+    with pytest.raises(ValueError, match="auto, plain, triton, not 'cuda'"):
+        em_attention(x, mu, backend="cuda")
+    with pytest.raises(ValueError, match=r"backend='triton' cannot be had: it .*, and the input is on cpu|No module"):
+        em_attention(x, mu, backend="triton")
+    for one, two in zip(em_attention(x, mu, backend="plain"), em_attention(x, mu), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_what_auto_does_without_is_logged_once(monkeypatch, caplog):
+    """A CUDA tensor where triton cannot be imported; here the tensor only says that it is one."""
+    module._log_once.cache_clear()
+    monkeypatch.setitem(sys.modules, "emanet.ops.em_attention_triton", None)
+
+    class Elsewhere(torch.Tensor):
+        device = torch.device("cuda")
+
+    x, mu = drawn()
+    with caplog.at_level(logging.WARNING, "emanet"):
+        reasons = [module._triton_refusal(x, 4) for _ in range(2)]
+        monkeypatch.setattr(module, "em_attention_plain", lambda x, mu, steps, **options: (x, mu))
+        for _ in range(3):
+            em_attention(x.as_subclass(Elsewhere), mu)
+    assert "em_attention_triton" in reasons[0]
+    assert [record.message for record in caplog.records] == [
+        f"EM attention runs without its Triton kernels: {reasons[0]}"
+    ]
+
+
+@pytest.mark.parametrize("size", [(1, 16, 1, 5), (2, 48, 33 * 47, 5), (1, 512, 65, 64), (1, 16, 7, 1)])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every other pixel"])
+def test_the_buffered_path_is_the_plain_one(size, layout):
+    x, mu = drawn(*size, dtype=torch.float64)
+    if layout == "channels_last":
+        x = x.mT.contiguous().mT
+    elif layout == "every other pixel":
+        x = torch.stack([x, x + 1], 3).flatten(2)[:, :, ::2]
+    before = x.clone()
+    for one, two in zip(em_attention_buffered(x, mu), em_attention_plain(x, mu), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-12)
+    assert torch.equal(x, before)
+    y = em_attention(x, mu)[0]
+    assert y.stride() == (x.stride() if layout != "every other pixel" else y.contiguous().stride())
+
+
+@pytest.mark.parametrize("size", [(2, 48, 33 * 47, 5), (1, 512, 65 * 65, 64), (1, 32, 70, 200)])
+def test_float32_is_as_exact_as_plain_float32(size):
+    x, mu = drawn(*size)
+    exact = em_attention_plain(x.double(), mu.double())
+    for ours, plain, wanted in zip(em_attention(x, mu), em_attention_plain(x, mu), exact, strict=True):
+        error, allowed = ((found.double() - wanted).abs().max() for found in (ours, plain))
+        assert error < 4 * allowed + 1e-7 * wanted.abs().max()  # oneDNN adds in longer runs
+
+
+def test_the_buffered_path_needs_no_more_than_the_plain_one_and_a_copy():
+    """One matrix of pixels and bases is ours; oneDNN orders it anew twice for a moment."""
+    x, mu = drawn(2, 8, 5000, 64)
+    needed = peak_memory(lambda: em_attention(x, mu), torch.device("cpu"))
+    outputs, copy, matrix = 4 * x.numel(), 4 * x[0].numel(), 4 * 5000 * 64
+    assert outputs + matrix <= needed < outputs + copy + 3.1 * matrix
+    assert needed < peak_memory(lambda: em_attention_plain(x, mu), torch.device("cpu"))
+
+
+def test_memory_that_nobody_wrote_to_is_not_read(monkeypatch):
+    for name in ("empty", "empty_like"):
+        make = getattr(torch, name)
+        monkeypatch.setattr(torch, name, lambda *a, make=make, **k: make(*a, **k).fill_(torch.nan))
+    x, mu = drawn(2, 16, 700, 5)
+    y, bases = em_attention(x, mu)
+    assert y.isfinite().all() and bases.isfinite().all()
+
+
+@pytest.mark.parametrize("gradient", ["detached", "last", "unrolled"])
+def test_meta_tensors_have_the_shapes(gradient):
+    x, mu = torch.empty(2, 16, 12, device="meta", dtype=torch.bfloat16), torch.empty(1, 16, 5, device="meta")
+    y, bases = em_attention(x.requires_grad_(), mu, gradient=gradient)
+    assert (y.shape, y.dtype, bases.shape, bases.dtype) == (x.shape, x.dtype, (2, 16, 5), torch.float32)
+    assert y.device.type == "meta" and y.requires_grad == (gradient != "detached")
+
+
+def test_no_pixels():
+    _, mu = drawn()
+    y, bases = em_attention(torch.zeros(2, 6, 0), mu)
+    assert y.shape == (2, 6, 0) and not bases.any()

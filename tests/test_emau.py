@@ -60,3 +60,37 @@ def test_relu_out_is_before_the_sum():
 def test_the_random_projection_and_the_bases_are_part_of_the_weights():
     assert {"conv_in.weight", "conv_in.bias", "bases"} <= set(unit().state_dict())
     torch.testing.assert_close(unit().bases.norm(dim=1), torch.ones(1, 5))
+
+
+@pytest.mark.parametrize("gradient", ["detached", "last"])
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_as_one_graph(gradient, training):
+    emau, x = unit(gradient=gradient).train(training), torch.randn(2, 8, 4, 6)
+    same = unit(gradient=gradient).train(training)
+    torch.testing.assert_close(torch.compile(emau, fullgraph=True, backend="aot_eager")(x), same(x))
+    torch.testing.assert_close(emau.bases, same.bases)
+
+
+def test_is_exported_with_any_size():
+    emau = unit().eval()
+    sizes = {2: torch.export.Dim("height", min=2), 3: torch.export.Dim("width", min=2)}
+    program = torch.export.export(emau, (torch.randn(2, 8, 4, 6),), dynamic_shapes=(sizes,))
+    other = torch.randn(2, 8, 9, 5)
+    torch.testing.assert_close(program.module()(other), emau(other))
+
+
+def test_channels_last_stays_and_is_not_copied():
+    emau = unit().eval()
+    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    seen = []
+    emau.conv_in.register_forward_hook(lambda _, __, out: seen.append(out))
+    emau.conv_out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        y = emau.to(memory_format=torch.channels_last)(x)
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in (*seen, y))
+    assert seen[0].flatten(2).data_ptr() == seen[0].data_ptr()
+    torch.testing.assert_close(y, emau(x.contiguous()))
+
+
+def test_meta_tensors_pass():
+    assert unit().to("meta").eval()(torch.empty(2, 8, 4, 6, device="meta")).shape == (2, 8, 4, 6)

@@ -444,6 +444,33 @@ def test_long_runs_and_noise_translate_alike(tmp_path):
     np.testing.assert_array_equal(read_mask(saved(tmp_path, Image.fromarray(noise)), spec), wanted)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 700), (37, 1), (36, 48)])
+def test_bytes_translate_like_wider_values(size):
+    """Masks of 8 bits have a way of their own through the table."""
+    values = np.random.default_rng(3).integers(0, 256, size, dtype=np.uint8)
+    tables = [
+        {value: value for value in range(256)},
+        {-1: 0, 300: 7} | {value: value * 7 % 256 for value in range(0, 256, 3)},
+        {int(values[0, 0]): 255},
+    ]
+    for table in tables:
+        for view in (values, values[::-1, ::2], values.T):
+            labels, unknown = images._translate(view, table)
+            wide_labels, wide_unknown = images._translate(view.astype(np.int32), table)
+            known = np.isin(view, list(table))
+            np.testing.assert_array_equal(labels[known], wide_labels[known])
+            assert unknown == wide_unknown and labels.shape == view.shape
+            assert labels.dtype == np.uint8 and labels.flags.writeable and labels.flags.c_contiguous
+
+
+def test_palette_masks_with_ignored_pixels(tmp_path):
+    labels = np.array([[0, 1, 255], [2, 255, 255], [1, 0, 2]], np.uint8)
+    image = Image.fromarray(labels)
+    image.putpalette(np.random.default_rng(0).integers(0, 256, 768, dtype=np.uint8).tobytes())
+    for name in ("x.png", "x.bmp", "x.tif"):
+        np.testing.assert_array_equal(read_mask(saved(tmp_path, image, name), SPEC), labels, err_msg=name)
+
+
 def test_write_mask_round_trip(tmp_path):
     labels = np.array([[0, 1, 2, 255], [2, 2, 0, 1]], np.uint8)
     write_mask(tmp_path / "m.png", labels, SPEC.colours)

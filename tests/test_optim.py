@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -47,3 +49,22 @@ def test_poly_in_stairs_with_warm_up():
     assert lr_at(99, 100, config) == pytest.approx(0.1**0.9)
     warm = OptimConfig(lr=1.0, lr_every=10, warmup_steps=4)
     assert [lr_at(step, 100, warm) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fused_steps_are_the_plain_ones(model, name):
+    config = OptimConfig(name=name, lr=0.01, weight_decay=0.1)
+    models = [copy.deepcopy(model) for _ in range(2)]
+    ours, plain = (build_optimizer(each, config) for each in models)
+    assert ours.defaults["fused"]
+    for group in plain.param_groups:
+        group["fused"], group["foreach"] = False, False
+    for step in range(4):
+        for each, optimizer in zip(models, (ours, plain), strict=True):
+            torch.manual_seed(step)
+            set_lr(optimizer, lr_at(step, 4, config))
+            for parameter in each.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+    for own, wanted in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-6)

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from emanet.config import DataConfig
 from emanet.data.datasets import open_dataset
@@ -83,6 +84,68 @@ def test_every_scale_of_the_list_is_drawn_and_a_range_is_filled():
     assert len(widths) > 10 and min(widths) >= 16 and max(widths) <= 48
 
 
+def plainly(image, labels, rng, config, fill):
+    """What augment computes, step by step, with nothing done for speed: in float64, rounded at the end."""
+    scale = rng.uniform(*config.scales) if config.continuous_scale else rng.choice(config.scales)
+    box, size = [], []
+    for side, crop in zip(labels.shape, config.crop, strict=True):
+        wanted = max(1, round(crop / scale))
+        length = min(side, wanted)
+        start = int(rng.integers(side - length + 1))
+        box.append(slice(start, start + length))
+        size.append(crop if wanted <= side else min(crop, max(1, round(length * scale))))
+    image, labels = image[tuple(box)], labels[tuple(box)]
+    rows, columns = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, labels.shape, strict=True))
+    if rng.random() < config.flip:
+        image, columns = image[:, ::-1], columns[::-1]
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].double()
+    pixels = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0].round()
+    all_pixels = torch.tensor(fill, dtype=torch.uint8).view(-1, 1, 1).repeat(1, *config.crop)
+    all_labels = torch.full(config.crop, 255, dtype=torch.uint8)
+    all_pixels[:, : size[0], : size[1]] = pixels
+    all_labels[: size[0], : size[1]] = torch.from_numpy(labels[rows[:, None], columns])
+    return all_pixels, all_labels
+
+
+def same_as_plainly(image, labels, config, fill=FILL, seeds=12):
+    for seed in range(seeds):
+        ours, wanted = (way(image, labels, rng(seed), config, fill) for way in (augment, plainly))
+        assert torch.equal(ours[1], wanted[1]), (image.shape, config, seed)
+        # The integer kernel rounds twice, after the rows and after the columns.
+        assert (ours[0].int() - wanted[0].int()).abs().max() <= 1, (image.shape, config, seed)
+
+
+@pytest.mark.parametrize("crop", [(1, 1), (1, 9), (17, 5), (33, 65), (90, 70)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 30), (23, 1), (31, 47), (64, 64)])
+def test_samples_are_what_plain_steps_give(crop, size):
+    image = rng().integers(0, 256, (*size, 3), dtype=np.uint8)
+    labels = rng(1).integers(0, 4, size, dtype=np.uint8)
+    labels[labels == 3] = 255
+    same_as_plainly(image, labels, DataConfig(crop=crop))
+    same_as_plainly(image, labels, DataConfig(crop=crop, scales=(0.3, 2.7), continuous_scale=True), seeds=4)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5])
+def test_any_number_of_channels(channels):
+    image = rng().integers(0, 256, (40, 30, channels), dtype=np.uint8)
+    same_as_plainly(image, image[..., 0], DataConfig(crop=(33, 33)), tuple(range(channels)))
+
+
+def test_real_images(camvid):
+    config = DataConfig(dataset="camvid", root=str(camvid))
+    files = open_dataset(config, "val")
+    for i in range(0, 101, 25):
+        same_as_plainly(*files.read(i), config, seeds=3)
+
+
+def test_the_source_is_neither_changed_nor_shared():
+    image, labels = ramp(32, 48)
+    kept = image.copy(), labels.copy()
+    pixels, target = augment(image, labels, rng(), PLAIN, FILL)
+    pixels.zero_(), target.zero_()
+    assert np.array_equal(image, kept[0]) and np.array_equal(labels, kept[1])
+
+
 def samples(config=None, seed=0):
     config = config or load_experiment("drawn").data
     return TrainingSamples(open_dataset(config, "train"), config, FILL, seed)
@@ -111,6 +174,18 @@ def test_batches_depend_on_neither_workers_ranks_nor_where_a_run_resumed():
             assert torch.equal(whole[a][b], other[a][b])
     (resumed,) = batches(0, 2)
     assert all(torch.equal(a, b) for a, b in zip(resumed, whole[2], strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_stay_when_later_ones_take_their_place_in_shared_memory(workers):
+    changes = {"data.workers": workers, "data.crop": (9, 17), "batch_size": 2, "steps": 21}
+    config = override(load_experiment("drawn"), changes)
+    train = samples(config.data)
+    for step, (images, labels, positions) in enumerate(list(training_loader(train, config, 2, 0, 1)), 2):
+        assert positions.tolist() == [2 * step, 2 * step + 1]
+        assert images.is_contiguous(memory_format=torch.channels_last) and images.shape == (2, 3, 9, 17)
+        for i in range(2):
+            assert torch.equal(images[i], train[2 * step + i][0]) and torch.equal(labels[i], train[2 * step + i][1])
 
 
 def test_another_seed_gives_other_samples():

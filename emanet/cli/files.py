@@ -205,4 +205,50 @@ def data(arguments: list[str]) -> None:
 
         run(name, root, archives)
 
-    subcommand({"draw": draw, "prepare": prepare}, arguments, "data")
+    def pack(
+        source: positional(str, "EXPERIMENT|DATASET"),
+        /,
+        out: str = "",
+        root: str = "",
+        split: str = "",
+        shard_size: int = 256,
+    ) -> None:
+        """Store a split in a few tar files, to train with --data.root OUT.
+
+        Args:
+            source: An experiment, or a data set's name, dataset.json or folder.
+            out: Folder for the tar files; other splits may be there already.
+            root: Folder of the data set; default as in training.
+            split: Which one; default the experiment's for training, or train.
+            shard_size: Megabytes per tar file.
+        """
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from ..config import DataConfig
+        from ..data.datasets import Dataset, open_dataset
+        from ..data.pack import pack as run
+        from ..experiments import FOLDER_FILES, experiment_names, load_experiment, override
+
+        if not out:
+            raise InputError("data pack needs a folder to write into: --out FOLDER")
+        if shard_size < 1:
+            raise InputError(f"--shard-size is {shard_size}, but must be at least 1")
+        path = Path(source)
+        trained = path.suffix in (".py", ".safetensors") or path.name == "config.json"
+        trained |= any((path / file).is_file() for file in FOLDER_FILES)
+        known = trained or source in experiment_names()
+        data = load_experiment(source).data if known else DataConfig(dataset=source)
+        data = override(data, {"root": root}) if root else data
+        split = split or data.train_split
+        dataset = open_dataset(data, split)
+        if not isinstance(dataset, Dataset):
+            raise InputError("the drawn scenes are no files; write some with `data draw`, and pack that folder")
+        what = dataset.pairs, dataset.spec, dataset.spec.split_names.get(split, split), Path(out)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("pack", total=len(dataset))
+            shards = run(*what, shard_size * 10**6, lambda done: bar.update(task, completed=done))
+        size = sum(shard.stat().st_size for shard in shards) / 1e6
+        print(f"packed {len(dataset)} images of {split}: {len(shards)} tar files, {size:.1f} MB, in {out}")
+
+    subcommand({"draw": draw, "prepare": prepare, "pack": pack}, arguments, "data")

@@ -19,6 +19,7 @@ from ..config import IGNORE, DataConfig, DatasetSpec
 from ..errors import InputError, some, suggest
 from ..experiments import from_dict, override, read_json, to_dict
 from .images import IMAGE_SUFFIXES, image_size, read_image, read_mask
+from .pack import Member, packed_pairs, packed_spec
 from .specs import SPECS
 from .synthetic import SCENE_CLASSES, DrawnScenes
 
@@ -28,9 +29,9 @@ DRAWN_SIZE = (145, 145)  # 8k + 1 and 16k + 1: the grid of an align_corners mode
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pairs of an image file and a mask file, read as the spec says."""
+    """Pairs of an image file and a mask file, or of members of a packed split, read as the spec says."""
 
-    pairs: Sequence[tuple[Path, Path]]
+    pairs: Sequence[tuple[Path | Member, Path | Member]]
     spec: DatasetSpec
     channels: int = 3
 
@@ -68,10 +69,12 @@ def resolve(config: DataConfig) -> DataConfig:
         spec = SPECS[name]
     else:
         path = Path(name) / "dataset.json" if Path(name).is_dir() else Path(name)
-        if not path.is_file():
+        root = path.parent
+        spec = packed_spec(root) if Path(name).is_dir() and not path.is_file() else None
+        if spec is None and not path.is_file():
             raise InputError(f"no data set or dataset.json {name!r}{suggest(name, SPECS)}")
         try:
-            spec, root = from_dict(DatasetSpec, read_json(path)), path.parent
+            spec = spec or from_dict(DatasetSpec, read_json(path))
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     return override(config, {"spec": spec, "root": config.root or str(root)})
@@ -103,6 +106,9 @@ def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset |
     if not root.is_dir():
         raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --data.root")
     split = spec.split_names.get(split, split)
+    packed = packed_pairs(root, split)
+    if packed:
+        return Dataset(packed, spec, channels)
     image_folder, mask_folder = (root / folder.replace("{split}", split) for folder in (spec.images, spec.masks))
     if not spec.split_list:
         return open_folders(image_folder, mask_folder, spec, channels)
@@ -201,5 +207,5 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     return total[: len(dataset.spec.classes)]
 
 
-def _sizes(image: Path, image_hw: tuple[int, ...], mask: Path, mask_hw: tuple[int, ...]) -> str:
+def _sizes(image: object, image_hw: tuple[int, ...], mask: object, mask_hw: tuple[int, ...]) -> str:
     return f"{image} is {image_hw[1]}x{image_hw[0]}, but its mask {mask} is {mask_hw[1]}x{mask_hw[0]} (width x height)"

@@ -1,9 +1,10 @@
 """The one place that reads and writes pixels: any picture file to uint8, any mask file to class indices.
 
-A file is known by its content, not by its extension. Pillow's global settings stay as they are, and every function
-may run in several threads.
+A file is known by its content, not by its extension; it may also be a Member of a shard (pack.py). Pillow's global
+settings stay as they are, and every function may run in several threads.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
 from ..pictures import IGNORE_COLOUR
+from .pack import Member
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .npy".split()
@@ -33,7 +35,7 @@ TURNS = {  # what makes an image of this EXIF orientation upright
 }
 
 
-def read_image(path: str | Path, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
+def read_image(path: str | Path | Member, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
     """The pixels as displayed: (H, W, channels) uint8, C-contiguous, EXIF orientation applied, first frame.
 
     1 channel is grey, 3 are RGB, 4 are RGBA; these and any other count may come from a .npy file of that very shape.
@@ -64,10 +66,11 @@ def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the only conversion of these that Pillow does without a warning
-    return np.array(image.convert(MODES[channels])).reshape(image.height, image.width, channels)
+    image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
+    return np.array(image).reshape(image.height, image.width, channels)
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path | Member) -> tuple[int, int]:
     """(h, w) as read_image will give it, from the header alone. Raises InputError."""
     with _opened(path, "image") as image:
         if isinstance(image, np.ndarray):
@@ -77,7 +80,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         return h, w
 
 
-def read_mask(path: str | Path, spec: DatasetSpec) -> np.ndarray:
+def read_mask(path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
     """Labels (H, W) uint8: indices of spec.classes, or IGNORE.
 
     Raises InputError, which names the file and the values or colours that the spec does not explain.
@@ -103,7 +106,7 @@ def read_mask(path: str | Path, spec: DatasetSpec) -> np.ndarray:
     return labels
 
 
-def read_mask_values(path: str | Path) -> np.ndarray:
+def read_mask_values(path: str | Path | Member) -> np.ndarray:
     """What a mask file holds, upright: values (H, W) of an integer type, or colours (H, W, 3) uint8.
 
     Values are those of the file, also of palettes and of 1, 2, 4 and 16 bits per pixel. Raises InputError.
@@ -157,12 +160,18 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | Path, kind: str, max_pixels: int | None = None) -> Iterator[Image.Image | np.ndarray]:
+def _opened(path: str | Path | Member, kind: str, max_pixels: int | None = None) -> Iterator[Image.Image | np.ndarray]:
     """The file, not decoded yet: a Pillow image, or a memory map of a .npy; whatever fails becomes an InputError."""
     try:
-        with open(path, "rb") as file:
-            if file.read(6) == b"\x93NUMPY":
-                image = np.load(path, mmap_mode="r", allow_pickle=False)
+        source = Path(path) if isinstance(path, str | os.PathLike) else path
+        with source.open("rb") as file:
+            start = file.read(6)
+            if not start:
+                raise ValueError("it is empty")
+            if start == b"\x93NUMPY":
+                file.seek(0)
+                mapped = {"file": source, "mmap_mode": "r"} if isinstance(source, Path) else {"file": file}
+                image = np.load(**mapped, allow_pickle=False)
                 pixels = image.size // image.shape[-1] if image.ndim == 3 else image.size
             else:
                 image = Image.open(file, formats=FORMATS)
@@ -171,12 +180,12 @@ def _opened(path: str | Path, kind: str, max_pixels: int | None = None) -> Itera
                 raise ValueError(f"its {pixels} pixels exceed the limit of {max_pixels}")
             yield image
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
-        raise InputError(f"cannot read {kind} {path}: {_reason(error, Path(path))}") from error
+        raise InputError(f"cannot read {kind} {path}: {_reason(error)}") from error
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"it is broken or none of {', '.join(FORMATS)} and .npy" if path.stat().st_size else "it is empty"
+        return f"it is broken or none of {', '.join(FORMATS)} and .npy"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__
@@ -198,6 +207,12 @@ def _code(red: Any, green: Any, blue: Any) -> Any:
 
 def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarray, list[int]]:
     """Labels, uint8 in the shape of `values`, and the values without a meaning, sorted."""
+    if values.dtype == np.uint8:
+        data, table = values.tobytes(), bytearray(256)
+        for value in (known := [value for value in meaning if 0 <= value < 256]):
+            table[value] = meaning[value]
+        labels = np.frombuffer(bytearray(data).translate(table), np.uint8).reshape(values.shape)
+        return labels, sorted(set(data.translate(None, bytes(known))))
     flat = values.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))  # a mask has far fewer runs than pixels
     runs = flat[starts].astype(np.int64)

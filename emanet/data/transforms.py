@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from ..config import IGNORE, DataConfig, Experiment
 from ..errors import InputError
 
 ORDER, SAMPLE = 0, 1  # what a generator is for, as part of its seed
+PREFETCH = 4  # batches that each worker may be ahead
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,9 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """A crop of config.crop from the image at a random scale, bilinear (labels: nearest), perhaps mirrored.
 
-    image (H, W, C) uint8, labels (H, W) uint8 -> (C, h, w) uint8, (h, w) uint8. The crop is taken in source
-    coordinates and only then resized: the same draw as resizing first, for a part of the work. Where the scaled image
-    is smaller than the crop, `fill` and ignored pixels follow at the right and the bottom.
+    image (H, W, C) uint8, labels (H, W) uint8 -> (C, h, w) uint8, in memory (h, w, C), and (h, w) uint8. The crop is
+    taken in source coordinates and only then resized: the same draw as resizing first, for a part of the work. Where
+    the scaled image is smaller than the crop, `fill` and ignored pixels follow at the right and the bottom.
     """
     scale = rng.uniform(*config.scales) if config.continuous_scale else rng.choice(config.scales)
     box, size = [], []
@@ -83,27 +84,25 @@ def augment(
     flip = rng.random() < config.flip
     factors = 1 + config.colour * rng.uniform(-1, 1, 3)
 
-    image, labels = image[box[0], box[1]], labels[box[0], box[1]]
+    labels = labels[box[0], box[1]]
     rows, columns = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, labels.shape, strict=True))
-    labels = labels[rows[:, None], columns]
-    if flip:
-        image, labels = image[:, ::-1], labels[:, ::-1]
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-    pixels = F.interpolate(pixels[None], size, mode="bilinear", align_corners=False)[0]
+    target = np.full(config.crop, IGNORE, np.uint8)
+    target[: size[0], : size[1]] = labels.take(columns[::-1] if flip else columns, 1).take(rows, 0)
+
+    # With its batch axis first, torch knows these strides as channels last, and its uint8 kernels need no other order.
+    pixels = torch.from_numpy(image)[None, box[0], box[1]].permute(0, 3, 1, 2)
+    pixels = F.interpolate(pixels.flip(3) if flip else pixels, size, mode="bilinear", align_corners=False)[0]
     if config.colour:
         pixels = TF.adjust_brightness(pixels, factors[0])
         pixels = TF.adjust_contrast(pixels, factors[1])
         pixels = TF.adjust_saturation(pixels, factors[2])
     if tuple(size) != tuple(config.crop):
-        padded = torch.tensor(fill, dtype=torch.uint8).view(-1, 1, 1).repeat(1, *config.crop)
-        padded[:, : size[0], : size[1]] = pixels
-        pixels = padded
-        labels = np.pad(labels, [(0, c - s) for c, s in zip(config.crop, size, strict=True)], constant_values=IGNORE)
-    return pixels, torch.from_numpy(np.ascontiguousarray(labels))
-
-
-def _collate(samples: list[tuple[Tensor, Tensor, int]] | InputError) -> list[Tensor] | InputError:
-    return samples if isinstance(samples, InputError) else default_collate(samples)
+        padded = np.empty((*config.crop, len(pixels)), np.uint8)
+        padded[0] = fill
+        padded[1:] = padded[0]  # whole rows: a pixel at a time takes longer than the resizing
+        padded[: size[0], : size[1]] = pixels.permute(1, 2, 0).numpy()
+        pixels = torch.from_numpy(padded).permute(2, 0, 1)
+    return pixels, torch.from_numpy(target)
 
 
 @dataclass(frozen=True)
@@ -126,17 +125,54 @@ class StepPositions:
             yield range(first, first + share)
 
 
-def training_loader(samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int) -> DataLoader:
-    """Batches (images (b, C, h, w) uint8, labels (b, h, w) uint8, positions (b,)) of the steps from `start` on.
+@dataclass(frozen=True)
+class _Slots:
+    """Shared memory for batches, written by a loader's workers in turn.
+
+    Fresh shared memory for every batch takes a core longer, page by page, than resizing its images does.
+    """
+
+    images: Tensor  # (slots, b, h, w, C) uint8
+    labels: Tensor  # (slots, b, h, w) uint8
+    batch_size: int
+
+    def __call__(self, samples: list[tuple[Tensor, Tensor, int]] | InputError) -> tuple[int, list[int]] | InputError:
+        """In a worker: put a batch into its step's slot; the slot's number and the positions."""
+        if isinstance(samples, InputError):
+            return samples
+        images, labels, positions = zip(*samples, strict=True)
+        slot = positions[0] // self.batch_size % len(self.images)
+        for i, (image, target) in enumerate(zip(images, labels, strict=True)):
+            self.images[slot, i] = image.permute(1, 2, 0)
+            self.labels[slot, i] = target
+        return slot, list(positions)
+
+
+def training_loader(
+    samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int
+) -> Iterator[list[Tensor] | InputError]:
+    """Batches [images (b, C, h, w) uint8 channels last, labels (b, h, w) uint8, positions (b,)] from step `start` on.
 
     A sample that cannot be read gives its InputError in place of the batch, for the caller to raise.
     """
-    workers = config.data.workers
-    return DataLoader(
+    workers, share, pinned = config.data.workers, config.batch_size // world_size, torch.cuda.is_available()
+    # One slot more than batches can be under way: a batch is copied out before its slot's next one is asked for.
+    shape = (PREFETCH * workers + 1 if workers else 1, share, *config.data.crop)
+    images = torch.empty(*shape, len(samples.fill), dtype=torch.uint8)
+    labels = torch.empty(shape, dtype=torch.uint8)
+    if workers:
+        images.share_memory_(), labels.share_memory_()
+    loader = DataLoader(
         samples,
         batch_sampler=StepPositions(start, config.steps, config.batch_size, rank, world_size),
         num_workers=workers,
-        collate_fn=_collate,
-        pin_memory=torch.cuda.is_available(),
-        prefetch_factor=4 if workers else None,
+        collate_fn=_Slots(images, labels, config.batch_size),
+        prefetch_factor=PREFETCH if workers else None,
     )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            yield batch
+            continue
+        slot, positions = batch
+        taken = [torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x) for x in (images[slot], labels[slot])]
+        yield [taken[0].permute(0, 3, 1, 2), taken[1], torch.tensor(positions)]

@@ -1,8 +1,14 @@
 """EM attention (paper, section 3): K bases estimated from an image's N pixels, and the image rebuilt from them.
 
 Shapes: B images, C channels, N pixels, K bases. x_BCN pixels, mu_BCK bases, z_BNK responsibilities.
+
+`em_attention_plain` is the algorithm. `em_attention` runs it, or what computes the same faster: `em_attention_buffered`
+on the CPU where nothing needs gradient, em_attention_triton.py on CUDA. benchmarks/em_attention.py measures them.
 """
 
+import contextlib
+import functools
+import logging
 from typing import Literal, get_args
 
 import torch
@@ -10,9 +16,10 @@ from torch import Tensor
 
 EPS = 1e-6  # the released code's, in both divisions of the M-step
 Gradient = Literal["detached", "last", "unrolled"]
+Backend = Literal["auto", "plain", "triton"]
 
 
-def em_attention(
+def em_attention_plain(
     x_BCN: Tensor, mu_1CK: Tensor, steps: int = 3, *, gradient: Gradient = "detached", eps: float = EPS
 ) -> tuple[Tensor, Tensor]:
     """Run `steps` EM iterations on every image and rebuild it from the last bases and responsibilities.
@@ -21,19 +28,9 @@ def em_attention(
     M-step (eq. 13, with the sum over pixels that it lacks): mu_k = sum_n z_nk x_n / (eps + sum_n z_nk), then each
     column over (eps + its norm). Rebuilding (eq. 14): y = mu z^T, with the z from before the last M-step.
 
-    x_BCN: (B, C, N), any floating dtype, any real values. mu_1CK: (1, C, K) or (B, C, K), columns of unit norm.
-    gradient: which iterations carry it to x. detached: none, as in the released code. last: the last iteration and
-    the rebuilding, its starting bases being constants. unrolled: all of them, to mu_1CK too.
-    Returns y_BCN in x's dtype and mu_BCK in float32. The arithmetic is float32 (float64 for float64 input) whatever
-    autocast says.
+    Arguments and results as in `em_attention`.
     """
-    if x_BCN.dim() != 3 or mu_1CK.dim() != 3 or x_BCN.shape[1] != mu_1CK.shape[1]:
-        raise ValueError(f"need x (B, C, N) and bases (1, C, K), got {tuple(x_BCN.shape)} and {tuple(mu_1CK.shape)}")
-    if steps < 1:
-        raise ValueError(f"need at least one EM step, got {steps}")
-    if gradient not in get_args(Gradient):
-        raise ValueError(f"gradient is one of {', '.join(get_args(Gradient))}, not {gradient!r}")
-    with torch.autocast(x_BCN.device.type, enabled=False):
+    with _no_autocast(x_BCN.device.type):
         x = x_BCN.to(torch.promote_types(x_BCN.dtype, torch.float32))
         mu = mu_1CK.to(x.dtype).expand(len(x), -1, -1)
         for step in range(1, steps + 1):
@@ -53,3 +50,115 @@ def em_step(x_BCN: Tensor, mu_BCK: Tensor, eps: float = EPS) -> tuple[Tensor, Te
 def unit_columns(mu_BCK: Tensor, eps: float = EPS) -> Tensor:
     """Each column divided by (eps + its L2 norm)."""
     return mu_BCK / (eps + torch.linalg.vector_norm(mu_BCK, dim=1, keepdim=True))
+
+
+def em_attention(
+    x_BCN: Tensor,
+    mu_1CK: Tensor,
+    steps: int = 3,
+    *,
+    gradient: Gradient = "detached",
+    eps: float = EPS,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`em_attention_plain` by the fastest code that takes the input.
+
+    x_BCN: (B, C, N), any floating dtype, any strides, any real values. mu_1CK: (1, C, K) or (B, C, K), columns of unit
+    norm. gradient: which iterations carry it to x. detached: none, as in the released code. last: the last iteration
+    and the rebuilding, its starting bases being constants. unrolled: all of them, to mu_1CK too.
+    backend: auto is triton on CUDA where triton is there and takes the shapes, else plain, with the reason logged once.
+    plain is PyTorch's own operations. triton that cannot be had is a ValueError with the reason.
+    Returns y_BCN in x's dtype and mu_BCK in float32. The arithmetic is float32 (float64 for float64 input) whatever
+    autocast says. The backends and gradient modes differ in rounding only.
+    """
+    if x_BCN.dim() != 3 or mu_1CK.dim() != 3 or x_BCN.shape[1] != mu_1CK.shape[1]:
+        raise ValueError(f"need x (B, C, N) and bases (1, C, K), got {tuple(x_BCN.shape)} and {tuple(mu_1CK.shape)}")
+    if steps < 1:
+        raise ValueError(f"need at least one EM step, got {steps}")
+    if gradient not in get_args(Gradient):
+        raise ValueError(f"gradient is one of {', '.join(get_args(Gradient))}, not {gradient!r}")
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is one of {', '.join(get_args(Backend))}, not {backend!r}")
+    run = em_attention_plain
+    if backend == "triton" or (backend == "auto" and x_BCN.device.type == "cuda"):
+        reason = _triton_refusal(x_BCN, mu_1CK.shape[2])
+        if not reason:
+            from .em_attention_triton import em_attention_triton as run
+        elif backend == "triton":
+            raise ValueError(f"backend='triton' cannot be had: {reason}")
+        elif not torch.compiler.is_compiling():
+            _log_once(f"EM attention runs without its Triton kernels: {reason}")
+    elif _fits_buffer(x_BCN, mu_1CK, gradient):
+        return em_attention_buffered(x_BCN, mu_1CK, steps, eps=eps)
+    return run(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
+
+
+@torch.no_grad()
+def em_attention_buffered(x_BCN: Tensor, mu_1CK: Tensor, steps: int = 3, *, eps: float = EPS) -> tuple[Tensor, Tensor]:
+    """The same for CPUs, without gradient: image by image, with one matrix of N x K at a time and one copy of an X.
+
+    Dividing the sums, C x K, replaces dividing the N x K responsibilities. y_BCN has the memory format of x_BCN.
+    """
+    with _no_autocast("cpu"):
+        y_BCN = torch.empty_like(x_BCN)
+        dtype = torch.promote_types(x_BCN.dtype, torch.float32)
+        mu_BCK = mu_1CK.detach().to(dtype).expand(len(x_BCN), -1, -1).clone(memory_format=torch.contiguous_format)
+        for x_CN, y_CN, mu_CK in zip(x_BCN.detach(), y_BCN, mu_BCK, strict=True):
+            x_CN = x_CN.to(dtype)
+            x_CN, x_NC = x_CN.contiguous(), x_CN.T.contiguous()  # both rows are wanted; in either format one is there
+            for step in range(1, steps + 1):
+                z_NK = product(x_NC, mu_CK)
+                torch.softmax(z_NK, dim=1, out=z_NK)
+                sums_CK = product(x_CN, z_NK)
+                sums_CK /= eps + z_NK.sum(dim=0)
+                torch.div(sums_CK, eps + torch.linalg.vector_norm(sums_CK, dim=0), out=mu_CK)
+                if step < steps:
+                    del z_NK  # before the next one is made
+            del x_CN, x_NC
+            y_CN.copy_(product(mu_CK, z_NK.T) if y_CN.is_contiguous() else product(z_NK, mu_CK.T).T)
+    return y_BCN, mu_BCK
+
+
+def product(a_PQ: Tensor, b_QR: Tensor) -> Tensor:
+    """a b, (P, R), of contiguous a: in float32 as oneDNN's 1x1 convolution of P pixels and Q channels.
+
+    That is the same sum, at 2.3 times the rate of the matrix product on AMD processors, where the library behind
+    torch.mm leaves half of the machine's width unused (docs/performance.md).
+    """
+    if a_PQ.dtype != torch.float32 or not torch.backends.mkldnn.is_available() or not a_PQ.numel():
+        return a_PQ @ b_QR
+    pixels_1QP1 = a_PQ[None, :, None].permute(0, 3, 1, 2)  # in channels_last order as it lies
+    kernels_RQ11 = b_QR.T[:, :, None, None]
+    out_1RP1 = torch.mkldnn_convolution(pixels_1QP1, kernels_RQ11, None, (0, 0), (1, 1), (1, 1), 1)
+    return out_1RP1[0, :, :, 0].T.contiguous()
+
+
+def _fits_buffer(x_BCN: Tensor, mu_1CK: Tensor, gradient: Gradient) -> bool:
+    """Whether the input has content on the CPU, nothing traces it, and no gradient is wanted.
+
+    The subclasses of Tensor are those that trace, count or distribute.
+    """
+    wanted = gradient != "detached" and torch.is_grad_enabled() and (x_BCN.requires_grad or mu_1CK.requires_grad)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x_BCN.device.type == "cpu" and type(x_BCN) is Tensor and not traced and not wanted and x_BCN.numel() > 0
+
+
+def _triton_refusal(x_BCN: Tensor, bases: int) -> str:
+    """Why the kernels cannot be had for this input; empty where they can."""
+    try:
+        from .em_attention_triton import refusal
+    except ImportError as error:
+        return str(error)
+    return refusal(x_BCN, bases)
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logging.getLogger("emanet").warning(message)
+
+
+def _no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    """Autocast off, on devices that have it; meta has none."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()

@@ -1,0 +1,216 @@
+"""The same network, faster: for inference, by folding, compiling or OpenVINO, in a choice of precisions.
+
+    quick = faster(model, "openvino", "bf16")   # the model itself stays as it was
+    quick(images)                               # what model(images) gives, to rounding
+
+On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER --engine openvino --precision bf16
+
+plain     the model as it is
+eager     BatchNorm folded into the convolutions, channels last
+compile   the same, through torch.compile: seconds to a minute before the first image, and again for the second size
+openvino  through OpenVINO on the CPU (the extra `openvino`): seconds before the first image, any size after it
+
+bf16 and fp16 are autocast types (in OpenVINO the type of its kernels), int8 is OpenVINO's, with scales measured on
+images of yours. EM attention computes in float32 in all of them but openvino's bf16. Measured in docs/performance.md.
+"""
+
+import copy
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .distributed import SyncBatchNorm
+from .errors import InputError
+from .heads.layers import PooledBatchNorm
+from .model import EMANet
+
+Engine = Literal["plain", "eager", "compile", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
+COMPILERS = ("g++", "clang++")
+TRACED_SIZE = 65
+
+
+def faster(
+    model: EMANet, engine: Engine = "plain", precision: Precision = "fp32", calibration: Sequence[Tensor] = ()
+) -> EMANet:
+    """A model for inference that gives the logits of `model` with the same weights, on the same device.
+
+    It shares nothing with the model that training could change, has no auxiliary head and cannot be saved. `plain` in
+    fp32 is the model itself. calibration: for int8, normalised images (1, C, H, W) like those to come, padded as
+    evaluate.padded_logits does. Raises InputError where engine, precision and device do not go together.
+    """
+    device = model.mean.device
+    check(engine, precision, device)
+    if (engine, precision) == ("plain", "fp32"):
+        return model
+    if precision == "int8" and not calibration:
+        raise InputError("int8 needs images to measure the range of values on; name a folder of them with --calibrate")
+    network = Network(copy.deepcopy(model.backbone), copy.deepcopy(model.head)).eval().requires_grad_(False)
+    sample = torch.zeros(1, model.backbone.in_channels, TRACED_SIZE, TRACED_SIZE, device=device)
+    if model.backbone.divisor > 1:
+        sample = sample[:, :, : -(TRACED_SIZE % model.backbone.divisor), : -(TRACED_SIZE % model.backbone.divisor)]
+    if engine in ("eager", "compile"):
+        fold(network, sample)
+        network = network.to(memory_format=torch.channels_last)
+    if engine == "openvino":
+        from .fast_openvino import OpenVINO
+
+        run: Callable[[Tensor], Tensor] = OpenVINO(network, sample, precision, calibration)
+    else:
+        run = Compiled(network) if engine == "compile" else network
+        run = Torch(run, AUTOCAST[precision], channels_last=engine != "plain")
+    quick = EMANet(
+        Pixels(model.backbone),
+        Whole(run),
+        classes=model.classes,
+        palette=model.palette,
+        mean=model.mean.flatten().tolist(),
+        std=model.std.flatten().tolist(),
+        align_corners=model.align_corners,
+    )
+    return quick.to(device).eval()
+
+
+def check(engine: Engine, precision: Precision, device: torch.device) -> None:
+    """Raises InputError where engine, precision and device do not go together."""
+    if engine == "openvino" and device.type != "cpu":
+        raise InputError(f"the openvino engine computes on the CPU, not on {device}; give --device cpu")
+    if engine == "compile" and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
+        raise InputError("the compile engine needs a C++ compiler for the CPU: g++ or clang++")
+    if precision == "int8" and engine != "openvino":
+        raise InputError(f"int8 needs --engine openvino, not {engine}")
+    if precision == "fp16" and device.type != "cuda":
+        raise InputError(f"fp16 needs a CUDA device, not {device}; bf16 is the fast type of CPUs")
+
+
+class Network(nn.Module):
+    """What engines get: normalised images (B, C, H, W), padded to the backbone's divisor, to low-resolution logits."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))
+
+
+class Pixels(nn.Module):
+    """In the backbone's place: its facts, and the images themselves as the one map, so that Whole sees them."""
+
+    def __init__(self, of: nn.Module):
+        super().__init__()
+        self.channels, self.stride, self.in_channels, self.divisor = of.channels, of.stride, of.in_channels, of.divisor
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x]
+
+
+class Whole(nn.Module):
+    """In the head's place: an engine that runs backbone and head at once."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.run = run
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        return self.run(features[-1])
+
+
+class Torch:
+    """A network in an autocast type and a memory layout; float32 in and out."""
+
+    def __init__(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype, *, channels_last: bool):
+        self.network, self.dtype = network, dtype
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.network(x.contiguous(memory_format=self.layout)).float()
+
+
+class Compiled:
+    """torch.compile with frozen weights on the CPU and CUDA graphs on a GPU; a second size makes one graph for all."""
+
+    def __init__(self, network: nn.Module):
+        cuda = next(network.parameters()).is_cuda
+        self.network = torch.compile(network, mode="reduce-overhead" if cuda else None)
+        self.options = {} if cuda else {"freezing": True}  # weights as constants: packed once for the kernels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        import torch._inductor.config as inductor
+
+        # Freezing needs no_grad, and inference tensors would be another graph. Outputs of CUDA graphs are overwritten.
+        with torch.inference_mode(False), torch.no_grad(), inductor.patch(**self.options):
+            return self.network(x.clone()).clone()
+
+
+def fold(network: nn.Module, sample: Tensor) -> int:
+    """Fold every BatchNorm that follows a convolution into it, in place; returns how many.
+
+    Which ones do is seen in a pass over `sample`, not told from names or order: the BatchNorm takes what the
+    convolution gave, nothing else does, and neither is used twice. The network must be in eval mode.
+    """
+    uses = _Uses()
+    with torch.no_grad(), uses:
+        network(sample)
+    by_weight = {id(m.weight): m for m in network.modules() if type(m).__name__.startswith("Conv2d")}
+    by_mean = {id(m.running_mean): (name, m) for name, m in network.named_modules() if type(m) in FOLDABLE}
+    pairs = []
+    for arguments, _ in uses.calls:
+        found = [by_mean[key] for key in arguments if key in by_mean]
+        made = [call for call in uses.calls if call[1] == arguments[0] and "convolution" in uses.names[call[1]]]
+        if not found or len(made) != 1 or uses.count[arguments[0]] != 1:
+            continue
+        weights = [key for key in made[0][0] if key in by_weight]
+        name, norm = found[0]
+        if len(weights) == 1 and uses.count[weights[0]] == uses.count[id(norm.running_mean)] == 1:
+            pairs.append((by_weight[weights[0]], name, norm))
+    for conv, name, norm in pairs:
+        _fold(conv, norm)
+        parent, _, own = name.rpartition(".")
+        rest = nn.Sequential(getattr(norm, "drop", nn.Identity()), getattr(norm, "act", nn.Identity()))
+        setattr(network.get_submodule(parent), own, rest.eval())
+    return len(pairs)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """conv then becomes norm(conv): in float64, so that one rounding is all there is."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
+    bias = bias * scale + (0 if norm.bias is None else norm.bias.double())
+    weight = conv.weight.double() * scale[:, None, None, None]
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+
+
+class _Uses(TorchDispatchMode):
+    """Records which tensors every operation takes and gives, by id; all are kept, so that no id stands for two."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls: list[tuple[list[int], int]] = []  # ids of the arguments, id of the first result
+        self.names: dict[int, str] = {}
+        self.count: dict[int, int] = {}
+        self.kept: list[Any] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        taken = [id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        for key in taken:
+            self.count[key] = self.count.get(key, 0) + 1
+        if taken and given:
+            self.calls.append((taken, id(given[0])))
+            self.names.setdefault(id(given[0]), str(function))
+        self.kept.append((args, kwargs, result))
+        return result

@@ -1,0 +1,108 @@
+"""The openvino engine of fast.py: one conversion for all sizes, in float32, bfloat16 or int8.
+
+int8 is post-training quantisation by NNCF: convolutions multiply int8 by int8, with ranges measured on images of yours.
+EM attention and the attention of its peers stay in float32 there (`in_float32`). In bf16 they do not: OpenVINO applies
+that type to all of a network.
+"""
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+
+
+class OpenVINO:
+    """Normalised images (B, C, H, W) of any size to low-resolution logits, float32 in and out, on the CPU.
+
+    It takes torch's number of threads as it is at the start. Images of a batch go one by one: on a CPU a batch gains
+    nothing, and the conversion has one image for good.
+    """
+
+    def __init__(self, network: nn.Module, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
+        openvino = _import("openvino")
+        model = convert(network, sample)
+        if precision == "int8":
+            model = quantise(model, calibration)
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",  # its own default varies with the CPU
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self.model = model
+        self.request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        outputs = [self.request.infer([image[None].contiguous().numpy()], share_inputs=True)[0] for image in x]
+        return torch.cat([torch.from_numpy(output) for output in outputs])
+
+
+def convert(network: nn.Module, sample: Tensor) -> Any:
+    """The OpenVINO model of a network in eval mode, for images (1, C, H, W) of any size."""
+    openvino = _import("openvino")
+    from openvino.frontend.pytorch import ConversionExtension
+
+    def transposed(context: Any) -> Any:  # OpenVINO has no rule of its own for aten::mT
+        x = context.get_input(0)
+        rank = x.get_partial_shape().rank.get_length()
+        order = [*range(rank - 2), rank - 1, rank - 2]
+        return openvino.opset13.transpose(x, openvino.opset13.constant(order)).outputs()
+
+    extension = [ConversionExtension("aten::mT", transposed)]
+    with _silent(), torch.no_grad():
+        return openvino.convert_model(network, example_input=sample, extension=extension)
+
+
+def quantise(model: Any, calibration: Sequence[Tensor]) -> Any:
+    """The int8 model, with ranges measured on normalised images (1, C, H, W)."""
+    nncf = _import("nncf")
+    kept = [op.get_friendly_name() for op in in_float32(model)]
+    with _silent():
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image.numpy() for image in calibration]),
+            preset=nncf.QuantizationPreset.MIXED,  # activations that are not ReLU's have both signs
+            subset_size=len(calibration),
+            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+        )
+
+
+def in_float32(model: Any) -> list[Any]:
+    """The operations of EM attention, and products and softmaxes in any head; convolutions are none of them."""
+    known = ("Constant", "ShapeOf", "Convolution", "GroupConvolution")
+    ops = [op for op in model.get_ordered_ops() if op.get_type_name() not in known]
+    return [
+        op
+        for op in ops
+        if re.match(r"__module\.head\.emau/", op.get_friendly_name())
+        or (op.get_friendly_name().startswith("__module.head") and op.get_type_name() in ("MatMul", "Softmax"))
+    ]
+
+
+def _import(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"this needs {name}, which is not installed: pip install 'emanet[openvino]'") from error
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without the notes of tracers and quantisers: sizes stay free, and what comes out is compared in the tests."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,276 @@
+import copy
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from conftest import run_cli, sentence
+from PIL import Image
+from torch import nn
+
+from emanet import evaluate
+from emanet.config import EvalConfig
+from emanet.errors import InputError
+from emanet.experiments import load_experiment, override
+from emanet.fast import FOLDABLE, Network, check, faster, fold
+from emanet.heads import HEADS
+from emanet.model import build_model
+from emanet.predict import Predictor, predict_files
+
+CLOSE = 1e-4  # of the logits' spread: what float32 leaves after as many layers, in another order of sums
+needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
+needs_nncf = pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="nncf is not installed")
+
+
+def build(**changes):
+    """A tiny model in eval mode, whose BatchNorms do something and know their inputs as after a training."""
+    torch.manual_seed(0)
+    small = {"head.channels": 16, "head.fc1_channels": 16, "head.num_bases": 8, "head.window": (5, 5)}
+    names = {name.replace("__", "."): value for name, value in changes.items()}
+    model = build_model(override(load_experiment("drawn").model, small | names), "abcde")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias, 0, 0.3)
+            module.momentum = 0.9
+    for module in (model, model.backbone.net):  # a frozen one too
+        module.train()
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.rand(4, 3, 65, 65))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return build()
+
+
+@torch.no_grad()
+def difference(quick, model, *size):
+    """Of the logits, in their standard deviations; and the share of pixels of the same class."""
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    wanted, got = model(images), quick(images)
+    assert got.shape == wanted.shape and got.dtype == torch.float32
+    return ((got - wanted).abs().max() / wanted.std()).item(), (got.argmax(1) == wanted.argmax(1)).float().mean().item()
+
+
+class TestFolding:
+    @pytest.mark.parametrize("head", HEADS)
+    def test_every_head(self, head):
+        model = build(head__name=head, aux_head=True)
+        network = copy.deepcopy(Network(model.backbone, model.head))
+        fold(network, torch.zeros(1, 3, 33, 33))
+        left = [name for name, module in network.named_modules() if isinstance(module, FOLDABLE)]
+        assert left == (["head.context.norm"] if head == "encnet" else [])  # whose input are sums, no convolution's
+        assert difference(faster(model, "eager"), model, 37, 50)[0] < CLOSE
+        assert difference(faster(model, "eager"), model, 33, 33)[0] < CLOSE
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {
+                "backbone__name": "mobilenetv2_035",
+                "backbone__output_stride": 16,
+                "backbone__options": {"pad_type": "same"},
+            },
+            {"backbone__name": "convnext_atto", "backbone__output_stride": 32},  # pads to its divisor
+            {"backbone__name": "resnetv2_18", "backbone__output_stride": 8},  # normalises before it convolves
+            {"backbone__frozen": True, "align_corners": False, "head__relu_out": True, "head__concat": True},
+        ],
+        ids=["activations inside norms", "padded", "norms first", "frozen"],
+    )
+    def test_other_backbones(self, changes):
+        model = build(**changes)
+        before = copy.deepcopy(model.state_dict())
+        quick = faster(model, "eager")
+        assert difference(quick, model, 45, 70)[0] < CLOSE
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+    def test_a_convolution_that_something_else_sees_stays(self):
+        class Both(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+            def forward(self, x):
+                y = self.conv(x)
+                return y + self.norm(y)
+
+        both, twice = Both().eval(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
+        x = torch.rand(1, 3, 4, 4)
+        assert fold(both, x) == 0 and fold(nn.Sequential(twice, twice), x) == 0
+        assert fold(twice, x) == 1 and isinstance(twice[1], nn.Sequential)
+
+
+class TestEngines:
+    def test_plain_float32_is_the_model_itself(self, plain):
+        assert faster(plain) is plain
+
+    @pytest.mark.parametrize("engine", ["plain", "eager"])
+    def test_bfloat16(self, plain, engine):
+        off, same = difference(faster(plain, engine, "bf16"), plain, 41, 33)
+        assert 1e-4 < off < 0.2 and same > 0.9  # bfloat16 has 8 bits
+
+    @pytest.mark.parametrize(
+        "engine, precision, device, message",
+        [
+            ("eager", "int8", "cpu", "int8 needs --engine openvino, not eager"),
+            ("eager", "fp16", "cpu", "fp16 needs a CUDA device, not cpu; bf16 is the fast type of CPUs"),
+            ("openvino", "fp16", "cpu", "fp16 needs a CUDA device"),
+            ("openvino", "fp32", "cuda", "the openvino engine computes on the CPU, not on cuda; give --device cpu"),
+        ],
+    )
+    def test_what_does_not_go_together(self, engine, precision, device, message):
+        with pytest.raises(InputError, match=message):
+            check(engine, precision, torch.device(device))
+
+    def test_no_compiler(self, plain, monkeypatch):
+        monkeypatch.setattr("shutil.which", lambda name: None)
+        with pytest.raises(InputError, match="needs a C\\+\\+ compiler for the CPU"):
+            faster(plain, "compile")
+
+    def test_int8_without_images(self, plain):
+        with pytest.raises(InputError, match="name a folder of them with --calibrate"):
+            faster(plain, "openvino", "int8")
+
+    def test_evaluation_and_windows_take_it(self, plain):
+        quick, images = faster(plain, "eager"), torch.rand(1, 3, 50, 61)
+        config = EvalConfig(mode="slide", window=(33, 33), scales=(1.0, 1.25), flip=True)
+        wanted, got = (evaluate.probabilities(model, images, config) for model in (plain, quick))
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+
+    @pytest.mark.slow
+    def test_compiled(self, plain):
+        quick = faster(plain, "compile")
+        with torch.inference_mode():
+            assert difference(quick, plain, 33, 41)[0] < CLOSE
+        for size in ((33, 41), (50, 70), (64, 39)):
+            assert difference(quick, plain, *size)[0] < CLOSE
+
+
+@pytest.fixture(scope="module")
+def quick(plain):
+    return faster(plain, "openvino")
+
+
+@needs_openvino
+class TestOpenVINO:
+    @pytest.mark.parametrize("size", [(33, 33), (37, 50), (64, 96)])
+    def test_float32_at_any_size(self, plain, quick, size):
+        assert difference(quick, plain, *size)[0] < CLOSE
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"head__name": "psanet"}, {"backbone__name": "mobilenetv2_035", "backbone__options": {"pad_type": "same"}}],
+        ids=["offsets by size", "padding by size"],
+    )
+    def test_what_computes_with_sizes(self, changes):
+        model = build(**changes)
+        assert difference(faster(model, "openvino"), model, 37, 50)[0] < CLOSE
+
+    def test_bfloat16(self, plain):
+        off, same = difference(faster(plain, "openvino", "bf16"), plain, 37, 50)
+        assert off < 0.2 and same > 0.9
+
+    @needs_nncf
+    def test_int8_spares_the_attention(self, plain):
+        calibration = [plain.normalise(torch.rand(1, 3, 41, 41)) for _ in range(16)]
+        quick = faster(plain, "openvino", "int8", calibration)
+        ops = quick.head.run.model.get_ordered_ops()
+        products = [op for op in ops if op.get_type_name() == "MatMul"]
+        assert len(products) == 2 * plain.head.emau.em_steps + 1
+        for op in products:
+            assert all(i.get_source_output().get_node().get_type_name() != "FakeQuantize" for i in op.inputs())
+        assert sum(op.get_type_name() == "FakeQuantize" for op in ops) > 10
+        assert difference(quick, plain, 37, 50)[1] > 0.9
+
+
+def test_openvino_that_is_not_there(plain, monkeypatch):
+    import importlib
+
+    def absent(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(InputError, match=r"needs openvino, which is not installed: pip install 'emanet\[openvino\]'"):
+        faster(plain, "openvino")
+
+
+class TestBatches:
+    sizes = ((30, 40), (33, 41), (30, 40), (57, 20), (28, 39))  # on a grid of 8n + 1, four of them are 33 x 41
+
+    def images(self):
+        draw = np.random.default_rng(0)
+        return [draw.integers(0, 256, (*size, 3), np.uint8) for size in self.sizes]
+
+    @pytest.mark.parametrize(
+        "config", [EvalConfig(), EvalConfig(scales=(1.0, 0.75), flip=True)], ids=["whole", "scales"]
+    )
+    def test_mixed_sizes_at_once_equal_one_by_one(self, plain, config):
+        predictor = Predictor(plain, device="cpu", config=config)
+        for image, labels in zip(self.images(), predictor.many(self.images()), strict=True):
+            assert labels.shape == image.shape[:2] and labels.dtype == np.uint8
+            assert (labels == predictor(image)).mean() > 0.999
+
+    def test_passes_of_the_model(self, plain, monkeypatch):
+        seen = []
+        labels = evaluate.predict_labels
+        monkeypatch.setattr(evaluate, "predict_labels", lambda m, x, c: seen.append(tuple(x.shape)) or labels(m, x, c))
+        Predictor(plain, device="cpu").many(self.images())
+        assert seen == [(4, 3, 33, 41), (1, 3, 57, 25)]
+
+    @pytest.mark.parametrize("batch", [2, 3, 9])
+    def test_files(self, plain, tmp_path, batch):
+        predictor = Predictor(plain, device="cpu", engine="eager")
+        for i, image in enumerate(self.images()):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            Image.fromarray(image).save(tmp_path / f"in/{i}.png")
+        assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch) == []
+        for i, image in enumerate(self.images()):
+            with Image.open(tmp_path / f"out/{i}.png") as written:
+                assert (np.asarray(written) == predictor(image)).mean() > 0.999
+        with pytest.raises(InputError, match="batch is 0, but must be at least 1"):
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", batch=0)
+
+
+class TestCommands:
+    def test_predict_and_evaluate(self, model, scenes, tmp_path):
+        common = ("--engine", "eager", "--precision", "bf16", "--device", "cpu")
+        done = run_cli("predict", model, scenes / "val/images", "--out", tmp_path / "out", "--batch", 2, *common)
+        assert done.returncode == 0, done.stderr
+        done = run_cli("evaluate", model, "--images", scenes / "val/images", "--masks", scenes / "val/masks", *common)
+        assert done.returncode == 0, done.stderr
+
+    def test_int8_needs_images(self, model, scenes, tmp_path):
+        common = ("--device", "cpu", "--engine", "openvino", "--precision", "int8")
+        done = run_cli("predict", model, scenes / "val/images", "--out", tmp_path / "out", *common)
+        assert "--calibrate" in sentence(done)
+
+    @needs_openvino
+    @needs_nncf
+    def test_int8_with_images(self, model, scenes, tmp_path):
+        common = (
+            "--device",
+            "cpu",
+            "--engine",
+            "openvino",
+            "--precision",
+            "int8",
+            "--calibrate",
+            scenes / "train/images",
+        )
+        done = run_cli(
+            "predict",
+            model,
+            scenes / "val/images",
+            "--out",
+            tmp_path / "out",
+            "--mode",
+            "slide",
+            "--window",
+            65,
+            65,
+            *common,
+        )
+        assert done.returncode == 0, done.stderr
