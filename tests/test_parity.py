@@ -171,7 +171,7 @@ def test_the_table(measured, request):
     if request.config.getoption("--write-docs"):
         DOCS.write_text(before + start + table + end + after)
         return
-    documented = dict(re.findall(r"^\| (.+) \| (\S+e-\d+) \|$", written, re.M))
+    documented = dict(re.findall(r"^\| (.+) \| (\S+e[-+]\d+) \|$", written, re.M))
     assert documented.keys() == {title(name) for name in measured}
     assert all(float(value) < BOUND for value in documented.values())
 
