@@ -252,6 +252,23 @@ class EvalConfig:
         require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
 
 
+Engine = Literal["plain", "eager", "compile", "openvino"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How a trained network is run: see fast.py. Part of no experiment."""
+
+    engine: Engine = "plain"
+    """What runs the network. eager: BatchNorm folded into the convolutions; compile: through torch.compile as well;
+    openvino: on the CPU, the fastest there. The same results to rounding."""
+    precision: Precision = "fp32"
+    """bf16: fast, near fp32; fp16: for CUDA; int8: openvino's, fastest, for some mIoU."""
+    calibrate: tuple[str, ...] = ()
+    """For int8: files, folders and quoted globs of a hundred images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One training, whole. Everything counts in optimiser steps, never in epochs."""

@@ -17,7 +17,7 @@ images of yours. EM attention computes in float32 in all of them but openvino's 
 import copy
 import shutil
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -25,13 +25,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from .config import Engine, Precision
 from .distributed import SyncBatchNorm
 from .errors import InputError
 from .heads.layers import PooledBatchNorm
 from .model import EMANet
 
-Engine = Literal["plain", "eager", "compile", "openvino"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
 COMPILERS = ("g++", "clang++")

@@ -21,12 +21,12 @@ from rich.progress import track
 from torch import nn
 
 from . import evaluate, pictures
-from .config import EvalConfig
+from .config import Engine, EvalConfig, Precision
 from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
 from .distributed import pick_device
 from .errors import InputError
 from .experiments import load_experiment
-from .fast import Engine, Precision, faster
+from .fast import faster
 from .model import EMANet
 
 Picture = np.ndarray | Image.Image | str | Path

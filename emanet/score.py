@@ -9,13 +9,12 @@ from rich.console import Console
 
 from . import distributed
 from .checkpoint import load, model_path, spec_of
-from .config import IGNORE, DataConfig, DatasetSpec, EvalConfig
+from .config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
 from .data.datasets import at_hand, open_dataset, open_folders, resolve
 from .data.images import read_mask, read_mask_values
 from .errors import InputError
 from .evaluate import evaluate
 from .experiments import load_experiment, override
-from .fast import Engine, Precision
 from .metrics import ConfusionMatrix, print_report
 from .predict import Predictor
 from .rundir import write_json

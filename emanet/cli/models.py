@@ -56,7 +56,7 @@ def train(arguments: list[str]) -> None:
 def evaluate(arguments: list[str]) -> None:
     import tyro
 
-    from ..config import EvalConfig
+    from ..config import EngineConfig, EvalConfig
 
     def command(
         model: positional(str, "MODEL") = "",
@@ -68,9 +68,7 @@ def evaluate(arguments: list[str]) -> None:
         json: str = "",
         picture: str = "",
         device: str = "auto",
-        engine: Literal["plain", "eager", "compile", "openvino"] = "plain",
-        precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32",
-        calibrate: tuple[str, ...] = (),
+        how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig(),  # noqa: B008
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
     ) -> dict[str, Any]:
         """Score a model, by default on the validation split it was trained with.
@@ -87,25 +85,19 @@ def evaluate(arguments: list[str]) -> None:
             json: File for mIoU, pAcc, mAcc, fIoU (0 to 1) and IoU per class.
             picture: File for a picture of the confusion matrix.
             device: auto, cpu, cuda or cuda:N.
-            engine: What runs the network. eager: BatchNorm folded into the convolutions;
-                compile: through torch.compile as well; openvino: on the CPU, the
-                fastest there. The same results to rounding.
-            precision: bf16: fast, near fp32; fp16: for CUDA; int8: openvino's, fastest,
-                for some mIoU.
-            calibrate: For int8: files, folders and quoted globs of a hundred images.
         """
         return locals()
 
     given = parse_for_model(command, arguments, "evaluate")
     from ..score import score
 
-    score(**given)
+    score(**vars(given.pop("how")), **given)
 
 
 def predict(arguments: list[str]) -> None:
     import tyro
 
-    from ..config import EvalConfig
+    from ..config import EngineConfig, EvalConfig
 
     def command(
         model: positional(str, "MODEL"),
@@ -115,9 +107,7 @@ def predict(arguments: list[str]) -> None:
         overlay: bool = True,
         batch: int = 1,
         device: str = "auto",
-        engine: Literal["plain", "eager", "compile", "openvino"] = "plain",
-        precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32",
-        calibrate: tuple[str, ...] = (),
+        how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig(),  # noqa: B008
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
     ) -> dict[str, Any]:
         """Write a label map (index PNG with palette) and an overlay for every image.
@@ -129,12 +119,6 @@ def predict(arguments: list[str]) -> None:
             overlay: Also write the image with the classes' colours over it.
             batch: Images of one size that go through the network at once; for GPUs.
             device: auto, cpu, cuda or cuda:N.
-            engine: What runs the network. eager: BatchNorm folded into the convolutions;
-                compile: through torch.compile as well; openvino: on the CPU, the
-                fastest there. The same results to rounding.
-            precision: bf16: fast, near fp32; fp16: for CUDA; int8: openvino's, fastest,
-                for some mIoU.
-            calibrate: For int8: files, folders and quoted globs of a hundred images.
         """
         return locals()
 
@@ -186,7 +170,7 @@ def explain(arguments: list[str]) -> None:
 def submit(arguments: list[str]) -> None:
     import tyro
 
-    from ..config import EvalConfig
+    from ..config import EngineConfig, EvalConfig
 
     def command(
         model: positional(str, "MODEL"),
@@ -196,9 +180,7 @@ def submit(arguments: list[str]) -> None:
         format: Literal["auto", "voc", "cityscapes", "ade20k"] = "auto",
         competition: Literal["comp5", "comp6"] = "comp6",
         device: str = "auto",
-        engine: Literal["plain", "eager", "compile", "openvino"] = "plain",
-        precision: Literal["fp32", "bf16", "fp16", "int8"] = "fp32",
-        calibrate: tuple[str, ...] = (),
+        how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig(),  # noqa: B008
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
     ) -> dict[str, Any]:
         """Predict test images and pack the result as the evaluation server takes it.
@@ -211,12 +193,6 @@ def submit(arguments: list[str]) -> None:
             format: Whose server; auto: by the model's classes.
             competition: VOC's; comp5: trained on VOC alone, comp6: on other data too.
             device: auto, cpu, cuda or cuda:N.
-            engine: What runs the network. eager: BatchNorm folded into the convolutions;
-                compile: through torch.compile as well; openvino: on the CPU, the
-                fastest there. The same results to rounding.
-            precision: bf16: fast, near fp32; fp16: for CUDA; int8: openvino's, fastest,
-                for some mIoU.
-            calibrate: For int8: files, folders and quoted globs of a hundred images.
         """
         return locals()
 
@@ -230,5 +206,4 @@ def submit(arguments: list[str]) -> None:
 def _predictor(given: dict[str, Any]) -> Any:
     from ..predict import Predictor
 
-    names = ("device", "engine", "precision", "calibrate")
-    return Predictor(given["model"], config=given["settings"], **{name: given[name] for name in names})
+    return Predictor(given["model"], device=given["device"], config=given["settings"], **vars(given["how"]))
