@@ -30,7 +30,8 @@ Row = dict[str, Any]
 
 def machine() -> dict[str, str]:
     """Processor, GPU, versions, date, commit and command, as text."""
-    found = {"date": datetime.date.today().isoformat(), "commit": _commit(), "command": shlex.join(sys.argv)}
+    found = {"date": datetime.date.today().isoformat(), "commit": _commit()}
+    found["command"] = shlex.join(map(_shown, sys.argv))
     found["processor"] = f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
@@ -100,6 +101,14 @@ def write_csv(file: str | Path, rows: Sequence[Row], where: Mapping[str, str]) -
         writer = csv.DictWriter(out, [*rows[0], *where])
         writer.writeheader()
         writer.writerows({**row, **where} for row in rows)
+
+
+def _shown(argument: str) -> str:
+    """An argument as it is for anybody: of an absolute path what is below the repository, or else its name."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:

@@ -1,19 +1,23 @@
 """Our files: a model is one .safetensors with its experiment (classes, palette, flags and all) in the header.
 
 A checkpoint is a folder of the run, checkpoints/000400/: model.safetensors and training.pt (optimiser, scaler, best).
-Everything is written beside its place and renamed, so that a name never stands for half a file.
+Everything is written beside its place and renamed, so that a name never stands for half a file. A model file carries
+the SHA-256 of all that is in it, and a checkpoint's that of its training.pt too; both are checked when it is read.
 """
 
+import hashlib
+import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from . import __version__
+from .atomic import sync_folder, write_whole
 from .backbones import read_weights
 from .config import DatasetSpec, Experiment
 from .distributed import pick_device
@@ -26,9 +30,38 @@ STEP_DIGITS = 6
 
 def save_model(path: Path, model: EMANet, experiment: Experiment, **facts: Any) -> None:
     """Write the model file. experiment.data.spec must be set; facts (step, metrics) are JSON values."""
-    header = {"emanet": __version__, "experiment": to_dict(experiment), **facts}
+    header = json.dumps({"emanet": __version__, "experiment": to_dict(experiment), **facts})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_whole(path, save(tensors, {"emanet": json.dumps(header)}))
+    write_whole(path, save(tensors, {"emanet": header, "sha256": _digest(header, tensors)}))
+
+
+def save_best(run: Path, model: EMANet, experiment: Experiment, step: int, metrics: dict[str, Any]) -> None:
+    path = run / "best.safetensors"
+    try:
+        save_model(path, model, experiment, step=step, metrics=metrics)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}; what it held before stays") from error
+
+
+def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A model file's header and tensors. InputError that names the file unless all of it is as it was written.
+
+    Files without a checksum (those of other programs, or edited ones) are taken as they are.
+    """
+    header, state = read_header(path), read_weights(str(path))
+    with safe_open(str(path), "pt") as file:
+        stored = file.metadata()
+    if "sha256" in stored and stored["sha256"] != _digest(stored["emanet"], state):
+        raise InputError(f"cannot read model file {path}: it is damaged, its checksum is another")
+    return header, state
+
+
+def _digest(header: str, tensors: dict[str, torch.Tensor]) -> str:
+    found = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def model_path(source: str | Path) -> Path:
@@ -50,9 +83,10 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
     """
     where = pick_device(str(device))
     path = model_path(source)
-    experiment = from_dict(Experiment, read_header(path)["experiment"])
+    header, state = read_model(path)
+    experiment = from_dict(Experiment, header["experiment"])
     model = build_model(override(experiment.model, {"backbone.pretrained": False}), spec_of(experiment))
-    load_strictly(model, read_weights(str(path)), str(path))
+    load_strictly(model, state, str(path))
     return model.to(where).eval()
 
 
@@ -87,7 +121,7 @@ def start_from(model: EMANet, source: str) -> tuple[list[str], list[str]]:
     shapes differ, or an auxiliary head that the source lacks. Any other difference is an InputError.
     """
     path = model_path(source)
-    state, own = read_weights(str(path)), model.state_dict()
+    (_, state), own = read_model(path), model.state_dict()
     fresh = [
         key
         for key in own
@@ -101,16 +135,28 @@ def start_from(model: EMANet, source: str) -> tuple[list[str], list[str]]:
 
 
 def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: dict[str, Any], step: int) -> None:
-    """Write run/checkpoints/STEP and thin out the older ones: two can be resumed from, every keep_every-th is kept."""
+    """Write run/checkpoints/STEP and thin out the older ones: the last keep_last can be resumed from, every
+    keep_every-th keeps its model. InputError if it cannot be written, the ones before being as they were."""
     folder = run / "checkpoints" / f"{step:0{STEP_DIGITS}d}"
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(partial / "model.safetensors", model, experiment, step=step)
-    torch.save(training, partial / "training.pt")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-    for old in checkpoints(run)[:-2]:
+    content = io.BytesIO()
+    torch.save(training, content)
+    before = checkpoints(run)
+    try:
+        for left in folder.parent.glob(".*.partial"):
+            shutil.rmtree(left)
+        write_whole(partial / "training.pt", content.getbuffer())
+        checksum = hashlib.sha256(content.getbuffer()).hexdigest()
+        save_model(partial / "model.safetensors", model, experiment, step=step, training_sha256=checksum)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        rest = f"--resume goes on from {before[-1].name}" if before else "there is none before it"
+        raise InputError(f"cannot write the checkpoint {folder}: {error.strerror or error}; {rest}") from error
+    for old in checkpoints(run)[: -experiment.keep_last]:
         if experiment.keep_every and int(old.name) % experiment.keep_every == 0:
             (old / "training.pt").unlink(missing_ok=True)
         else:
@@ -125,25 +171,39 @@ def checkpoints(run: Path) -> list[Path]:
     )
 
 
-def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[int, dict[str, Any]]:
-    """Put the latest checkpoint's weights into the model; returns its step and its training state."""
-    folders = checkpoints(run)
-    if not folders:
-        raise InputError(f"{run} has no checkpoint to resume from")
-    path = folders[-1]
-    load_strictly(model, read_weights(str(path / "model.safetensors")), str(path / "model.safetensors"))
+def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[Path, dict[str, Any], list[str]]:
+    """Put the latest sound checkpoint's weights into the model.
+
+    Returns its folder, its training state, and a sentence about each later one, which cannot be read. InputError if
+    there is none that can.
+    """
+    broken: list[str] = []
+    for folder in checkpoints(run)[::-1]:
+        try:
+            return folder, _read_checkpoint(folder, model, device), broken
+        except InputError as error:
+            broken.append(str(error))
+    raise InputError(f"{run} has no checkpoint to resume from{': ' * bool(broken)}{'; '.join(broken)}")
+
+
+def _read_checkpoint(folder: Path, model: EMANet, device: torch.device) -> dict[str, Any]:
+    path = folder / "training.pt"
+    header, state = read_model(folder / "model.safetensors")
     try:
-        training = torch.load(path / "training.pt", map_location=device, weights_only=True)
-    except Exception as error:  # whatever a broken file makes of the reader
-        raise InputError(f"cannot read {path / 'training.pt'}: {type(error).__name__}") from error
-    return int(path.name), training
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if hashlib.sha256(content).hexdigest() != header.get("training_sha256"):
+        raise InputError(f"cannot read {path}: it is damaged, its checksum is another")
+    training = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    load_strictly(model, state, str(folder / "model.safetensors"))
+    return training
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Atomically: whoever reads `path` sees the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def set_aside(run: Path, step: int) -> None:
+    """Rename the checkpoints after `step`, which cannot be read, to STEP.broken: nothing takes them for the latest."""
+    for folder in checkpoints(run):
+        if int(folder.name) > step:
+            target = folder.with_name(f"{folder.name}.broken")
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)

@@ -3,12 +3,17 @@
 This file imports neither torch nor the command line. Derived values are properties; nothing is stored twice.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from .errors import InputError
 
 IGNORE = 255  # the value of ignored pixels in every label tensor, whatever value the mask files use
+MOST = 1 << 16  # channels, bases, pixels of a side: more is a slip, which torch would answer with its own long errors
+LARGE = 1 << 53  # for every other number
+# What create_model is told by other settings, or would load a file for that nobody meant to be read.
+NOT_OPTIONS = frozenset("pretrained checkpoint_path cache_dir features_only in_chans output_stride".split())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,11 @@ class BackboneConfig:
 
     def __post_init__(self):
         require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
-        require(self.in_channels >= 1, "in_channels", self.in_channels, "at least 1")
+        require(1 <= self.in_channels <= MOST, "in_channels", self.in_channels, f"1 to {MOST}")
+        require(all(1 <= k <= MOST for k in self.multi_grid), "multi_grid", self.multi_grid, f"numbers of 1 to {MOST}")
+        taken = sorted(NOT_OPTIONS.intersection(self.options))
+        if taken:
+            raise InputError(f"options has {taken[0]!r}, which is set otherwise or not at all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,16 +78,18 @@ class HeadConfig:
     a 513-pixel crop at output stride 8."""
 
     def __post_init__(self):
-        require(self.num_bases >= 1, "num_bases", self.num_bases, "at least 1")
-        require(self.em_steps >= 1, "em_steps", self.em_steps, "at least 1")
+        require_numbers(self)
+        require(1 <= self.num_bases <= MOST, "num_bases", self.num_bases, f"1 to {MOST}")
+        require(1 <= self.em_steps <= 1000, "em_steps", self.em_steps, "1 to 1000")
         require(self.eps > 0, "eps", self.eps, "above 0")
         require(0 <= self.bases_keep <= 1, "bases_keep", self.bases_keep, "between 0 and 1")
-        require(self.channels >= 1, "channels", self.channels, "at least 1")
-        require(self.fc1_channels >= 0, "fc1_channels", self.fc1_channels, "at least 0")
+        require(1 <= self.channels <= MOST, "channels", self.channels, f"1 to {MOST}")
+        require(0 <= self.fc1_channels <= MOST, "fc1_channels", self.fc1_channels, f"0 to {MOST}")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
         for name in ("rates", "bins", "window"):
             sizes = getattr(self, name)
-            require(bool(sizes) and min(sizes) >= 1, name, sizes, "one or more numbers of at least 1")
+            fits = bool(sizes) and 1 <= min(sizes) <= max(sizes) <= MOST
+            require(fits, name, sizes, f"one or more numbers of 1 to {MOST}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +107,8 @@ class ModelConfig:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
+        require_numbers(self)
+        require(1 <= self.aux_channels <= MOST, "aux_channels", self.aux_channels, f"1 to {MOST}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.backbone.in_channels):
                 raise InputError(f"model.{name} has {len(values)} values for {self.backbone.in_channels} channels")
@@ -132,6 +145,7 @@ class DatasetSpec:
     """Split -> what stands for {split} in its paths, where they differ: `{"val": "validation"}`."""
 
     def __post_init__(self):
+        require_numbers(self)
         require(1 <= len(self.classes) <= IGNORE, "classes", f"{len(self.classes)} names", "1 to 255 names")
         twice = {name for name in self.classes if self.classes.count(name) > 1}
         require(not twice, "classes", f"{', '.join(sorted(twice))} twice", "names that differ")
@@ -142,6 +156,7 @@ class DatasetSpec:
         for value, label in self.label_map.items():
             fits = 0 <= label < len(self.classes) or label == IGNORE
             require(fits, "label_map", f"{value}: {label}", "class indices or 255")
+            require(abs(value) < LARGE, "label_map", f"{value}: {label}", "from values that a mask can have")
 
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:
@@ -173,15 +188,16 @@ class DataConfig:
     """Open every mask before training starts (once per listing: the result is remembered)."""
 
     def __post_init__(self):
-        require(all(side >= 1 for side in self.crop), "crop", self.crop, "positive (h, w)")
-        require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
+        require_numbers(self)
+        require(all(1 <= side <= MOST for side in self.crop), "crop", self.crop, f"(h, w), each 1 to {MOST}")
+        require_scales(self.scales)
         fits = len(self.scales) == 2 and self.scales[0] <= self.scales[1]
         require(
             fits or not self.continuous_scale, "scales", self.scales, "two, the smaller first: continuous_scale is on"
         )
         require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
         require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
-        require(self.workers >= 0, "workers", self.workers, "at least 0")
+        require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +213,8 @@ class LossConfig:
     aux_weight: float = 0.4
 
     def __post_init__(self):
+        require_numbers(self)
+        require(self.aux_weight >= 0, "aux_weight", self.aux_weight, "at least 0")
         require(self.ohem_min_kept >= 0, "ohem_min_kept", self.ohem_min_kept, "at least 0")
         require(0 <= self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "between 0 and 1")
         require(all(weight >= 0 for weight in self.class_weights), "class_weights", self.class_weights, "not negative")
@@ -224,6 +242,7 @@ class OptimConfig:
     """Above 0: gradients are scaled down to this norm."""
 
     def __post_init__(self):
+        require_numbers(self)
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         for name in ("bias_lr_scale", "head_lr_scale", "poly_power", "warmup_steps", "clip_norm"):
@@ -246,10 +265,11 @@ class EvalConfig:
     """And mirrored."""
 
     def __post_init__(self):
+        require_numbers(self)
         require(self.mode in ("whole", "slide"), "mode", self.mode, "whole or slide")
         require(all(side >= 1 for side in self.window), "window", self.window, "positive (h, w)")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "at least 0 and below 1")
-        require(len(self.scales) > 0 and all(s > 0 for s in self.scales), "scales", self.scales, "positive numbers")
+        require_scales(self.scales)
 
 
 Engine = Literal["plain", "eager", "compile", "openvino"]
@@ -304,14 +324,20 @@ class Experiment:
     val_every: int = 0
     """Steps between validations; 0: only after the last step."""
     save_every: int = 500
-    """Steps between checkpoints to resume from; the last two stay. Validations and the end save one too."""
+    """Steps between checkpoints to resume from. Validations, the end and signals save one too."""
+    keep_last: int = 2
+    """So many checkpoints to resume from stay; of two, one may get damaged."""
     keep_every: int = 0
     """Models of steps that are multiples of it stay for good; the best one always does."""
+    skip_limit: int = 10
+    """A step whose loss or gradient is not finite changes nothing; so many in a row end the training."""
     pictures: int = 4
     """Validation images drawn at each validation: image, label, prediction."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
+        require_numbers(self)
+        require(self.batch_size <= MOST, "batch_size", self.batch_size, f"1 to {MOST}")
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_last", "skip_limit"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("seed", "val_every", "keep_every", "pictures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -323,7 +349,22 @@ class Experiment:
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        raise InputError(f"{name} is {value}, but must be {wanted}")
+        text = str(value)
+        raise InputError(f"{name} is {text[:200]}{'...' * (len(text) > 200)}, but must be {wanted}")
+
+
+def require_numbers(config: Any) -> None:
+    """No NaN, no infinity, nothing that 64 bits have no room for: bounds on one side let some of them pass."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float):
+                require(math.isfinite(number) and abs(number) < LARGE, f.name, value, "finite and below 2^53 in size")
+
+
+def require_scales(scales: tuple[float, ...]) -> None:
+    fits = len(scales) > 0 and all(0.01 <= scale <= 100 for scale in scales)
+    require(fits, "scales", scales, "one or more numbers of 0.01 to 100")
 
 
 def voc_palette(count: int) -> tuple[tuple[int, int, int], ...]:

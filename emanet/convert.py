@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from . import backbones, checkpoint, foreign
+from .atomic import write_whole
 from .config import IGNORE, BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from .data.datasets import SPECS, resolve
 from .errors import InputError, some, suggest
@@ -312,8 +313,7 @@ def _write_backbone(found: Translated, destination: Path, config: ModelConfig) -
     optional = [key for key in own if key.startswith(tuple(f"{classifier}." for classifier in classifiers))]
     own |= {key: found.values[key] for key in optional if key in found.values}
     values = found.fitted(own, optional)
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_whole(destination, save(values, {"format": "pt", "timm": name}))
+    write_whole(destination, save(values, {"format": "pt", "timm": name}))
     return Experiment(model=override(config, {"backbone.pretrained": str(destination)}))
 
 

@@ -1,21 +1,48 @@
 """Processes: what does nothing with one of them and is exact with several."""
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, some
 
 
 def init(device: torch.device) -> None:
     """Join the group that torchrun announces in the environment; nothing without torchrun."""
     if "RANK" in os.environ and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(minutes=30))
+        store, rank, world = next(dist.rendezvous("env://"))
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            # torchrun's own store outlives a restart, and holds the addresses of processes that have ended
+            # (github.com/pytorch/pytorch/issues/135712).
+            store = dist.PrefixStore(f"restart {restarts()[0]}", store)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timedelta(minutes=30))
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """The end of another rank, which comes as whatever the backend raises, as an InputError."""
+    try:
+        yield
+    except (dist.DistError, RuntimeError) as error:
+        text = str(error)
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
+            raise
+        first = text.splitlines()[0].rpartition("] ")[2].partition(". ")[0]
+        raise InputError(f"rank {rank()} ends, as another one has ended or cannot be reached: {first}") from error
+
+
+def restarts() -> tuple[int, int]:
+    """How often torchrun --max-restarts has started this training again, and how often it may."""
+    names = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
+    done, allowed = (int(os.environ.get(name, 0)) for name in names)
+    return done, allowed
 
 
 def shutdown() -> None:
@@ -72,6 +99,27 @@ def first_on_rank_zero(work: Callable[[], None]) -> None:
             dist.all_reduce(failed)
     if failed.item():
         raise SystemExit(2)  # rank 0 has said why
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, by rank; values that pickle takes."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def agree(**facts: object) -> None:
+    """Every rank ends unless each fact is the same on all of them; rank 0 says which is not."""
+    every = gather(facts)
+    for name in dict.fromkeys(name for own in every for name in own):
+        values = [own.get(name) for own in every]
+        odd = [f"{value} on rank {i}" for i, value in enumerate(values) if value != values[0]]
+        if odd and rank() == 0:
+            raise InputError(f"the ranks differ in {name}: {values[0]} on rank 0, but {some(odd)}")
+        if odd:
+            raise SystemExit(2)
 
 
 class _DifferentiableSum(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""The one error a user can cause: shown as a single sentence, never as a traceback."""
+"""What ends a command: shown as a single sentence, never as a traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,12 @@ from collections.abc import Iterable
 
 class InputError(Exception):
     """A file, key or value given from outside is wrong. The message is one sentence that names it."""
+
+
+class Interrupted(Exception):
+    """A signal has ended the work, and nothing of it is lost. The message is one sentence that says how to go on."""
+
+    exit_code = 75  # of the command; EX_TEMPFAIL in sysexits.h: try again
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

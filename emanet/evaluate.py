@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from . import distributed
 from .config import EvalConfig
+from .data.workers import delivered
 from .errors import InputError
 from .metrics import ConfusionMatrix
 from .model import EMANet
@@ -37,11 +38,13 @@ def evaluate(
     workers: int = 0,
     progress: bool = False,
     on_sample: OnSample | None = None,
+    until: Callable[[], bool] = lambda: False,
 ) -> ConfusionMatrix:
     """The confusion matrix of the whole data set, the same on every rank: each image is counted on exactly one.
 
     workers: processes that decode ahead; 0 decodes in this one. progress: a bar on stderr, on rank 0 only.
     on_sample(i, image, labels, predicted): called after each image, on the rank that has it, with uint8 arrays.
+    until: asked before each image; where it is true this rank leaves the rest out.
     Needs memory for a few images, however many there are. Autocast, where wanted, is the caller's.
     Raises InputError that names the sample if image and labels differ in size or a label is not a class.
     """
@@ -50,7 +53,7 @@ def evaluate(
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
     loader = DataLoader(_Samples(dataset, indices), batch_size=None, num_workers=workers)
     bar = track(
-        loader,
+        delivered(loader),
         "evaluate",
         total=len(indices),
         console=Console(stderr=True),
@@ -61,6 +64,8 @@ def evaluate(
     model.eval()
     try:
         for i, sample in zip(indices, bar, strict=True):
+            if until():
+                break
             if isinstance(sample, str):
                 raise InputError(sample)
             image, labels = sample

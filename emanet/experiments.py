@@ -6,6 +6,7 @@ config = override(load_experiment("voc_resnet101"), {"model.head.channels": 256}
 
 import dataclasses
 import json
+import reprlib
 import runpy
 import types
 import typing
@@ -17,6 +18,8 @@ from .errors import InputError, suggest
 
 Config = TypeVar("Config")
 FOLDER_FILES = ("config.json", "model.safetensors")
+SHORT = reprlib.Repr()  # a wrong value may be megabytes, and the sentence about it is one line
+SHORT.maxstring = SHORT.maxother = 200
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
@@ -44,11 +47,11 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """The dataclass from JSON values; InputError names the unknown field or the wrong type, dotted."""
     if not isinstance(values, dict):
-        raise InputError(f"{where or cls.__name__} is {values!r}, but must be an object")
+        raise InputError(f"{where or cls.__name__} is {SHORT.repr(values)}, but must be an object")
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
-            raise InputError(f"unknown field {_join(where, name)!r}{suggest(name, hints)}")
+            raise InputError(f"unknown field {SHORT.repr(_join(where, name))}{suggest(name[:100], hints)}")
     required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     for name in required:
         if name not in values:
@@ -93,7 +96,7 @@ def _cast(hint: Any, value: Any, where: str) -> Any:
         return value
     wanted = " or ".join(repr(a) for a in args) if origin is Literal else str(getattr(hint, "__name__", hint))
     wanted = str(hint).replace("typing.", "") if origin in (tuple, dict) else wanted
-    raise InputError(f"{where} is {value!r}, but must be {wanted}")
+    raise InputError(f"{where} is {SHORT.repr(value)}, but must be {wanted}")
 
 
 def flatten(config: Any, where: str = "") -> dict[str, Any]:
@@ -122,10 +125,8 @@ def load_experiment(source: str) -> Experiment:
         path = next((file for name in FOLDER_FILES if (file := path / name).is_file()), path / FOLDER_FILES[0])
     if not path.is_file():
         raise InputError(f"no experiment, run folder or file {source!r}{suggest(source, experiment_names())}")
-    if path.suffix == ".safetensors":
-        return from_dict(Experiment, read_header(path)["experiment"])
-    if path.suffix == ".json":
-        return from_dict(Experiment, read_json(path))
+    if path.suffix in (".safetensors", ".json"):
+        return experiment_of(read_header(path)["experiment"] if path.suffix != ".json" else read_json(path), path)
     if path.suffix != ".py":
         raise InputError(f"{source} is neither an experiment (.py), a config (.json) nor a model (.safetensors)")
     # A package module is found by its name, so that experiments can build on each other from anywhere.
@@ -134,27 +135,45 @@ def load_experiment(source: str) -> Experiment:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:  # the user's own code: any error of it is theirs to read, in one sentence
-        raise InputError(f"{path} does not run: {type(error).__name__}: {error}") from error
+        said = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path} does not run: {type(error).__name__}: {said}") from error
     if not isinstance(config, Experiment):
         raise InputError(f"{path} defines no `config = Experiment(...)`")
     try:
-        return checked(config)
+        values = to_dict(config)
+    except (TypeError, ValueError, RecursionError) as error:  # Python lets anything into a dataclass
+        raise InputError(f"{path}: its experiment has values that are no settings: {error}") from error
+    return experiment_of(values, path)
+
+
+def experiment_of(values: Any, path: str | Path) -> Experiment:
+    """The experiment that a file holds as JSON values; InputError names the file and the field."""
+    try:
+        return from_dict(Experiment, values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
 def read_json(path: str | Path) -> Any:
     """The content of a JSON file; InputError names the file if it is missing or not JSON."""
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
+        raise InputError(f"cannot read {path}: it is no file")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} nests deeper than any file of ours") from error
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """What is written beside the weights of a model file: `experiment`, `emanet` (version), `step`, `metrics`."""
+    """What is written beside the weights of a model file: `experiment`, `emanet` (version), `step`, `metrics`.
+
+    Raises InputError that names the file, also where its experiment is none that from_dict takes.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -162,6 +181,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             header = json.loads((file.metadata() or {}).get("emanet", "null"))
     except (OSError, SafetensorError, ValueError) as error:
         raise InputError(f"cannot read model file {path}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"cannot read model file {path}: its header nests deeper than any of ours") from error
     if not isinstance(header, dict) or "experiment" not in header:
         raise InputError(f"{path} holds weights but no emanet header: it is not a model of this program")
+    experiment_of(header["experiment"], path)
     return header

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from . import explain_plots as draw
+from .atomic import write_json
 from .checkpoint import load, model_path
 from .data.datasets import at_hand, open_dataset
 from .errors import InputError, some
@@ -21,7 +22,6 @@ from .explain import ClassUse, Explanation, class_use, emau_of, explain, princip
 from .model import EMANet
 from .pictures import Palette
 from .predict import find_images
-from .rundir import write_json
 
 
 def explain_files(

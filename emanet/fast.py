@@ -15,9 +15,11 @@ images of yours. EM attention computes in float32 in all of them but openvino's 
 """
 
 import copy
+import os
 import shutil
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -33,7 +35,7 @@ from .model import EMANet
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
-COMPILERS = ("g++", "clang++")
+COMPILERS = {"darwin": "clang++"}  # torch's own choice, beside the variable CXX
 TRACED_SIZE = 65
 
 
@@ -80,10 +82,14 @@ def faster(
 
 def check(engine: Engine, precision: Precision, device: torch.device) -> None:
     """Raises InputError where engine, precision and device do not go together."""
+    for name, value, kinds in (("engine", engine, Engine), ("precision", precision, Precision)):
+        if value not in get_args(kinds):
+            raise InputError(f"no {name} {value!r}; there are: {', '.join(get_args(kinds))}")
     if engine == "openvino" and device.type != "cpu":
         raise InputError(f"the openvino engine computes on the CPU, not on {device}; give --device cpu")
-    if engine == "compile" and device.type == "cpu" and not any(map(shutil.which, COMPILERS)):
-        raise InputError("the compile engine needs a C++ compiler for the CPU: g++ or clang++")
+    compiler = os.environ.get("CXX", COMPILERS.get(sys.platform, "g++"))
+    if engine == "compile" and device.type == "cpu" and not shutil.which(compiler):
+        raise InputError(f"the compile engine needs a C++ compiler for the CPU, and there is no {compiler}")
     if precision == "int8" and engine != "openvino":
         raise InputError(f"int8 needs --engine openvino, not {engine}")
     if precision == "fp16" and device.type != "cuda":
@@ -145,10 +151,15 @@ class Compiled:
 
     def __call__(self, x: Tensor) -> Tensor:
         import torch._inductor.config as inductor
+        from torch._dynamo.exc import TorchDynamoException
 
         # Freezing needs no_grad, and inference tensors would be another graph. Outputs of CUDA graphs are overwritten.
-        with torch.inference_mode(False), torch.no_grad(), inductor.patch(**self.options):
-            return self.network(x.clone()).clone()
+        try:
+            with torch.inference_mode(False), torch.no_grad(), inductor.patch(**self.options):
+                return self.network(x.clone()).clone()
+        except TorchDynamoException as error:  # its text is pages long: the compiler's messages
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise InputError(f"torch could not compile the network ({first}); take another --engine") from error
 
 
 def fold(network: nn.Module, sample: Tensor) -> int:

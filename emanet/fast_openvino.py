@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,12 +23,15 @@ from .errors import InputError
 class OpenVINO:
     """Normalised images (B, C, H, W) of any size to low-resolution logits, float32 in and out, on the CPU.
 
-    It takes torch's number of threads as it is at the start. Images of a batch go one by one: on a CPU a batch gains
-    nothing, and the conversion has one image for good.
+    network: a fast.Network. It takes torch's number of threads as it is at the start. Images of a batch go one by one:
+    on a CPU a batch gains nothing, and the conversion has one image for good. So do those of several threads. Images
+    narrower than the backbone's stride go through the network itself, in float32: OpenVINO's pooling of a map smaller
+    than its window gives, without an error, nothing or the result of the image before.
     """
 
     def __init__(self, network: nn.Module, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
         openvino = _import("openvino")
+        self.network, self.turn = network, threading.Lock()
         model = convert(network, sample)
         if precision == "int8":
             model = quantise(model, calibration)
@@ -40,7 +44,10 @@ class OpenVINO:
         self.request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
 
     def __call__(self, x: Tensor) -> Tensor:
-        outputs = [self.request.infer([image[None].contiguous().numpy()], share_inputs=True)[0] for image in x]
+        if not len(x) or min(x.shape[2:]) <= self.network.backbone.stride:
+            return self.network(x)
+        with self.turn:
+            outputs = [self.request.infer([image[None].contiguous().numpy()], share_inputs=True)[0] for image in x]
         return torch.cat([torch.from_numpy(output) for output in outputs])
 
 

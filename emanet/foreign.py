@@ -8,6 +8,8 @@ import io
 import math
 import pickle
 import pickletools
+import struct
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,6 +109,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         size = path.stat().st_size
+        if not path.is_file() and not path.is_dir():  # a pipe would be waited for
+            raise InputError(f"cannot read {path}: it is no file")
         with open(path, "rb") as file:
             start = file.read(512)
     except OSError as error:
@@ -192,8 +196,9 @@ def _require_real(content: Any, path: Path, size: int) -> None:
 
 def _reason(error: Exception) -> str:
     """A library's message down to its first clause."""
-    first = (str(error).splitlines() or [""])[0].split(". ")[0].rstrip(".")
-    return first or type(error).__name__
+    first = (str(error).splitlines() or [""])[0].split(". ")[0].rstrip(".") or type(error).__name__
+    slips = (AttributeError, LookupError, TypeError, UnicodeError, EOFError, OSError, struct.error)  # of its reader
+    return f"it is damaged ({first})" if isinstance(error, slips) else first
 
 
 def _is_legacy_torch(start: bytes) -> bool:
@@ -229,7 +234,8 @@ def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
     other = {name: type(name, (Inert,), {}) for name in names if name.startswith(BESIDE)}
     allowed = [(stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # old protocols are no concern of who has the file
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         said = str(error)

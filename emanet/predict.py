@@ -5,6 +5,8 @@
     picture = predictor.overlay("photo.jpg", labels) # (H, W, 3) uint8
 
 On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER
+
+TIFFs too large for memory or with a georeference go through raster.py.
 """
 
 import glob
@@ -12,6 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from . import evaluate, pictures
+from . import evaluate, pictures, raster
 from .config import Engine, EvalConfig, Precision
 from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
 from .distributed import pick_device
@@ -41,7 +44,7 @@ class Predictor:
     many channels as the model has, RGB where there are three; also (H, W) where there is one. Arrays that do not fit
     raise ValueError, files InputError. A model that is handed in goes to the device and into eval mode.
     config: how to predict; default is what the model's file says, or whole images. engine, precision: see fast.py.
-    calibrate: for int8, files, folders and globs of a hundred images like those to come.
+    calibrate: for int8, files, folders and globs of a hundred images like those to come. max_pixels: see read_image.
     """
 
     def __init__(
@@ -53,13 +56,14 @@ class Predictor:
         engine: Engine = "plain",
         precision: Precision = "fp32",
         calibrate: Sequence[str] = (),
+        max_pixels: int | None = None,
     ):
         if not isinstance(model, nn.Module):
             from .checkpoint import load, model_path
 
             path = model_path(model)
             model, config = load(path), config or load_experiment(str(path)).eval
-        self.device = pick_device(device)
+        self.device, self.max_pixels = pick_device(device), max_pixels
         self.model, self.config = model.to(self.device).eval(), config or EvalConfig()
         self.classes, self.palette = model.classes, model.palette
         self.channels = model.backbone.in_channels
@@ -117,6 +121,10 @@ class Predictor:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
         return evaluate.probabilities(self.model, self._batch(image), self.config)[0].cpu().numpy()
 
+    def raster(self, path: str | Path, out: str | Path, **options: Any) -> None:
+        """Write the labels of a TIFF of any size as a TIFF, in windows: raster.predict_raster with its options."""
+        raster.predict_raster(self.model, path, out, self.config, **options)
+
     def overlay(self, image: Picture, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
         """The image with alpha parts of its classes' colours over it: (H, W, 3) uint8 RGB."""
         return pictures.overlay(self.pixels(image), labels, self.palette, alpha)
@@ -124,7 +132,7 @@ class Predictor:
     def pixels(self, image: Picture) -> np.ndarray:
         """What the model gets to see of an image: (H, W, channels) uint8."""
         if isinstance(image, str | Path):
-            return read_image(image, self.channels)
+            return read_image(image, self.channels, max_pixels=self.max_pixels)
         if isinstance(image, Image.Image):
             return image_array(image, self.channels)
         image = np.asarray(image)
@@ -141,18 +149,35 @@ class Predictor:
 
 
 def predict_files(
-    predictor: Predictor, inputs: Sequence[str], out: str | Path, *, overlay: bool = True, batch: int = 1
+    predictor: Predictor,
+    inputs: Sequence[str],
+    out: str | Path,
+    *,
+    overlay: bool = True,
+    batch: int = 1,
+    rasters: Literal["auto", "always", "never"] = "auto",
+    bands: Sequence[int] = (),
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
     inputs, name: as find_images has them. batch: so many images of one size, padded, go through the model at once. An
     unreadable image is reported on stderr and left out; returned are these reports. Raises InputError, before anything
     is written, if there is no image or OUT is a folder of the images.
+
+    rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay; auto:
+    those of raster.is_raster, or where bands are named, always.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
     out, console = Path(out), Console(stderr=True)
     images = find_images(inputs)
+    if rasters == "auto":
+        chosen = raster.tiff_tags if bands else raster.is_raster
+    else:
+        chosen = raster.tiff_tags if rasters == "always" else (lambda _: False)
+    large = {path: name for path, name in images if chosen(path)}
+    if bands and not large:
+        raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
     folders = {path.resolve().parent: path for path, _ in images}
     for _, name in images:
         taken = folders.get((out / name).resolve().parent)
@@ -161,17 +186,21 @@ def predict_files(
     failures = []
     waiting: dict[tuple[int, int], list[tuple[Path, Path, np.ndarray]]] = {}
 
+    def failed(error: InputError) -> None:
+        failures.append(str(error))
+        console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+
     def finish(size: tuple[int, int]) -> None:
         group = waiting.pop(size)
         for (path, name, pixels), labels in zip(group, predictor.many([each[2] for each in group]), strict=True):
             _write(predictor, path, out / name, pixels, labels, overlay)
 
-    for path, name in track(images, "predict", console=console, transient=True):
+    ordinary = [(path, name) for path, name in images if path not in large]
+    for path, name in track(ordinary, "predict", console=console, transient=True, disable=not ordinary):
         try:
             pixels = predictor.pixels(path)
         except InputError as error:
-            failures.append(str(error))
-            console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+            failed(error)
             continue
         size = predictor.batch_size(pixels.shape[:2])
         waiting.setdefault(size, []).append((path, name, pixels))
@@ -181,6 +210,11 @@ def predict_files(
             finish(max(waiting, key=lambda size: len(waiting[size])))
     for size in list(waiting):
         finish(size)
+    for path, name in large.items():
+        try:
+            predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
+        except InputError as error:
+            failed(error)
     return failures
 
 
@@ -235,11 +269,30 @@ def _below(given: str) -> list[tuple[Path, Path]]:
     if path.is_file():
         return [(path, Path(path.name))]
     if path.is_dir():
-        root, pattern = path, os.path.join(glob.escape(given), "**", "*")
+        root, files = path, _inside(path)
     else:
         parts = path.parts
         fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        root, pattern = Path(*parts[:fixed]), given
-    files = [Path(name) for name in glob.glob(pattern, recursive=True)]
+        root, rest = Path(*parts[:fixed]), parts[fixed:]
+        if "**" in rest:  # pathlib's follows no links, which may lead in circles; glob's does, but finds no hidden ones
+            matches = root.glob(os.path.join(*rest, *["*"] * (rest[-1] == "**")))
+            files = [file for file in matches if not any(part[0] == "." for part in file.relative_to(root).parts)]
+        else:
+            files = [Path(name) for name in glob.glob(given)]
     known = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
     return [(file, file.relative_to(root)) for file in known]
+
+
+def _inside(root: Path) -> list[Path]:
+    """The files of a folder and its subfolders, links to folders followed, each folder entered once; none hidden."""
+    files, entered = [], {root.resolve()}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        files += [Path(folder, name) for name in names if name[0] != "."]
+        found = [name for name in folders if name[0] != "."]
+        folders.clear()
+        for name in sorted(found, key=lambda name: (Path(folder, name).is_symlink(), name)):
+            real = Path(folder, name).resolve()
+            if real not in entered:
+                entered.add(real)
+                folders.append(name)
+    return files

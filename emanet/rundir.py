@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import __version__, distributed
+from .atomic import write_json, write_text
 from .compare import read_log, read_rows
 from .config import Experiment
 from .errors import InputError
@@ -65,6 +66,7 @@ class RunFolder:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._own_folder()
         write_json(self.folder / "config.json", to_dict(config))
         write_json(self.folder / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
         shutil.copytree(
@@ -83,6 +85,20 @@ class RunFolder:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def _own_folder(self) -> None:
+        """InputError if another process trains in this folder. The lock ends with this process, however that ends."""
+        try:
+            import fcntl
+        except ImportError:
+            return  # not on this system
+        self._lock = open(self.folder / ".lock", "w")
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock's would live on in a loader's workers
+        except (BlockingIOError, PermissionError) as error:
+            raise InputError(f"another training is at work in {self.folder}") from error
+        except OSError:
+            pass  # a file system without locks
+
     @contextlib.contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:
         """A live bar on a terminal, put away however the block ends; elsewhere the lines of `log` are all."""
@@ -99,8 +115,12 @@ class RunFolder:
         """One line of log.jsonl, the scalars of TensorBoard, and a line for whoever has no bar."""
         if not self.main:
             return
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        path = self.folder / "log.jsonl"
+        try:
+            with open(path, "a") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {path} at step {step}: {error.strerror}") from error
         for name, value in facts.items():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
@@ -151,18 +171,6 @@ class RunFolder:
         except InputError as error:  # without matplotlib a run is whole all the same
             self.say(f"no plots: {error}")
         self.say(f"in {self.folder}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Whole or not at all: another rank may be reading the old file. Folders on the way are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def environment(net: EMANet) -> dict[str, Any]:

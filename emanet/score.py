@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from . import distributed
+from .atomic import write_json
 from .checkpoint import load, model_path, spec_of
 from .config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
 from .data.datasets import at_hand, open_dataset, open_folders, resolve
@@ -17,7 +18,6 @@ from .evaluate import evaluate
 from .experiments import load_experiment, override
 from .metrics import ConfusionMatrix, print_report
 from .predict import Predictor
-from .rundir import write_json
 
 
 def score(

@@ -8,6 +8,8 @@ wrapped for several ranks: what is called.
 """
 
 import contextlib
+import hashlib
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import checkpoint, distributed, recompute
+from . import __version__, checkpoint, distributed, recompute
 from .config import Experiment
 from .data.datasets import Dataset, check, open_dataset, resolve
 from .data.transforms import TrainingSamples, training_loader
-from .errors import InputError, some
+from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, flatten, load_experiment, override
+from .interrupt import Interruption
 from .losses import PixelLoss
 from .model import EMANet, build_model
 from .optim import build_optimizer, lr_at, set_lr
@@ -32,7 +35,8 @@ from .rundir import RunFolder, pick_run_folder
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAY_DIFFER = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every", "save_every")
 # settings that a resumed run may change: the weights do not know
-MAY_DIFFER += ("recompute", "keep_every", "pictures", "eval.")
+MAY_DIFFER += ("recompute", "keep_last", "keep_every", "skip_limit", "pictures", "eval.")
+PER_MACHINE = ("data.root", "data.workers", "device")  # settings that may differ between the ranks of one training
 
 
 class StepNet(nn.Module):
@@ -52,14 +56,21 @@ class StepNet(nn.Module):
         return loss
 
 
+@distributed.ending_together()
 def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False) -> dict[str, Any]:
     """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
 
     Returns the report of the last validation (see metrics). With `resume` the run continues from its latest
-    checkpoint, if it has one. Raises InputError for anything wrong with the data, the config or the weights before the
-    first step, and where the loss stops being finite.
+    checkpoint, if it has one; on one kind of CPU with the weights, to the bit, of a run that was never interrupted.
+    torchrun's restarts do so too. SIGTERM and SIGINT finish the step, save, and raise Interrupted.
+    Raises InputError for anything wrong with the data, the config or the weights before the first step, where the loss
+    or the gradient stays without a finite value, where a checkpoint cannot be written, and where another rank ends.
     """
     config = checked(config)
+    restarted, restartable = distributed.restarts()
+    if restartable and not str(out):
+        raise InputError("torchrun --max-restarts needs a run folder to go on in: train ... --out FOLDER")
+    resume = resume or restarted > 0
     device = distributed.pick_device(config.device)
     distributed.init(device)
     rank, world = distributed.rank(), distributed.world_size()
@@ -78,6 +89,9 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     channels = config.model.backbone.in_channels
     train_set = open_dataset(config.data, config.data.train_split, channels)
     val_set = open_dataset(config.data, config.data.val_split, channels)
+    shared = {key: value for key, value in flatten(config).items() if key not in PER_MACHINE}
+    files = {f"the files of {s}": _listing(d, config.data.root) for s, d in (("train", train_set), ("val", val_set))}
+    distributed.agree(**{"the version of emanet": __version__}, **shared, **files)
     run = RunFolder(pick_run_folder(out, name, resume))
     if config.data.check:
         distributed.first_on_rank_zero(lambda: [check_labels(s, run.console) for s in (train_set, val_set)])
@@ -103,17 +117,23 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
 
     optimizer = build_optimizer(net, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    first_step, best, seconds = 0, -1.0, 0.0
+    first_step, best, seconds, skipped, in_a_row, unvalidated = 0, -1.0, 0.0, 0, 0, False
     if resume and not start:
         run.say(f"no checkpoint in {run.folder}: starting anew")
     if start:
         _require_same(config, load_experiment(str(run.folder)), run.folder)
-        first_step, training = checkpoint.load_checkpoint(run.folder, net, device)
+        folder, training, broken = checkpoint.load_checkpoint(run.folder, net, device)
+        first_step = int(folder.name)
+        distributed.agree(**{"the checkpoint to resume from": folder.name})
+        for problem in broken:
+            run.say(f"warning: {problem}; going on from {folder.name}")
+        distributed.first_on_rank_zero(lambda: checkpoint.set_aside(run.folder, first_step))
         optimizer.load_state_dict(training["optimizer"])
         scaler.load_state_dict(training["scaler"])
         best, seconds = training["best"], training["seconds"]
+        skipped, in_a_row, unvalidated = training["skipped"], training["in_a_row"], training["unvalidated"]
         run.say(f"resumed at step {first_step} of {config.steps}")
-    run.open(config, net, first_step)
+    distributed.first_on_rank_zero(lambda: run.open(config, net, first_step))
 
     step_net: nn.Module = StepNet(net, loss_fn)
     if config.compile:
@@ -123,17 +143,43 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         step_net = DistributedDataParallel(step_net, device_ids=devices, broadcast_buffers=False)
     autocast = torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32")
     parameters = [p for p in net.parameters() if p.requires_grad]
+    matrix = None
 
-    def save(step: int) -> None:
-        state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        state |= {"best": best, "seconds": seconds + time.perf_counter() - began}
-        distributed.first_on_rank_zero(lambda: checkpoint.save_checkpoint(run.folder, net, config, state, step))
+    def settle(done: int, validate: bool, stop: bool) -> None:
+        """What follows a step: a validation, a checkpoint, and the end that a signal asked for.
 
-    report: dict[str, Any] = {}
+        A validation that a signal cuts off is left to the resumed run, which begins with it.
+        """
+        nonlocal best, matrix, mark
+        if validate and not stop:
+            take = run.picture_taker(config, net, done)
+            options = {"workers": config.data.workers, "on_sample": take, "until": lambda: bool(asked)}
+            found = evaluate(net, val_set, config.eval, **options)
+            stop = distributed.sum_over_ranks(torch.tensor(float(bool(asked)), device=device)).item() > 0
+            if not stop:
+                matrix, report = found, found.report()
+                run.log("val", step=done, **report)
+                if report["mIoU"] is not None and report["mIoU"] > best:
+                    best = report["mIoU"]
+                    distributed.first_on_rank_zero(lambda: checkpoint.save_best(run.folder, net, config, done, report))
+            mark = time.perf_counter()
+        if validate or stop or done % config.save_every == 0 or (config.keep_every and done % config.keep_every == 0):
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "best": best}
+            state |= {"seconds": seconds + time.perf_counter() - began, "skipped": skipped, "in_a_row": in_a_row}
+            state["unvalidated"] = validate and stop
+            distributed.first_on_rank_zero(lambda: checkpoint.save_checkpoint(run.folder, net, config, state, done))
+        if stop:
+            by = next(name for name in distributed.gather(asked.by) if name)
+            if rank:
+                raise SystemExit(Interrupted.exit_code)
+            raise Interrupted(f"{by}: step {done} of {config.steps} is saved in {run.folder}; --resume goes on")
+
     began = mark = time.perf_counter()
     recent: list[float] = []
     loader = training_loader(samples, config, first_step, rank, world)
-    with run.bar(first_step, config.steps):
+    with Interruption(tell=rank == 0) as asked, run.bar(first_step, config.steps):
+        if unvalidated:
+            settle(first_step, True, False)
         for step, batch in enumerate(loader, first_step):
             if isinstance(batch, InputError):
                 raise batch
@@ -142,10 +188,11 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
             torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
             lr = lr_at(step, config.steps, config.optim)
             set_lr(optimizer, lr)
+            buffers = [buffer.clone() for buffer in net.buffers()]
             labels = labels.to(device, non_blocking=True)
             divisor = distributed.sum_over_ranks(loss_fn.divisor(labels)).float()
             divisor = torch.where(divisor > 0, divisor, 1)  # nothing is labelled: the sum is 0 as well
-            total = torch.zeros((), device=device)
+            total = torch.zeros(2, device=device)  # the loss, and whether a signal asks to stop
             for i in range(config.accumulate):
                 passed = slice(i * share, (i + 1) * share)
                 part = images[passed].to(device, non_blocking=True, memory_format=layout)
@@ -155,51 +202,49 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
                     with autocast:
                         loss = step_net(part, labels[passed]) / divisor
                     scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
-                total += loss.detach()
-            own = total.item()
-            value = distributed.sum_over_ranks(total).item()
-            if not np.isfinite(value):
-                files = some((samples.name(int(p)) for p in positions), 8)
-                if np.isfinite(own):
-                    time.sleep(2)  # another rank's batch: it says which, before a launcher ends it for our end
-                    raise SystemExit(2)
-                raise InputError(
-                    f"the loss is {value} at step {step} with learning rate {lr:.3g}, on the batch {files}"
-                )
+                total[0] += loss.detach()
+            own = total[0].clone()
+            total[1] = float(bool(asked))
+            value, stop = distributed.sum_over_ranks(total).tolist()
+            scaler.unscale_(optimizer)
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
             if config.optim.clip_norm:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(parameters, config.optim.clip_norm)
-            scaler.step(optimizer)
+                nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
+            if math.isfinite(value) and math.isfinite(norm):
+                scaler.step(optimizer)
+                in_a_row = 0
+                recent.append(value)
+            else:  # the same on all ranks: the loss is the sum of theirs, and so is the gradient
+                skipped, in_a_row = skipped + 1, in_a_row + 1
+                for buffer, before in zip(net.buffers(), buffers, strict=True):
+                    buffer.copy_(before)
+                mine = (
+                    [samples.name(int(p)) for p in positions] if not math.isfinite(own) or math.isfinite(value) else []
+                )
+                names = [name for names in distributed.gather(mine) for name in names]
+                what = f"the loss is {value:.4g}, the gradient's norm {norm:.4g}, the learning rate {lr:.3g}"
+                what = f"step {step} is skipped: {what}, the batch {some(names, 8)}"
+                if in_a_row == config.skip_limit:
+                    _end(f"{what}; that makes {in_a_row} in a row")
+                run.say(what)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
 
             done = step + 1
-            recent.append(value)
             run.advance(done, value, lr)
-            if done % config.log_every == 0 or done == config.steps:
+            if recent and (done % config.log_every == 0 or done == config.steps):
                 now = time.perf_counter()
                 rate, mark = len(recent) * config.batch_size / (now - mark), now
-                elapsed = seconds + now - began
-                run.log("train", step=done, loss=float(np.mean(recent)), lr=lr, images_per_second=rate, seconds=elapsed)
+                facts = {"loss": float(np.mean(recent)), "lr": lr, "images_per_second": rate}
+                run.log("train", step=done, **facts, seconds=seconds + now - began, skipped=skipped)
                 recent.clear()
-            validate = done == config.steps or (config.val_every and done % config.val_every == 0)
-            if validate:
-                take = run.picture_taker(config, net, done)
-                matrix = evaluate(net, val_set, config.eval, workers=config.data.workers, on_sample=take)
-                report = matrix.report()
-                run.log("val", step=done, **report)
-                if report["mIoU"] is not None and report["mIoU"] > best:
-                    best = report["mIoU"]
-                    facts = {"step": done, "metrics": report}
-                    distributed.first_on_rank_zero(
-                        lambda: checkpoint.save_model(run.folder / "best.safetensors", net, config, **facts)  # noqa: B023
-                    )
-                mark = time.perf_counter()
-            if validate or done % config.save_every == 0 or (config.keep_every and done % config.keep_every == 0):
-                save(done)
-    if report:
-        run.close(matrix)
-    return report
+            settle(done, done == config.steps or (config.val_every and done % config.val_every == 0), stop > 0)
+    if skipped:
+        run.say(f"{skipped} of {config.steps} steps were skipped, their loss or gradient being not finite")
+    if matrix is None:
+        return {}
+    run.close(matrix)
+    return matrix.report()
 
 
 def check_labels(dataset: object, console: Any) -> None:
@@ -215,6 +260,17 @@ def check_labels(dataset: object, console: Any) -> None:
         absent = [name for name, count in zip(dataset.spec.classes, counts, strict=True) if not count]
         note = f"note: no pixel is labelled {some(absent)} under {dataset.pairs[0][1].parent}"
         console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def _listing(dataset: object, root: str) -> str:
+    """A digest of a data set's names in their order, wherever a machine has it."""
+    names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
+def _end(sentence: str) -> None:
+    """On all ranks at once; rank 0 says why."""
+    raise InputError(sentence) if distributed.rank() == 0 else SystemExit(2)
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import resource
 
 import pytest
 import torch
@@ -87,13 +89,67 @@ def test_a_truncated_file_is_named(saved):
         emanet.load(path)
 
 
-def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
+@pytest.mark.parametrize("where", ["weights", "classes", "name", "end"])
+def test_a_flipped_bit_is_found(saved, where):
+    path, model = saved
+    content = bytearray(path.read_bytes())
+    at = {"weights": -len(content) // 2, "classes": content.index(b'classes\\": [\\"a') + 14, "end": -1}
+    at["name"] = content.index(b'"head.emau.bases"') + 6
+    content[at[where]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"model.safetensors"):
+        emanet.load(path)
+    with pytest.raises(InputError, match=r"model.safetensors"):
+        checkpoint.start_from(model, str(path))
+
+
+def test_of_several_bits_none_goes_unseen(saved):
+    path, _ = saved
+    whole = path.read_bytes()
+    for at in range(0, len(whole), len(whole) // 97):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(InputError, match="model.safetensors"):
+            emanet.load(path)
+
+
+@contextlib.contextmanager
+def files_of_at_most(size):
+    """Writing more fails, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_failed_write_leaves_the_old_file(saved, experiment):
     path, model = saved
     before = path.read_bytes()
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.save_model(path, model, load_experiment(str(path)))
-    assert path.read_bytes() == before
+    with files_of_at_most(10_000), pytest.raises(OSError, match="File too large"):
+        checkpoint.save_model(path, model, experiment)
+    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("room", [10_000, 1_500_000], ids=["training.pt", "model"])
+def test_a_failed_checkpoint_leaves_those_before(experiment, tmp_path, room):
+    model = build_model(experiment.model, SPEC)
+    training = {"optimizer": torch.zeros(300_000)}
+    checkpoint.save_checkpoint(tmp_path, model, experiment, training, 10)
+    with files_of_at_most(room):
+        with pytest.raises(
+            InputError, match="cannot write the checkpoint .*000020: File too large; --resume goes on from"
+        ):
+            checkpoint.save_checkpoint(tmp_path, model, experiment, training, 20)
+        with pytest.raises(InputError, match="File too large; there is none before it"):
+            checkpoint.save_checkpoint(tmp_path / "other", model, experiment, training, 20)
+        with pytest.raises(
+            InputError, match="cannot write .*best.safetensors: File too large; what it held before stays"
+        ):
+            checkpoint.save_best(tmp_path, model, experiment, 20, {})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000010"]
+    folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+    assert folder.name == "000010" and not broken and training["optimizer"].shape == (300_000,)
 
 
 def test_start_from_another_class_count(saved, experiment):
@@ -116,8 +172,44 @@ def test_retention_keeps_two_to_resume_and_every_nth(experiment, tmp_path):
         checkpoint.save_checkpoint(tmp_path, model, experiment, {"optimizer": {}}, step)
     assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["000020", "000040", "000050"]
     assert not (tmp_path / "checkpoints/000020/training.pt").exists()
+    checkpoint.save_checkpoint(tmp_path, model, override(experiment, {"keep_last": 3}), {"optimizer": {}}, 50)
+    assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["000020", "000040", "000050"]
     assert checkpoint.model_path(tmp_path).parent.name == "000050"
     older = tmp_path / "checkpoints" / "000020"
     assert checkpoint.model_path(older).parent == older and load_experiment(str(older)).keep_every == 20
     checkpoint.save_model(tmp_path / "best.safetensors", model, experiment)
     assert checkpoint.model_path(tmp_path).name == "best.safetensors"
+
+
+def damage(path, how):
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "torn":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "torn", "flipped"])
+@pytest.mark.parametrize("name", ["model.safetensors", "training.pt"])
+def test_the_checkpoint_before_a_broken_one_is_taken(experiment, tmp_path, name, how):
+    model = build_model(experiment.model, SPEC)
+    for step in (10, 20, 30):
+        with torch.no_grad():
+            model.head.classifier.bias.fill_(step)
+        checkpoint.save_checkpoint(tmp_path, model, override(experiment, {"keep_last": 3}), {"best": step}, step)
+    for step in (20, 30):
+        damage(tmp_path / "checkpoints" / f"{step:06d}" / name, how)
+    folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+    assert (folder.name, training["best"], model.head.classifier.bias[0].item()) == ("000010", 10, 10)
+    assert len(broken) == 2 and f"000030/{name}" in broken[0] and f"000020/{name}" in broken[1]
+    checkpoint.set_aside(tmp_path, 10)
+    names = ["000010", "000020.broken", "000030.broken"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
+    damage(folder / name, how)
+    with pytest.raises(InputError, match=f"has no checkpoint to resume from: .*000010/{name}"):
+        checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))

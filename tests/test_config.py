@@ -26,7 +26,7 @@ def test_a_palette_is_there_even_if_the_spec_has_none():
         (lambda: DataConfig(flip=2), "flip is 2, but must be between 0 and 1"),
         (lambda: DataConfig(scales=()), "scales is"),
         (lambda: DataConfig(crop=(0, 5)), "crop is"),
-        (lambda: HeadConfig(em_steps=0), "em_steps is 0, but must be at least 1"),
+        (lambda: HeadConfig(em_steps=0), "em_steps is 0, but must be 1 to 1000"),
         (lambda: EvalConfig(overlap=1), "overlap is 1"),
     ],
 )

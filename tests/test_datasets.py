@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from emanet.config import DataConfig, DatasetSpec
-from emanet.data.datasets import SPECS, check, open_dataset, open_folders, resolve
+from emanet.data.datasets import SPECS, check, check_pair, list_split, open_dataset, open_folders, resolve
 from emanet.errors import InputError
 
 SPEC = DatasetSpec(classes=("a", "b"))
@@ -131,6 +131,37 @@ def test_two_images_of_one_stem_are_refused(tmp_path):
     pair(tmp_path, "one", image=".png")
     with pytest.raises(InputError, match="one.jpg and .*one.png have the same stem"):
         folders(tmp_path)
+
+
+def test_a_listing_goes_on_past_what_opening_refuses(tmp_path):
+    for name in ("one", "two", "three"):
+        pair(tmp_path / "train", name)
+    pair(tmp_path / "train", "one", image=".png")
+    (tmp_path / "train" / "masks" / "two.png").unlink()
+    (tmp_path / "train" / "images" / "three.jpg").unlink()
+    config = DataConfig(spec=SPEC, root=str(tmp_path))
+    listing = list_split(config, "train")
+    assert [image.name for image, _ in listing.pairs] == ["one.jpg"]
+    assert [(fault.kind, [path.name for path in fault.files], bool(fault.sentence)) for fault in listing.faults] == [
+        ("same-stem", ["one.jpg", "one.png"], True),
+        ("image-without-mask", ["two.jpg"], True),
+        ("mask-without-image", ["three.png"], False),
+    ]
+    (tmp_path / "train" / "images" / "one.png").unlink()
+    with pytest.raises(InputError, match="1 of 2 images have no mask"):
+        open_dataset(config, "train")
+    (tmp_path / "train" / "images" / "two.jpg").unlink()
+    assert len(open_dataset(config, "train")) == 1, "a mask without an image is no obstacle"
+
+
+def test_a_sound_pair_has_labels(tmp_path):
+    pair(tmp_path, "one", value=1)
+    files = tmp_path / "images" / "one.jpg", tmp_path / "masks" / "one.png"
+    labels = check_pair(*files, SPEC)
+    assert labels.shape == (4, 6) and labels.dtype == np.uint8 and (labels == 1).all()
+    Image.new("L", (9, 9)).save(files[1])
+    with pytest.raises(InputError, match=r"one.jpg is 6x4, but its mask .*one.png is 9x9 \(width x height\)"):
+        check_pair(*files, SPEC)
 
 
 def test_check_counts_pixels_and_remembers(tmp_path):

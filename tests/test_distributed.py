@@ -2,11 +2,14 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from conftest import ROOT
 from torch import nn
 
+from emanet import distributed
 from emanet.distributed import SyncBatchNorm, sync_batch_norm
+from emanet.errors import InputError
 
 PROBE = """
 import os, sys, torch
@@ -65,6 +68,40 @@ def test_two_ranks_normalise_like_one_and_fail_together(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert sorted(path.name for path in tmp_path.glob("fine*")) == ["fine0", "fine1"]
+
+
+def test_ranks_that_differ_are_told_apart(monkeypatch):
+    others = {"model.head.num_bases": 32, "the files of val": "c"}
+    own = {"steps": 3, "model.head.num_bases": 64, "the files of val": "c"}
+    distributed.agree(**own)
+    monkeypatch.setattr(distributed, "gather", lambda facts: [facts, facts, facts | others])
+    with pytest.raises(InputError, match="the ranks differ in model.head.num_bases: 64 on rank 0, but 32 on rank 2"):
+        distributed.agree(**own)
+    distributed.agree(**own | others)
+    monkeypatch.setattr(distributed, "rank", lambda: 2)
+    with pytest.raises(SystemExit) as end:  # rank 0 says it
+        distributed.agree(**own)
+    assert end.value.code == 2
+
+
+def test_only_the_end_of_another_rank_becomes_a_sentence(monkeypatch):
+    def fails(error):
+        with distributed.ending_together():
+            raise error
+
+    closed = (
+        "[/somewhere/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.0.0.2]:41. More."
+    )
+    with pytest.raises(RuntimeError, match="gloo"):
+        fails(RuntimeError(closed))  # there is no other rank
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    sentence = r"rank 0 ends, as another one has ended or cannot be reached: Connection closed by peer \[10.0.0.2\]:41$"
+    with pytest.raises(InputError, match=sentence):
+        fails(RuntimeError(closed))
+    with pytest.raises(InputError, match="cannot be reached: timeout"):
+        fails(torch.distributed.DistBackendError("timeout"))
+    with pytest.raises(RuntimeError, match="shape"):
+        fails(RuntimeError("shape mismatch"))
 
 
 def test_frozen_layers_stay_frozen():

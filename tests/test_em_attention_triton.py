@@ -172,6 +172,28 @@ def test_any_strides(layout):
     assert differs(grad, exact.grad) < 5e-5
 
 
+@on_device
+def test_offsets_of_more_than_31_bits():
+    """The third image begins 2.4e9 values behind the first; of what lies between them no page is ever touched."""
+    x, mu = drawn(3, 16, 9, 5, torch.float16)
+    try:
+        far = torch.empty(2_400_000_000 + 16 * 9, dtype=x.dtype, device=DEVICE)
+    except RuntimeError:
+        pytest.skip("there are no 5 GB of addresses")
+    far = far.as_strided(x.shape, (1_200_000_000, 9, 1))
+    far.copy_(x)
+    g = torch.ones_like(x)
+    for found, want in zip(*(both(pixels, mu, g) for pixels in (far, x)), strict=True):
+        assert torch.equal(found, want)
+
+
+def both(x, mu, g_y):
+    """y and the gradient."""
+    x = x.detach().requires_grad_()
+    y, _ = em_attention(x, mu, gradient="unrolled", backend="triton")
+    return y, *torch.autograd.grad(y, x, g_y)
+
+
 @poisoned
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [0.0, 1.0, -1e4])
@@ -268,6 +290,20 @@ def test_the_unit_compiles_with_the_kernels(monkeypatch):
     want = unit(x)
     found = torch.compile(unit, fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(found, want)
+
+
+@on_device
+def test_the_unit_is_exported_with_the_kernels(monkeypatch):
+    import emanet.emau as module
+
+    monkeypatch.setattr(module, "em_attention", functools.partial(em_attention, backend="triton"))
+    torch.manual_seed(0)
+    unit = EMAU(16, 5).eval().to(DEVICE)
+    sides = {2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
+    program = torch.export.export(unit, (torch.randn(1, 16, 5, 6, device=DEVICE),), dynamic_shapes=(sides,))
+    assert any("em_forward" in str(node.target) for node in program.graph.nodes)
+    x = torch.randn(1, 16, 4, 9, device=DEVICE)
+    torch.testing.assert_close(program.module()(x), unit(x))
 
 
 def test_meta_tensors_have_the_shapes():

@@ -1,5 +1,6 @@
 import copy
 import importlib.util
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,22 +13,23 @@ from emanet import evaluate
 from emanet.config import EvalConfig
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
-from emanet.fast import FOLDABLE, Network, check, faster, fold
+from emanet.fast import FOLDABLE, Compiled, Network, check, faster, fold
 from emanet.heads import HEADS
 from emanet.model import build_model
 from emanet.predict import Predictor, predict_files
 
 CLOSE = 1e-4  # of the logits' spread: what float32 leaves after as many layers, in another order of sums
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")
+EAGER_AND_OPENVINO = ["eager", pytest.param("openvino", marks=[pytest.mark.slow, needs_openvino])]
 needs_nncf = pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="nncf is not installed")
 
 
-def build(**changes):
+def build(classes="abcde", **changes):
     """A tiny model in eval mode, whose BatchNorms do something and know their inputs as after a training."""
     torch.manual_seed(0)
     small = {"head.channels": 16, "head.fc1_channels": 16, "head.num_bases": 8, "head.window": (5, 5)}
     names = {name.replace("__", "."): value for name, value in changes.items()}
-    model = build_model(override(load_experiment("drawn").model, small | names), "abcde")
+    model = build_model(override(load_experiment("drawn").model, small | names), classes)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 2)
@@ -37,7 +39,7 @@ def build(**changes):
         module.train()
     with torch.no_grad():
         for _ in range(2):
-            model(torch.rand(4, 3, 65, 65))
+            model(torch.rand(4, model.backbone.in_channels, 65, 65))
     return model.eval()
 
 
@@ -53,6 +55,13 @@ def difference(quick, model, *size):
     wanted, got = model(images), quick(images)
     assert got.shape == wanted.shape and got.dtype == torch.float32
     return ((got - wanted).abs().max() / wanted.std()).item(), (got.argmax(1) == wanted.argmax(1)).float().mean().item()
+
+
+@torch.no_grad()
+def same_as_plain(quick, model, size):
+    images = torch.rand(size, generator=torch.Generator().manual_seed(2))
+    wanted = model(images)
+    torch.testing.assert_close(quick(images), wanted, rtol=0, atol=1e-4)
 
 
 class TestFolding:
@@ -108,6 +117,51 @@ class TestEngines:
         assert faster(plain) is plain
 
     @pytest.mark.parametrize("engine", ["plain", "eager"])
+    @pytest.mark.parametrize("size", [(0, 3, 33, 33), (2, 3, 1, 1), (1, 3, 1, 9), (3, 3, 9, 2)], ids=str)
+    def test_any_batch_and_size(self, plain, engine, size):
+        same_as_plain(faster(plain, engine), plain, size)
+
+    @pytest.mark.parametrize("engine", EAGER_AND_OPENVINO)
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"classes": "a"},
+            {"mean": (0.5,), "std": (0.2,), "backbone__in_channels": 1},
+            {"mean": (0.5,), "std": (0.2,), "backbone__in_channels": 5},
+        ],
+        ids=["one class", "one channel", "five channels"],
+    )
+    def test_other_counts(self, engine, changes):
+        model = build(**changes)
+        same_as_plain(faster(model, engine), model, (1, model.backbone.in_channels, 37, 50))
+
+    @pytest.mark.parametrize("engine", ["eager", pytest.param("openvino", marks=needs_openvino)])
+    @pytest.mark.parametrize("layout", ["channels_last", "a part", "transposed", "expanded"])
+    def test_any_layout(self, plain, request, engine, layout):
+        images = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+        images = {
+            "channels_last": images.contiguous(memory_format=torch.channels_last),
+            "a part": images[:, :, 3:36, ::2],
+            "transposed": images.mT,
+            "expanded": images[:, :1].expand(2, 3, 40, 40),
+        }[layout]
+        fast = request.getfixturevalue("quick") if engine == "openvino" else faster(plain, engine)
+        kept = images.clone()
+        with torch.no_grad():
+            torch.testing.assert_close(fast.low_logits(images)[0], plain.low_logits(images)[0], rtol=0, atol=1e-4)
+        assert torch.equal(images, kept)
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    @pytest.mark.parametrize("engine", ["plain", *EAGER_AND_OPENVINO])
+    def test_extreme_values(self, plain, engine, precision):
+        x = 1e4 * torch.randn(1, 3, 41, 33, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            wanted, got = (model.low_logits(x)[0] for model in (plain, faster(plain, engine, precision)))
+        assert wanted.std() > 10 and got.isfinite().all()
+        off = (got - wanted).abs().max() / wanted.std()
+        assert off < (CLOSE if precision == "fp32" else 0.3)
+
+    @pytest.mark.parametrize("engine", ["plain", "eager"])
     def test_bfloat16(self, plain, engine):
         off, same = difference(faster(plain, engine, "bf16"), plain, 41, 33)
         assert 1e-4 < off < 0.2 and same > 0.9  # bfloat16 has 8 bits
@@ -115,6 +169,10 @@ class TestEngines:
     @pytest.mark.parametrize(
         "engine, precision, device, message",
         [
+            ("onnx", "fp32", "cpu", "no engine 'onnx'; there are: plain, eager, compile, openvino"),
+            ("eager", "fp8", "cpu", "no precision 'fp8'; there are: fp32, bf16, fp16, int8"),
+            ("plain", "int8", "cpu", "int8 needs --engine openvino, not plain"),
+            ("compile", "int8", "cuda", "int8 needs --engine openvino, not compile"),
             ("eager", "int8", "cpu", "int8 needs --engine openvino, not eager"),
             ("eager", "fp16", "cpu", "fp16 needs a CUDA device, not cpu; bf16 is the fast type of CPUs"),
             ("openvino", "fp16", "cpu", "fp16 needs a CUDA device"),
@@ -126,9 +184,18 @@ class TestEngines:
             check(engine, precision, torch.device(device))
 
     def test_no_compiler(self, plain, monkeypatch):
-        monkeypatch.setattr("shutil.which", lambda name: None)
-        with pytest.raises(InputError, match="needs a C\\+\\+ compiler for the CPU"):
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        with pytest.raises(InputError, match=r"needs a C\+\+ compiler for the CPU, and there is no no-such-compiler"):
             faster(plain, "compile")
+
+    def test_a_compiler_that_fails(self, monkeypatch, tmp_path):
+        from torch._inductor import config
+
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+        quick = Compiled(nn.Conv2d(3, 3, 1).eval().requires_grad_(False))
+        with config.patch({"cpp.cxx": (None, "false")}), pytest.raises(InputError) as error:
+            quick(torch.rand(1, 3, 9, 9))
+        assert str(error.value).startswith("torch could not compile the network (") and "\n" not in str(error.value)
 
     def test_int8_without_images(self, plain):
         with pytest.raises(InputError, match="name a folder of them with --calibrate"):
@@ -159,6 +226,35 @@ class TestOpenVINO:
     @pytest.mark.parametrize("size", [(33, 33), (37, 50), (64, 96)])
     def test_float32_at_any_size(self, plain, quick, size):
         assert difference(quick, plain, *size)[0] < CLOSE
+
+    @pytest.mark.parametrize("sides", [(1, 1), (1, 9), (9, 1), (2, 70), (8, 8), (9, 9), (10, 17)], ids=str)
+    @pytest.mark.parametrize("batch", [0, 1, 2])
+    def test_images_smaller_than_a_window_of_pooling(self, plain, quick, sides, batch):
+        """After another image: OpenVINO may give that one's result without an error."""
+        same_as_plain(quick, plain, (1, 3, 65, 65))
+        same_as_plain(quick, plain, (batch, 3, *sides))
+
+    def test_threads_may_share_one(self, plain, quick):
+        images = [torch.rand(1, 3, 40 + i, 50) for i in range(4)]
+        with torch.no_grad():
+            wanted = [plain(x) for x in images]
+
+        def run(i):
+            with torch.no_grad():
+                return [quick(images[i]) for _ in range(8)]
+
+        with ThreadPoolExecutor(4) as pool:
+            for found, exact in zip(pool.map(run, range(4)), wanted, strict=True):
+                for each in found:
+                    torch.testing.assert_close(each, exact, rtol=0, atol=1e-4)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("head", HEADS)
+    def test_every_head(self, head):
+        model = build(head__name=head, aux_head=True)
+        quick = faster(model, "openvino")
+        for size in ((2, 3, 37, 50), (1, 3, 1, 1), (1, 3, 9, 17)):
+            same_as_plain(quick, model, size)
 
     @pytest.mark.parametrize(
         "changes",

@@ -203,12 +203,12 @@ def test_too_many_pixels(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.fromarray(PIXELS))
     np.save(tmp_path / "x.npy", PIXELS)
     for file in (path, tmp_path / "x.npy"):
-        with pytest.raises(InputError, match=f"{file.name}: its 54 pixels exceed the limit of 53"):
+        with pytest.raises(InputError, match=f"{file.name}: its 9 x 6 pixels are more than max_pixels, 53"):
             read_image(file, max_pixels=H * W - 1)
         assert read_image(file, max_pixels=H * W).shape == (H, W, 3)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # as a caller may: an error over 20
     for read in (read_image, image_size):
-        with pytest.raises(InputError, match=r"x\.png: .*54 pixels.* limit of 20 pixels"):
+        with pytest.raises(InputError, match=r"x\.png: its 54 pixels are more than max_pixels, 20$"):
             read(path)
 
 
@@ -237,6 +237,14 @@ def test_npy_grey_without_an_axis_and_what_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="cannot read image"):
         read_image(path)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 5, 3), (4, 5, 0), (1, 2, 3, 4)])
+def test_arrays_without_pixels(tmp_path, shape):
+    np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
+    for read in (read_image, image_size, read_mask_values):
+        with pytest.raises(InputError, match=r"x\.npy: it is uint8 \(.*\), which are no pixels"):
+            read(tmp_path / "x.npy")
 
 
 def test_other_channel_counts_need_npy(tmp_path):

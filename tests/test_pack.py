@@ -155,14 +155,14 @@ def test_names_are_unique_and_have_one_dot(tmp_path):
 
 
 def test_long_and_foreign_names(tmp_path):
-    names = ["ü" * 20, "x" * 150]
+    names = ["ü" * 20, "x" * 150, "two words", "new\nline", "back\\slash", "in a/日本語"]
     pairs = [pair(tmp_path, name, value=i) for i, name in enumerate(names)]
-    spec = DatasetSpec(classes=("a", "b"))
+    spec = DatasetSpec(classes=tuple("abcdef"))
     (shard,) = pack(pairs, spec, "train", tmp_path / "out")
     with tarfile.open(shard) as tar:
         assert tar.getnames() == [f"{name}.{ending}" for name in names for ending in ("jpg", "png")]
     files = open_dataset(DataConfig(spec=spec, root=str(tmp_path / "out")), "train")
-    assert [int(files.read(i)[1][0, 0]) for i in range(2)] == [0, 1]
+    assert [int(files.read(i)[1][0, 0]) for i in range(6)] == list(range(6))
 
 
 @pytest.mark.parametrize("stage", ["reading", "disk", "index", "key"])

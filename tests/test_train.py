@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import subprocess
@@ -140,12 +141,98 @@ def test_staged_training_says_what_was_loaded(tiny, tmp_path, scenes, capsys):
     assert emanet.load(tmp_path / "second").classes == ("stuff", "thing")
 
 
-def test_a_loss_that_is_not_finite_names_step_rate_and_files(tiny, tmp_path):
-    wild = override(tiny, {"optim.name": "sgd", "optim.lr": 1e30, "optim.warmup_steps": 0})
-    with pytest.raises(
-        InputError, match=r"the loss is (nan|inf) at step \d with learning rate .*on the batch drawn/train/"
-    ):
+def spoiled(monkeypatch, step, what):
+    """In this step the loss, or only the gradient, has no finite value."""
+    forward, steps = training.StepNet.forward, itertools.count()
+
+    def spoil(self, images, labels):
+        loss = forward(self, images, labels)
+        if next(steps) != step:
+            return loss
+        if what == "loss":
+            self.net.head.emau.bases.fill_(torch.nan)  # as a forward pass in which values overflowed leaves it
+            return loss * torch.nan
+        weight = next(p for p in self.parameters() if p.requires_grad)
+        return loss + torch.sqrt(weight.flatten()[0] * 0)  # its slope at 0 is infinite
+
+    monkeypatch.setattr(training.StepNet, "forward", spoil)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_without_a_finite_value_changes_nothing(tiny, tmp_path, monkeypatch, capsys, what):
+    tiny = override(tiny, {"save_every": 1, "keep_last": 6, "optim.momentum": 0.9})
+    spoiled(monkeypatch, 2, what)
+    training.train(tiny, tmp_path / "run")
+    before, after = (load_file(folder / "model.safetensors") for folder in checkpoints(tmp_path / "run")[1:3])
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+    said = capsys.readouterr().out
+    assert "step 2 is skipped: the loss is " in said and "drawn/train/" in said
+    assert "1 of 6 steps were skipped" in said
+    rows = {row["step"]: row for row in read_log(tmp_path / "run") if row["kind"] == "train"}
+    assert [rows[step]["skipped"] for step in (2, 4, 6)] == [0, 1, 1] and 3 not in rows
+    last = checkpoints(tmp_path / "run")[-1] / "training.pt"
+    assert torch.load(last)["skipped"] == 1 and torch.load(last)["in_a_row"] == 0
+
+
+def test_skipped_steps_have_a_limit_that_names_step_rate_and_files(tiny, tmp_path):
+    wild = override(tiny, {"optim.name": "sgd", "optim.lr": 1e15, "optim.warmup_steps": 0, "skip_limit": 3})
+    message = (
+        r"step \d is skipped: the loss is (nan|inf), .*, the learning rate .*, the batch drawn/train/.* 3 in a row"
+    )
+    with pytest.raises(InputError, match=message):
         training.train(wild, tmp_path / "run")
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(tiny, tmp_path, monkeypatch):
+    advance = training.RunFolder.advance
+
+    def unwritable(self, step, *facts):
+        if step == 3:
+            (self.folder / "log.jsonl").unlink()
+            (self.folder / "log.jsonl").mkdir()
+        advance(self, step, *facts)
+
+    monkeypatch.setattr(training.RunFolder, "advance", unwritable)
+    with pytest.raises(InputError, match="cannot write .*log.jsonl at step 3: Is a directory"):
+        training.train(tiny, tmp_path / "run")
+
+
+def test_a_broken_checkpoint_costs_steps_not_the_run(tiny, tmp_path, capsys):
+    tiny = override(tiny, {"save_every": 2})
+    training.train(tiny, tmp_path / "run")
+    whole = weights(tmp_path / "run")
+    broken = checkpoints(tmp_path / "run")[-1]
+    (broken / "training.pt").write_bytes((broken / "training.pt").read_bytes()[:-1])
+    training.train(tiny, tmp_path / "run", resume=True)
+    assert "training.pt: it is damaged, its checksum is another; going on from 000004" in capsys.readouterr().out
+    again = weights(tmp_path / "run")
+    assert [name for name in whole if not torch.equal(whole[name], again[name])] == []
+    assert sorted(path.name for path in broken.parent.iterdir()) == ["000004", "000006", "000006.broken"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from emanet.rundir import RunFolder
+run = RunFolder(Path(sys.argv[1]))
+run._own_folder()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_two_trainings_do_not_share_a_folder(tiny, tmp_path):
+    training.train(override(tiny, {"steps": 1}), tmp_path / "run")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], env=environment, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(InputError, match="another training is at work in .*run"):
+            training.train(override(tiny, {"steps": 1}), tmp_path / "run", resume=True)
+    finally:
+        holder.kill()
+        holder.wait()
+    training.train(override(tiny, {"steps": 1}), tmp_path / "run", resume=True)
 
 
 def test_faulty_data_stops_before_the_first_step(tiny, tmp_path, scenes):

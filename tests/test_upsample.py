@@ -216,6 +216,62 @@ def test_all_ignored_gives_zero_and_a_zero_gradient(threshold):
     assert value == 0 and not gradient(value, low).any()
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_no_images_and_no_content_have_the_shapes(device):
+    low = torch.zeros(0 if device == "cpu" else 2, 4, 5, 5, device=device, dtype=torch.bfloat16).requires_grad_()
+    known = torch.zeros(len(low), 33, 30, device=device, dtype=torch.uint8)
+    labels = upsample_argmax(low, (33, 33), (33, 30), True)
+    assert (labels.shape, labels.dtype, labels.device) == (known.shape, torch.uint8, known.device)
+    labels, p = upsample_argmax(low, (33, 33), (33, 30), True, max_probability=True)
+    assert labels.shape == p.shape == known.shape and p.dtype == torch.float32
+    losses = upsample_cross_entropy(low, known, (33, 33), True)
+    assert losses.shape == known.shape and losses.device == known.device
+    assert gradient(losses, low).shape == low.shape
+
+
+def test_more_classes_than_labels_have_values_are_refused():
+    low = torch.zeros(1, 256, 2, 2)
+    low[:, 255] = 1
+    assert (upsample_argmax(low, (9, 9), (9, 9), True) == 255).all()
+    with pytest.raises(ValueError, match="257 classes do not fit"):
+        upsample_argmax(torch.zeros(1, 257, 2, 2), (9, 9), (9, 9), True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_memory_that_nobody_wrote_to_is_not_read(case, monkeypatch):
+    shape, padded, size = CASES[case]
+    low, labels = logits(shape).requires_grad_(), targets(shape, size)
+    want = upsample_cross_entropy(low, labels, padded, True)
+    want_grad = gradient(want, low)
+    wanted = upsample_argmax(low, padded, size, True, max_probability=True)
+
+    def poisoned(make, *values, **options):
+        made = make(*values, **options)
+        return made.fill_(torch.nan if made.is_floating_point() else 99)
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        make = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *values, make=make, **options: poisoned(make, *values, **options))
+    found = upsample_cross_entropy(low, labels, padded, True)
+    assert torch.equal(found, want) and torch.equal(gradient(found, low), want_grad)
+    got = upsample_argmax(low, padded, size, True, max_probability=True)
+    assert torch.equal(got[0], wanted[0]) and torch.equal(got[1], wanted[1])
+    assert not (upsample_argmax(low, padded, size, True) == 99).any() or shape[1] > 99
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinite_logits_of_one_pixel_reach_no_further_than_its_tiles(value):
+    low = logits((1, 4, 5, 5))
+    want = upsample_argmax(low, (33, 33), (33, 33), True)
+    low[0, 2, 1, 3] = value
+    labels = upsample_argmax(low, (33, 33), (33, 33), True)
+    far = torch.ones(33, 33, dtype=torch.bool)
+    far[0:17, 16:33] = False
+    assert torch.equal(labels[0][far], want[0][far])
+    if value > 0:
+        assert torch.equal(labels, plain(low, (33, 33), (33, 33), True).argmax(1).to(torch.uint8))
+
+
 def test_labels_that_are_no_class_are_an_error():
     with pytest.raises(RuntimeError, match="index 3 is out of bounds"):
         upsample_cross_entropy(torch.zeros(1, 3, 1, 1), torch.full((1, 8, 8), 3), (8, 8), True)
@@ -241,6 +297,13 @@ def test_what_is_around_it_can_be_compiled():
     found, want = torch.compile(step, backend="aot_eager")(low), step(low)
     torch.testing.assert_close(found, want)
     torch.testing.assert_close(gradient(found, low), gradient(want, low))
+
+
+def test_what_is_around_the_labels_can_be_compiled_for_any_size():
+    run = torch.compile(lambda low, size: upsample_argmax(low * 2, size, size, True) + 1, backend="aot_eager")
+    for shape, size in (((1, 4, 5, 7), (33, 49)), ((2, 4, 6, 3), (41, 17)), ((1, 4, 7, 9), (49, 65))):
+        low = logits(shape)
+        assert torch.equal(run(low, size), upsample_argmax(low * 2, size, size, True) + 1)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 
 from .. import __version__
-from ..errors import InputError, suggest
+from ..errors import InputError, Interrupted, suggest
 from . import files, models
 
 # Each is handled by the function of the same name in models.py or files.py, whose docstring is its help.
@@ -22,7 +22,7 @@ COMMANDS = {
     "compare": "put the results of runs side by side",
     "profile": "count parameters and multiply-adds; the paper's Table 1",
     "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
-    "data": "make a public data set ready, or write drawn scenes to learn from",
+    "data": "make a public data set ready, check one, write drawn scenes",
 }
 
 
@@ -33,6 +33,9 @@ def main(arguments: list[str] | None = None) -> None:
         _dispatch(arguments)
     except InputError as error:
         _fail(str(error), 2)
+    except Interrupted as end:
+        print(end, file=sys.stderr, flush=True)
+        sys.exit(end.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:

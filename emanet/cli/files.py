@@ -225,21 +225,14 @@ def data(arguments: list[str]) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        from ..config import DataConfig
         from ..data.datasets import Dataset, open_dataset
         from ..data.pack import pack as run
-        from ..experiments import FOLDER_FILES, experiment_names, load_experiment, override
 
         if not out:
             raise InputError("data pack needs a folder to write into: --out FOLDER")
         if shard_size < 1:
             raise InputError(f"--shard-size is {shard_size}, but must be at least 1")
-        path = Path(source)
-        trained = path.suffix in (".py", ".safetensors") or path.name == "config.json"
-        trained |= any((path / file).is_file() for file in FOLDER_FILES)
-        known = trained or source in experiment_names()
-        data = load_experiment(source).data if known else DataConfig(dataset=source)
-        data = override(data, {"root": root}) if root else data
+        data, _ = _data_of(source, root)
         split = split or data.train_split
         dataset = open_dataset(data, split)
         if not isinstance(dataset, Dataset):
@@ -251,4 +244,78 @@ def data(arguments: list[str]) -> None:
         size = sum(shard.stat().st_size for shard in shards) / 1e6
         print(f"packed {len(dataset)} images of {split}: {len(shards)} tar files, {size:.1f} MB, in {out}")
 
-    subcommand({"draw": draw, "prepare": prepare, "pack": pack}, arguments, "data")
+    def check(
+        source: positional(str, "EXPERIMENT|DATASET"),
+        /,
+        root: str = "",
+        split: str = "",
+        json: str = "",
+        html: str = "",
+        channels: int = 0,
+    ) -> None:
+        """Find everything that is wrong with the files of a data set.
+
+        Every image and mask is decoded, and splits are compared.
+
+        Exit code 2: errors; training would fail, or learn wrong labels.
+
+        Exit code 1: warnings, but no errors; something is suspicious.
+
+        Exit code 0: sound; there may be notes.
+
+        Args:
+            source: An experiment, or a data set's name, dataset.json or folder.
+            root: Folder of the data set; default as in training.
+            split: Which one; default those an experiment uses, else all there are.
+            json: File for everything that is found: all files, pixels per class.
+            html: File for a page to look at, with pictures of faulty pairs.
+            channels: Of the images; default those of the experiment, or 3.
+        """
+        import sys
+
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from ..atomic import write_json, write_text
+        from ..data.check import check_dataset
+        from ..data.check_report import page, print_report, record
+        from ..data.datasets import resolve
+
+        config, experiment = _data_of(source, root)
+        config = resolve(config)
+        if not config.root:
+            print("The drawn scenes are no files, they are drawn as they are read: there is nothing to check.")
+            return
+        for file in filter(None, (json, html)):  # before the work, not after it
+            if Path(file).is_dir():
+                raise InputError(f"{file} is a folder, but must be a file to write")
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        splits = [split] if split else [config.train_split, config.val_split] if experiment else []
+        channels = channels or (experiment.model.backbone.in_channels if experiment else 3)
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("check", total=None)
+            report = check_dataset(
+                config, splits, channels, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        print_report(report, Console())
+        if json:
+            write_json(Path(json), record(report))
+        if html:
+            write_text(Path(html), page(report))
+        sys.exit(report.exit_code)
+
+    subcommand({"draw": draw, "prepare": prepare, "pack": pack, "check": check}, arguments, "data")
+
+
+def _data_of(source: str, root: str) -> tuple[Any, Any]:
+    """The DataConfig of an experiment, or of a data set's name, dataset.json or folder; and the experiment, or None."""
+    from ..config import DataConfig
+    from ..experiments import FOLDER_FILES, experiment_names, load_experiment, override
+
+    path = Path(source)
+    known = path.suffix in (".py", ".safetensors") or path.name == "config.json" or source in experiment_names()
+    known |= any((path / file).is_file() for file in FOLDER_FILES)
+    experiment = load_experiment(source) if known else None
+    data = experiment.data if experiment else DataConfig(dataset=source)
+    return override(data, {"root": root}) if root else data, experiment

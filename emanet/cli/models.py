@@ -106,6 +106,9 @@ def predict(arguments: list[str]) -> None:
         out: str,
         overlay: bool = True,
         batch: int = 1,
+        rasters: Literal["auto", "always", "never"] = "auto",
+        bands: tuple[int, ...] = (),
+        max_pixels: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None,
         device: str = "auto",
         how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig(),  # noqa: B008
         settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig(),  # noqa: B008
@@ -116,8 +119,18 @@ def predict(arguments: list[str]) -> None:
             model: A model file or a run folder.
             images: Files, folders and quoted globs.
             out: Folder for what is written.
-            overlay: Also write the image with the classes' colours over it.
-            batch: Images of one size that go through the network at once; for GPUs.
+            overlay: Also write the image with the classes' colours over it;
+                never for a raster.
+            batch: Images of one size, or a raster's windows, that go
+                through the network at once; for GPUs.
+            rasters: TIFFs to be predicted in blended windows (--window,
+                --overlap), in bounded memory, and written as tiled
+                TIFFs with their CRS and transform. auto: those with
+                a georeference or 32 megapixels and more; always: all.
+            bands: Bands of a TIFF that are the model's channels, from 1;
+                by default all but alpha.
+            max_pixels: Images of more are refused by their headers, rasters
+                apart: 178,956,970, if not given; 10 bytes of memory each.
             device: auto, cpu, cuda or cuda:N.
         """
         return locals()
@@ -128,7 +141,8 @@ def predict(arguments: list[str]) -> None:
     from ..predict import predict_files
 
     predictor = _predictor(given)
-    failures = predict_files(predictor, given["images"], given["out"], overlay=given["overlay"], batch=given["batch"])
+    options = {key: given[key] for key in ("overlay", "batch", "rasters", "bands")}
+    failures = predict_files(predictor, given["images"], given["out"], **options)
     if failures:
         raise InputError(f"images that could not be predicted: {len(failures)}, named above")
 
@@ -206,4 +220,5 @@ def submit(arguments: list[str]) -> None:
 def _predictor(given: dict[str, Any]) -> Any:
     from ..predict import Predictor
 
-    return Predictor(given["model"], device=given["device"], config=given["settings"], **vars(given["how"]))
+    how = vars(given["how"]) | {"max_pixels": given.get("max_pixels")}
+    return Predictor(given["model"], device=given["device"], config=given["settings"], **how)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,30 @@ from .synthetic import SCENE_CLASSES, DrawnScenes
 
 DRAWN_COUNTS = {"train": 4000, "val": 200}
 DRAWN_SIZE = (145, 145)  # 8k + 1 and 16k + 1: the grid of an align_corners model fits without padding
+
+
+class Fault(NamedTuple):
+    """What is wrong with files of a split, told without opening them."""
+
+    kind: str
+    """One of KINDS in check.py."""
+    files: Sequence[Path]
+    sentence: str = ""
+    """With which training refuses the split; "": it does not."""
+
+
+class Listing(NamedTuple):
+    """The pairs of a split, and what is wrong with its other files."""
+
+    pairs: Sequence[tuple[Path | Member, Path | Member]]
+    faults: Sequence[Fault] = ()
+
+    def sound(self) -> Sequence[tuple[Path | Member, Path | Member]]:
+        """The pairs, if a training can take the split as it is. Raises InputError with the first fault."""
+        for fault in self.faults:
+            if fault.sentence:
+                raise InputError(fault.sentence)
+        return self.pairs
 
 
 @dataclass(frozen=True)
@@ -96,80 +121,114 @@ def at_hand(config: DataConfig, classes: Sequence[str], dataset: str = "", root:
 def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset | DrawnScenes:
     """One split of a data set. Every image is known to have a mask; nothing has been decoded yet."""
     config = resolve(config)
-    spec, root = config.spec, Path(config.root)
     if not config.root:
         if split not in DRAWN_COUNTS:
             raise InputError(f"the drawn scenes have no split {split!r}{suggest(split, DRAWN_COUNTS)}")
-        if channels != 3 or spec.classes != SCENE_CLASSES:
+        if channels != 3 or config.spec.classes != SCENE_CLASSES:
             raise InputError("the drawn scenes have 3 channels and classes of their own; set model or data otherwise")
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
+    return Dataset(list_split(config, split).sound(), config.spec, channels)
+
+
+def open_folders(images: Path, masks: Path, spec: DatasetSpec, channels: int = 3) -> Dataset:
+    """The data set of every image under one folder with the mask of the same stem under another."""
+    return Dataset(_list_folders(images, masks, spec).sound(), spec, channels)
+
+
+def list_split(config: DataConfig, split: str) -> Listing:
+    """The files of one split of a resolved config that has a root. Raises InputError where there is no such split."""
+    spec, root = config.spec, Path(config.root)
     if not root.is_dir():
         raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --data.root")
     split = spec.split_names.get(split, split)
     packed = packed_pairs(root, split)
     if packed:
-        return Dataset(packed, spec, channels)
-    image_folder, mask_folder = (root / folder.replace("{split}", split) for folder in (spec.images, spec.masks))
-    if not spec.split_list:
-        return open_folders(image_folder, mask_folder, spec, channels)
-    return Dataset(_listed(root, split, spec, image_folder, mask_folder), spec, channels)
+        return Listing(packed)
+    images, masks = (root / folder.replace("{split}", split) for folder in (spec.images, spec.masks))
+    if spec.split_list:
+        return _list_lines(root, root / spec.split_list.replace("{split}", split), split, spec, images, masks)
+    return _list_folders(images, masks, spec)
 
 
-def open_folders(images: Path, masks: Path, spec: DatasetSpec, channels: int = 3) -> Dataset:
-    """The data set of every image under one folder with the mask of the same stem under another."""
-    image_files, mask_files = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
+def _list_folders(images: Path, masks: Path, spec: DatasetSpec) -> Listing:
+    (image_files, faults), (mask_files, more) = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
+    faults += more
     if not image_files:
-        raise InputError(f"{images} holds no image{f' named *{spec.image_suffix}' * bool(spec.image_suffix)}")
-    orphans = [path for stem, path in image_files.items() if stem not in mask_files]
-    if orphans:
-        raise InputError(f"{len(orphans)} of {len(image_files)} images have no mask in {masks}: {some(orphans, 3)}")
-    return Dataset([(path, mask_files[stem]) for stem, path in image_files.items()], spec, channels)
+        named = f" named *{spec.image_suffix}" * bool(spec.image_suffix)
+        faults.append(Fault("empty-split", [images], f"{images} holds no image{named}"))
+    alone = [path for stem, path in image_files.items() if stem not in mask_files]
+    if alone:
+        sentence = f"{len(alone)} of {len(image_files)} images have no mask in {masks}: {some(alone, 3)}"
+        faults.append(Fault("image-without-mask", alone, sentence))
+    unused = [path for stem, path in mask_files.items() if stem not in image_files]
+    if unused:
+        faults.append(Fault("mask-without-image", unused))
+    return Listing([(path, mask_files[stem]) for stem, path in image_files.items() if stem in mask_files], faults)
 
 
-def _files(folder: Path, suffix: str) -> dict[str, Path]:
-    """Stem, relative to the folder -> file, sorted; hidden files left out."""
+def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault]]:
+    """Stem, relative to the folder -> file, sorted; hidden files left out. And those whose stem is taken."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     found: dict[str, Path] = {}
+    faults = []
     for path in sorted(folder.rglob("*")):
         known = path.name.endswith(suffix) if suffix else path.suffix.lower() in IMAGE_SUFFIXES
         if not known or path.name.startswith("."):
             continue
         name = path.relative_to(folder).as_posix()
-        stem = name[: -len(suffix or path.suffix)]
-        if stem in found:
-            raise InputError(f"{found[stem]} and {path} have the same stem, so that a mask could be either's")
-        found[stem] = path
-    return found
+        first = found.setdefault(name[: -len(suffix or path.suffix)], path)
+        if first is not path:
+            sentence = f"{first} and {path} have the same stem, so that a mask could be either's"
+            faults.append(Fault("same-stem", [first, path], sentence))
+    return found, faults
 
 
-def _listed(root: Path, split: str, spec: DatasetSpec, images: Path, masks: Path) -> list[tuple[Path, Path]]:
-    path = root / spec.split_list.replace("{split}", split)
+def _list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: Path, masks: Path) -> Listing:
     if not path.is_file():
         raise InputError(f"no split {split!r}: there is no {path}")
     lines = [line.split() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-    if not lines:
-        raise InputError(f"the split list {path} is empty")
+    faults, pairs, unknown = [], [], []
     image_files, mask_files = {}, {}
     if any(len(line) == 1 for line in lines):  # one walk instead of a look-up per stem and extension
-        image_files, mask_files = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
-    pairs = []
+        (image_files, faults), (mask_files, more) = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
+        faults += more
+    if not lines:
+        faults.append(Fault("empty-split", [path], f"the split list {path} is empty"))
     for image, *mask in lines:
         if mask:
             pairs.append((root / image.lstrip("/"), root / mask[0].lstrip("/")))
         elif image in image_files:
             pairs.append((image_files[image], mask_files.get(image, masks / f"{image}{spec.mask_suffix or '.png'}")))
         else:
-            raise InputError(f"{path} names {image!r}, but there is no such image in {images}")
-    for kind, files in zip(("image", "mask"), zip(*pairs, strict=True), strict=True):
-        absent = [file for file in files if not file.is_file()]
+            unknown.append(image)
+    if unknown:
+        sentence = f"{path} names {unknown[0]!r}, but there is no such image in {images}"
+        faults.append(Fault("missing-file", [images / stem for stem in unknown], sentence))
+    missing: set[Path] = set()
+    for i, kind in enumerate(("image", "mask")):
+        absent = [pair[i] for pair in pairs if not pair[i].is_file()]
         if absent:
-            raise InputError(f"{len(absent)} of {len(files)} {kind}s of {path} are missing: {some(absent, 3)}")
-    return pairs
+            sentence = f"{len(absent)} of {len(pairs)} {kind}s of {path} are missing: {some(absent, 3)}"
+            faults.append(Fault("missing-file", absent, sentence))
+            missing.update(absent)
+    return Listing([pair for pair in pairs if missing.isdisjoint(pair)], faults)
+
+
+def check_pair(image: Path | Member, mask: Path | Member, spec: DatasetSpec) -> np.ndarray:
+    """The labels (H, W) uint8 of a mask that is sound, and of its image's size by the image's header.
+
+    Raises InputError. This is what a pair must pass, before a training and for `data check`, which looks further.
+    """
+    labels = read_mask(mask, spec)
+    size = image_size(image)
+    if size != labels.shape:
+        raise InputError(_sizes(image, size, mask, labels.shape))
+    return labels
 
 
 def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None) -> np.ndarray | None:
-    """Open every mask and every image's header before a training starts on them.
+    """Open every mask and every image's header before a training starts on them; `data check` finds all faults.
 
     Returns the pixels per class as int64 (classes,), or None if this very listing has passed before. Raises
     InputError for the first file that is unreadable, of another size than its pair or with values outside the
@@ -180,13 +239,8 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     if stamp.exists():
         return None
 
-    def count(pair: tuple[Path, Path]) -> np.ndarray:
-        image, mask = pair
-        labels = read_mask(mask, dataset.spec)
-        size = image_size(image)
-        if size != labels.shape:
-            raise InputError(_sizes(image, size, mask, labels.shape))
-        return np.bincount(labels.ravel(), minlength=IGNORE + 1)
+    def count(pair: tuple[Path | Member, Path | Member]) -> np.ndarray:
+        return np.bincount(check_pair(*pair, dataset.spec).ravel(), minlength=IGNORE + 1)
 
     total = np.zeros(IGNORE + 1, np.int64)
     with ThreadPoolExecutor() as pool:

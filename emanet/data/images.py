@@ -1,12 +1,17 @@
 """The one place that reads and writes pixels: any picture file to uint8, any mask file to class indices.
 
-A file is known by its content, not by its extension; it may also be a Member of a shard (pack.py). Pillow's global
-settings stay as they are, and every function may run in several threads.
+A file is known by its content, not by its extension; it may also be a Member of a shard (pack.py). Every function may
+run in several threads. What Pillow warns of is not shown: either the pixels are right all the same, or it is an error.
 """
 
+import ctypes
+import logging
 import os
+import re
+import stat
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Pillow knows more, but some of those formats have no signature, and for EPS it starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
+MAX_PIXELS = 178_956_970  # of an image, what Pillow takes too: 13,377 x 13,377, up to 2 GB while it is decoded
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 TURNS = {  # what makes an image of this EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,21 +40,28 @@ TURNS = {  # what makes an image of this EXIF orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)  # appended: -W and a caller's own filters win
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+with suppress(AttributeError, OSError):  # libtiff writes to stderr by itself; a Pillow without it has no such function
+    _silence = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
+    _silence.argtypes, _silence.restype = [ctypes.c_void_p], ctypes.c_void_p
+    _silence(None)
+
 
 def read_image(path: str | Path | Member, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
     """The pixels as displayed: (H, W, channels) uint8, C-contiguous, EXIF orientation applied, first frame.
 
     1 channel is grey, 3 are RGB, 4 are RGBA; these and any other count may come from a .npy file of that very shape.
-    max_pixels lowers Pillow's limit of 2 * PIL.Image.MAX_IMAGE_PIXELS; to raise it, set that. Raises InputError.
+    max_pixels, of (H, W), instead of MAX_PIXELS; if it is above Pillow's own limit, that is raised for the process.
+    Raises InputError.
     """
     with _opened(path, "image", max_pixels) as image:
         if isinstance(image, Image.Image):
             return image_array(image, channels)
-        if image.ndim == 2 and channels == 1:
-            image = image[..., None]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
+        shape = image.shape if image.ndim == 3 else (*image.shape, 1)
+        if image.dtype != np.uint8 or shape[2] != channels:
             raise ValueError(f"it is {image.dtype} {image.shape}, not uint8 (H, W, {channels})")
-        return np.array(image, order="C")
+        return np.array(image, order="C").reshape(shape)
 
 
 def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
@@ -70,9 +83,9 @@ def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
     return np.array(image).reshape(image.height, image.width, channels)
 
 
-def image_size(path: str | Path | Member) -> tuple[int, int]:
+def image_size(path: str | Path | Member, *, max_pixels: int | None = None) -> tuple[int, int]:
     """(h, w) as read_image will give it, from the header alone. Raises InputError."""
-    with _opened(path, "image") as image:
+    with _opened(path, "image", max_pixels) as image:
         if isinstance(image, np.ndarray):
             h, w = image.shape[:2]
         else:
@@ -85,7 +98,14 @@ def read_mask(path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
 
     Raises InputError, which names the file and the values or colours that the spec does not explain.
     """
-    values = read_mask_values(path)
+    try:
+        return _labels(read_mask_values(path), path, spec)
+    except MemoryError as error:
+        raise InputError(f"cannot read mask {path}: {_reason(error)}") from error
+
+
+def _labels(values: np.ndarray, path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
+    """What read_mask makes of read_mask_values."""
     if values.ndim == 2:
         classes = {} if spec.label_map else {label: label for label in range(len(spec.classes))}
         labels, unknown = _translate(values, {**classes, spec.ignore_label: IGNORE, **spec.label_map})
@@ -164,6 +184,9 @@ def _opened(path: str | Path | Member, kind: str, max_pixels: int | None = None)
     """The file, not decoded yet: a Pillow image, or a memory map of a .npy; whatever fails becomes an InputError."""
     try:
         source = Path(path) if isinstance(path, str | os.PathLike) else path
+        kind_of_file = source.stat().st_mode
+        if not stat.S_ISREG(kind_of_file) and not stat.S_ISDIR(kind_of_file):
+            raise ValueError("it is no file but a pipe or a device")  # opened, it might be waited for, or never end
         with source.open("rb") as file:
             start = file.read(6)
             if not start:
@@ -171,19 +194,30 @@ def _opened(path: str | Path | Member, kind: str, max_pixels: int | None = None)
             if start == b"\x93NUMPY":
                 file.seek(0)
                 mapped = {"file": source, "mmap_mode": "r"} if isinstance(source, Path) else {"file": file}
-                image = np.load(**mapped, allow_pickle=False)
-                pixels = image.size // image.shape[-1] if image.ndim == 3 else image.size
+                with np.errstate(over="ignore"):  # a shape of 2^70 wraps around, and is refused afterwards
+                    image = np.load(**mapped, allow_pickle=False)
+                if image.ndim not in (2, 3) or not image.size:
+                    raise ValueError(f"it is {image.dtype} {image.shape}, which are no pixels (H, W) or (H, W, C)")
+                h, w = image.shape[:2]
             else:
+                if max_pixels and Image.MAX_IMAGE_PIXELS and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
+                    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow asks it in many places, and refuses twice as many
                 image = Image.open(file, formats=FORMATS)
-                pixels = image.width * image.height
-            if max_pixels is not None and pixels > max_pixels:
-                raise ValueError(f"its {pixels} pixels exceed the limit of {max_pixels}")
+                w, h = image.size
+            limit = MAX_PIXELS if max_pixels is None else max_pixels
+            if h * w > limit:
+                raise ValueError(f"its {w} x {h} pixels are more than max_pixels, {limit}")
             yield image
     except Exception as error:  # Pillow's decoders raise nearly anything on broken files
         raise InputError(f"cannot read {kind} {path}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for its pixels"
+    if isinstance(error, Image.DecompressionBombError):
+        pixels, limit = re.findall(r"\d+", str(error))
+        return f"its {pixels} pixels are more than max_pixels, {limit}"
     if isinstance(error, UnidentifiedImageError):
         return f"it is broken or none of {', '.join(FORMATS)} and .npy"
     if isinstance(error, OSError) and error.strerror:

@@ -4,9 +4,11 @@ Sample number `position` of a training is a function of (seed, position) alone: 
 So batches do not depend on the number of workers or ranks, nor on where a run was resumed.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +19,11 @@ from torch.utils.data import DataLoader
 
 from ..config import IGNORE, DataConfig, Experiment
 from ..errors import InputError
+from .workers import delivered
 
 ORDER, SAMPLE = 0, 1  # what a generator is for, as part of its seed
 PREFETCH = 4  # batches that each worker may be ahead
+SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; Docker gives 64 MB
 
 
 @dataclass(frozen=True)
@@ -153,15 +157,16 @@ def training_loader(
 ) -> Iterator[list[Tensor] | InputError]:
     """Batches [images (b, C, h, w) uint8 channels last, labels (b, h, w) uint8, positions (b,)] from step `start` on.
 
-    A sample that cannot be read gives its InputError in place of the batch, for the caller to raise.
+    A sample that cannot be read gives its InputError in place of the batch, for the caller to raise. Raises InputError
+    at once where shared memory is too small for the workers, and from the iterator where one of them was killed.
     """
-    workers, share, pinned = config.data.workers, config.batch_size // world_size, torch.cuda.is_available()
+    workers, share = config.data.workers, config.batch_size // world_size
     # One slot more than batches can be under way: a batch is copied out before its slot's next one is asked for.
     shape = (PREFETCH * workers + 1 if workers else 1, share, *config.data.crop)
     images = torch.empty(*shape, len(samples.fill), dtype=torch.uint8)
     labels = torch.empty(shape, dtype=torch.uint8)
     if workers:
-        images.share_memory_(), labels.share_memory_()
+        _share(images, labels)
     loader = DataLoader(
         samples,
         batch_sampler=StepPositions(start, config.steps, config.batch_size, rank, world_size),
@@ -169,7 +174,28 @@ def training_loader(
         collate_fn=_Slots(images, labels, config.batch_size),
         prefetch_factor=PREFETCH if workers else None,
     )
-    for batch in loader:
+    return _batches(loader, images, labels)
+
+
+def _share(*tensors: Tensor) -> None:
+    """Move them to shared memory; InputError where it has no room: filled beyond its end it would kill the process."""
+    needed = sum(x.numel() for x in tensors)
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    try:
+        if free < needed:
+            raise RuntimeError
+        for x in tensors:
+            x.share_memory_()
+    except RuntimeError as error:  # torch's own, where another rank has taken the rest meanwhile
+        raise InputError(
+            f"{SHARED_MEMORY} has {free} bytes free, but the batches of the loader's workers need {needed}: give fewer "
+            "--data.workers (0 needs no shared memory), or to docker run a larger --shm-size"
+        ) from error
+
+
+def _batches(loader: DataLoader, images: Tensor, labels: Tensor) -> Iterator[list[Tensor] | InputError]:
+    pinned = torch.cuda.is_available()
+    for batch in delivered(loader):
         if isinstance(batch, InputError):
             yield batch
             continue

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..config import IGNORE
+from .em_attention import _no_autocast
 
 # Values in a block, of which a few copies exist at a time. CPU: they fit into the cache. CUDA: few launches. A single
 # tile's rows may have CUT times as many before they are cut, which repeats the horizontal half of the upsampling.
@@ -27,6 +28,7 @@ CUT = 4
 FEW_PIXELS = 4  # in a tile: then comparing tiles costs more than comparing pixels
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def upsample_argmax(
     low: Tensor, padded: Sequence[int], size: Sequence[int], align_corners: bool, *, max_probability: bool = False
@@ -37,17 +39,22 @@ def upsample_argmax(
     Returns labels (B, H, W) uint8; with max_probability also the softmax of the pixel's class (B, H, W), float32 or
     float64. Labels can differ from the formula's only where rounding decides: where the two largest logits are closer
     than 1e-5 of the largest in the map; of equal ones, it may not be the first. A pixel whose tile has a NaN gets the
-    first class that is NaN there, as from the formula.
+    first class that is NaN there, as from the formula. Infinite logits make pixels NaN, as there, but not all the same.
+    Raises ValueError for more than 256 classes, whose labels do not fit into uint8.
 
     A pixel's logits are a mean of its tile's four corners, so a class that is above another at no corner is above it
     nowhere in the tile. Compared at the pixels are therefore only the class with the largest sum over the corners and
     those above it at some corner: inside of objects none. With max_probability, and where tiles are tiny, every class
     of every pixel is computed, a block of rows at a time.
     """
-    with torch.autocast(low.device.type, enabled=False):
+    if low.shape[1] > 256:
+        raise ValueError(f"labels are uint8, and {low.shape[1]} classes do not fit into it")
+    with _no_autocast(low.device.type):
         low = _exact(low)
         shape = (low.shape[0], *size)
         labels = torch.empty(shape, dtype=torch.uint8, device=low.device)
+        if low.is_meta:
+            return (labels, low.new_empty(shape)) if max_probability else labels
         rows, columns = (_tiles(low, axis, padded, size, align_corners) for axis in (0, 1))
         pixels = rows.pixels.shape[1] * columns.pixels.shape[1]
         if max_probability or pixels < FEW_PIXELS:
@@ -84,7 +91,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.padded, ctx.align_corners = padded, align_corners
         size = labels.shape[1:]
         losses = low.new_empty(labels.shape)
-        with torch.autocast(low.device.type, enabled=False):
+        with _no_autocast(low.device.type):
             for block in _row_blocks(low, padded, size, align_corners):
                 index, ignored = _targets(labels[block.place])
                 log_p = F.log_softmax(_spread(low, block, padded, size, align_corners), 1)
@@ -98,7 +105,7 @@ class _CrossEntropy(torch.autograd.Function):
         low, labels = ctx.saved_tensors
         padded, align_corners, size = ctx.padded, ctx.align_corners, labels.shape[1:]
         grad_low = torch.zeros_like(low)
-        with torch.autocast(low.device.type, enabled=False):
+        with _no_autocast(low.device.type):
             for block in _row_blocks(low, padded, size, align_corners):
                 index, ignored = _targets(labels[block.place])
                 scale = grad[block.place].masked_fill_(ignored, 0)[:, None]
@@ -185,7 +192,7 @@ def _row_blocks(low: Tensor, padded: Sequence[int], size: Sequence[int], align_c
     budget, row = _budget(low), low.shape[1] * padded[1]
     rows = _tiles(low, 0, padded, size, align_corners, longest=max(1, CUT * budget // row))
     fitting = max(1, budget // (row * rows.pixels.shape[1]))
-    images = min(len(low), fitting)
+    images = max(1, min(len(low), fitting))
     for start in range(0, len(low), images):
         yield from _blocks(rows, fitting // images, slice(start, start + images), low.device)
 

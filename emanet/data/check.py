@@ -1,0 +1,295 @@
+"""The dataset doctor: everything that is wrong with a data set, where training stops at the first fault.
+
+    python -m emanet data check EXPERIMENT|DATASET
+
+A pair is sound if it passes `datasets.check_pair`, which training runs too; here images are decoded as well and causes
+told apart (pairs.py), and splits are compared. An error is what training refuses or would learn wrong labels from, a
+warning is suspicious, a note is worth knowing. check_report.py shows the result.
+"""
+
+import glob
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config import IGNORE, DataConfig, DatasetSpec
+from ..errors import InputError
+from .datasets import Fault, Listing, list_split
+from .pack import SUFFIX
+from .pairs import Facts, File, Severity, inspect_pair, known_values
+
+SEVERITIES = ("error", "warning", "note")
+KINDS = {
+    "no-split": "The split cannot be listed",
+    "empty-split": "The split is empty",
+    "unlabelled": "The split has no labels: it can be predicted, not trained or scored on",
+    "missing-file": "The split's list names files that are not there",
+    "same-stem": "Two files have the same stem, so that a mask could be either's",
+    "image-without-mask": "No mask has the image's stem",
+    "mask-without-image": "No image has the mask's stem",
+    "empty-file": "The file has no bytes: write or copy it again",
+    "unreadable": "The file is no image or mask that can be read",
+    "truncated": "The file begins well, but its pixels are cut off or damaged: copy it again",
+    "size": "Image and mask differ in size",
+    "orientation": "EXIF turns the image or its mask, but not both: save both upright, without EXIF",
+    "values": "The mask has values or colours that are no class",
+    "off-by-one": "Mask values go to the number of classes, one too far: are they counted from 1, or is one ignored?",
+    "mask-kind": "Masks are index or colour images, but not both: store them all in one way",
+    "lossy-mask": "The mask went through JPEG or interpolation: store masks as PNG, resize them to the nearest pixel",
+    "palette": "The mask's own palette gives its values the colours of other classes",
+    "all-ignored": "Every pixel is ignored",
+    "duplicate": "The same pixels more than once: what is trained on must not be scored on",
+    "absent-class": "No pixel of the split has the class",
+    "refused": "Training refuses the pair",
+}
+
+
+class Finding(NamedTuple):
+    """One thing to say about some files."""
+
+    kind: str
+    severity: Severity
+    split: str
+    """Its name, or several, separated by commas."""
+    files: tuple[File, ...]
+    text: str
+    pair: tuple[File, File] | None = None
+    """To look at, where it is about one pair."""
+
+
+@dataclass
+class Split:
+    """What a split holds."""
+
+    name: str
+    pairs: int = 0
+    counted: int = 0
+    """Masks that are sound; pixels and masks are theirs."""
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
+    """By label."""
+    masks: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
+    """In how many a label occurs."""
+    strays: Counter[int] = field(default_factory=Counter)
+    """Mask value that is no class -> pixels."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """(h, w) -> images."""
+
+
+@dataclass(frozen=True)
+class Report:
+    name: str
+    root: Path
+    spec: DatasetSpec
+    splits: Sequence[Split]
+    findings: Sequence[Finding]
+    """The gravest first."""
+    seconds: float
+
+    @property
+    def exit_code(self) -> int:
+        """2 with errors, 1 with warnings alone, 0 for a sound data set."""
+        return max((2 - SEVERITIES.index(finding.severity) for finding in self.findings), default=0)
+
+    def shown(self, file: File) -> str:
+        return printable(str(file).removeprefix(f"{self.root}/"))
+
+    def groups(self) -> list[tuple[Severity, str, list[Finding]]]:
+        """Findings by severity and kind."""
+        grouped = defaultdict(list)
+        for finding in self.findings:
+            grouped[finding.severity, finding.kind].append(finding)
+        return [(*key, found) for key, found in grouped.items()]
+
+
+def printable(text: str) -> str:
+    """A file name need not be UTF-8, what is shown must."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def check_dataset(
+    config: DataConfig,
+    splits: Sequence[str] = (),
+    channels: int = 3,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Look at every pair of the named splits of a resolved config that has a root, or of all there are.
+
+    Named splits must be there and have labels; of others it is only noted. `progress` is told how many pairs of how
+    many are done. Raises InputError where there is no data set at all.
+    """
+    began = time.monotonic()
+    root, spec = Path(config.root), config.spec
+    if not root.is_dir():
+        raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --root")
+    findings: list[Finding] = []
+    listings = {}
+    for name in splits or find_splits(config):
+        listing = _listing(config, name, name in splits, findings)
+        if listing is not None:
+            listings[name] = listing
+    if not listings:  # what is only suspicious of one split
+        findings = [finding._replace(severity="error") for finding in findings]
+    where = defaultdict(list)  # pair -> the splits that it is in, as often as it is
+    for name, listing in listings.items():
+        for pair in listing.pairs:
+            where[pair].append(name)
+    facts = _inspect_all(list(where), partial(inspect_pair, spec=spec, channels=channels), progress)
+    _unlike_the_others(facts)
+    for pair, told in facts.items():
+        names = ", ".join(dict.fromkeys(where[pair]))
+        findings += [Finding(kind, grade, names, files, text, pair) for kind, grade, files, text in told.findings]
+    told_splits = [_add_up(name, listing.pairs, facts, spec) for name, listing in listings.items()]
+    for split in told_splits:
+        pairs = listings[split.name].pairs
+        required = split.name in (splits or (config.train_split, config.val_split))
+        findings += _of_a_split(split, {pair: facts[pair] for pair in pairs}, spec, required)
+    findings += _duplicates({pair: told.digest for pair, told in facts.items()}, where, config)
+    findings = [finding._replace(text=printable(finding.text)) for finding in findings]
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), list(KINDS).index(finding.kind)))
+    return Report(config.dataset, root, spec, told_splits, findings, time.monotonic() - began)
+
+
+def find_splits(config: DataConfig) -> list[str]:
+    """The splits that lie under the root, and those for training and validation, which come first."""
+    root, spec = Path(config.root), config.spec
+    first = [config.train_split, config.val_split]
+    packed = [path.name.removesuffix(SUFFIX) for path in sorted(root.glob(f"[!.]*{SUFFIX}"))]
+    patterns = [pattern for pattern in (spec.split_list or spec.images, spec.masks) if "{split}" in pattern]
+    if not packed and not patterns:
+        return first[:1]  # every split is the same files
+    found = packed
+    if not packed:
+        parts = patterns[0].strip("/").split("{split}")
+        before, *after = map(re.escape, parts)
+        exact = re.compile(before + "([^/.][^/]*)" + r"\1".join(after))
+        places = sorted(root.glob("*".join(map(glob.escape, parts))))
+        places = [path for path in places if path.is_file() == (patterns[0] == spec.split_list)]
+        matches = [exact.fullmatch(path.relative_to(root).as_posix()) for path in places]
+        found = [match[1] for match in matches if match]
+    names = {there: name for name, there in spec.split_names.items()}
+    return list(dict.fromkeys(first + [names.get(name, name) for name in found]))
+
+
+def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding]) -> Listing | None:
+    """The split's pairs; what is wrong with its files is added to the findings."""
+    required = asked or split in (config.train_split, config.val_split)
+    try:
+        listing = list_split(config, split)
+    except InputError as error:
+        there = (Path(config.root) / f"{config.spec.split_names.get(split, split)}{SUFFIX}").is_file()
+        grade = "error" if asked or there else "warning" if required else "note"
+        findings.append(Finding("no-split", grade, split, (), str(error)))
+        return None
+    maskless = {"image-without-mask", "missing-file"}
+    if not (listing.pairs or required) and listing.faults and all(fault.kind in maskless for fault in listing.faults):
+        findings.append(Finding("unlabelled", "note", split, (), "its images have no masks"))
+        return None
+    findings += [finding for fault in listing.faults for finding in _of_a_fault(fault, split)]
+    return listing
+
+
+def _of_a_fault(fault: Fault, split: str) -> list[Finding]:
+    grade = "error" if fault.sentence else "warning"
+    if fault.kind == "same-stem":
+        return [Finding(fault.kind, grade, split, tuple(fault.files), "which of them is meant?")]
+    text = fault.sentence if fault.kind == "empty-split" else ""
+    return [Finding(fault.kind, grade, split, (file,), text) for file in fault.files]
+
+
+def _inspect_all(pairs: Sequence[tuple], inspect: Callable, progress: Callable[[int, int], None]) -> dict[tuple, Facts]:
+    facts = {}
+    with ThreadPoolExecutor() as pool:
+        try:
+            for pair, told in zip(pairs, pool.map(inspect, pairs), strict=True):
+                facts[pair] = told
+                progress(len(facts), len(pairs))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return facts
+
+
+def _unlike_the_others(facts: Mapping[tuple[File, File], Facts]) -> None:
+    """Masks of colours among masks of values, or the other way round."""
+    kinds = Counter(told.colours for told in facts.values() if told.colours is not None)
+    if len(kinds) < 2:
+        return
+    fewer = kinds[True] <= kinds[False]
+    have, others = ("colours", "values") if fewer else ("values", "colours")
+    for (_, mask), told in facts.items():
+        if told.colours is not fewer or any(kind == "mask-kind" for kind, *_ in told.findings):
+            continue
+        text = f"it holds {have}, {kinds[not fewer]} others hold {others}"
+        why = [i for i, (kind, *_) in enumerate(told.findings) if kind == "values"]
+        for i in why:
+            told.findings[i] = ("mask-kind", "error", (mask,), f"{text}: {told.findings[i][3]}")
+        if not why:
+            told.add("mask-kind", "warning", [mask], text)
+
+
+def _add_up(name: str, pairs: Sequence[tuple[File, File]], facts: Mapping[tuple, Facts], spec: DatasetSpec) -> Split:
+    split = Split(name, len(pairs))
+    for told in (facts[pair] for pair in pairs):
+        if told.size:
+            split.sizes[told.size] += 1
+        if told.counts is not None:
+            split.counted += 1
+            split.pixels += told.counts
+            split.masks += told.counts > 0
+        split.strays.update({value: count for value, count in told.values.items() if value not in known_values(spec)})
+    return split
+
+
+def _of_a_split(split: Split, facts: Mapping[tuple, Facts], spec: DatasetSpec, required: bool) -> list[Finding]:
+    """What only all masks of a split tell."""
+    found = []
+    blank = [
+        (image, mask)
+        for (image, mask), told in facts.items()
+        if told.counts is not None and not told.counts[:IGNORE].any()
+    ]
+    if blank and len(blank) == len(facts) and not required:
+        return [Finding("unlabelled", "note", split.name, (), "every pixel of its masks is ignored")]
+    grade = "error" if len(blank) == len(facts) else "warning"
+    found += [Finding("all-ignored", grade, split.name, (pair[1],), "", pair) for pair in blank]
+    classes = len(spec.classes)
+    used_0 = split.pixels[0] or any(0 in told.values for told in facts.values())
+    if split.strays[classes] and not spec.label_map and not used_0:
+        text = f"{classes} occurs, 0 in no mask: the classes seem to be counted from 1"
+        found.append(Finding("off-by-one", "error", split.name, (), text))
+    absent = [name for name, count in zip(spec.classes, split.pixels[:classes], strict=True) if not count]
+    if absent and split.counted:
+        found.append(Finding("absent-class", "note", split.name, (), ", ".join(absent)))
+    return found
+
+
+def _duplicates(digests: Mapping[tuple, bytes | None], where: Mapping[tuple, list[str]], config: DataConfig) -> list:
+    """Images that are in two splits, or twice in one, by their pixels."""
+    alike = defaultdict(list)
+    for pair, digest in digests.items():
+        if digest is not None:
+            alike[digest].append(pair)
+    found = []
+    shared = defaultdict(list)  # splits -> images whose very file is listed in each
+    for pairs in alike.values():
+        splits = list(dict.fromkeys(split for pair in pairs for split in where[pair]))
+        files = list(dict.fromkeys(pair[0] for pair in pairs))
+        if len(files) == 1 and len(splits) > 1:
+            shared[tuple(splits)].append(files[0])
+        elif len(files) > 1 or len(where[pairs[0]]) > len(splits):
+            grade = "warning" if len(splits) > 1 else "note"
+            text = f"the same pixels in {len(files)} files" if len(files) > 1 else "it is listed twice"
+            found.append(Finding("duplicate", grade, ", ".join(splits), tuple(files), text))
+    for splits, files in shared.items():
+        both = {config.train_split, config.val_split} <= set(splits)
+        text = f"{len(files)} images are in {' and '.join(splits)}"
+        found.append(Finding("duplicate", "warning" if both else "note", ", ".join(splits), tuple(files), text))
+    return found

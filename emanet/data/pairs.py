@@ -1,0 +1,248 @@
+"""Everything that one pair of an image and its mask tells, and why `datasets.check_pair` refuses it."""
+
+import hashlib
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ..config import IGNORE, DatasetSpec
+from ..errors import InputError, some
+from .datasets import check_pair
+from .images import FORMATS, TURNS, orientation, read_image, read_mask_values
+from .pack import Member
+
+File = Path | Member
+Severity = Literal["error", "warning", "note"]
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")  # a file may be cut in its header
+BLURRED = 0.12
+"""Share of a mask's borders with a value between both sides': at most 0.04 in masks of CamVid and of the drawn scenes
+(0.07 at a quarter of the size), at least 0.18 once they are resized with interpolation or went through JPEG."""
+FEWEST_BORDERS = 100  # of them, below which that share says nothing
+
+
+@dataclass
+class Facts:
+    """What one pair told."""
+
+    findings: list[tuple[str, Severity, tuple[File, ...], str]] = field(default_factory=list)
+    counts: np.ndarray | None = None
+    """Pixels per label (256,), of a sound mask."""
+    values: Mapping[int, int] = field(default_factory=dict)
+    """Pixels per value of a mask that is refused."""
+    colours: bool | None = None
+    """Whether the mask holds colours."""
+    digest: bytes | None = None
+    """Of the image's pixels."""
+    size: tuple[int, int] | None = None
+
+    def add(self, kind: str, severity: Severity, files: Iterable[File], text: str) -> None:
+        self.findings.append((kind, severity, tuple(files), text))
+
+
+class Header(NamedTuple):
+    """What a picture file says before its pixels. A .npy, or what cannot be opened, says nothing."""
+
+    format: str = ""
+    colours: bool = False
+    stored: tuple[int, int] = (0, 0)
+    """(h, w), before EXIF turns them."""
+    turn: int = 1
+    palette: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def shown(self) -> tuple[int, int]:
+        return self.stored[::-1] if self.turn in SIDEWAYS else self.stored
+
+
+def inspect_pair(pair: tuple[File, File], spec: DatasetSpec, channels: int = 3) -> Facts:
+    """Everything that one pair tells by itself. Raises nothing: whatever fails is a finding."""
+    image, mask = pair
+    facts = Facts()
+    try:
+        pixels = read_image(image, channels)
+        facts.size = pixels.shape[:2]
+        facts.digest = hashlib.blake2b(pixels, digest_size=16, key=repr(pixels.shape).encode()).digest()
+    except InputError as error:
+        facts.add(_unreadable(image), "error", [image], _reason(error, image))
+    heads = _header(image), _header(mask)
+    labels = refusal = None
+    try:
+        labels = check_pair(image, mask, spec)
+    except InputError as error:
+        refusal = error
+    if labels is not None:
+        facts.counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        facts.colours = heads[1].colours
+        share = blur(labels)
+        if heads[1].format == "JPEG":
+            facts.add("lossy-mask", "warning", [mask], "it is a JPEG, which changes values")
+        elif share > BLURRED:
+            facts.add("lossy-mask", "warning", [mask], f"{share:.0%} of its borders have a class between the two")
+        if text := _other_colours(facts.counts, heads[1], spec):
+            facts.add("palette", "warning", [mask], text)
+    else:
+        _tell_why(facts, image, mask, heads, spec)
+    _compare_turns(facts, image, mask, heads)
+    if refusal and not facts.findings:
+        facts.add("refused", "error", [mask], _reason(refusal, mask))
+    return facts
+
+
+def blur(values: np.ndarray) -> float:
+    """Share of the borders in (H, W), or in the channels of (H, W, 3), that run over a value between both sides'."""
+    shares = [0.0]
+    for plane in np.moveaxis(values, 2, 0) if values.ndim == 3 else [values]:
+        borders = between = 0
+        for a, b, c in ((plane[:-2], plane[1:-1], plane[2:]), (plane[:, :-2], plane[:, 1:-1], plane[:, 2:])):
+            borders += np.count_nonzero(a != b)
+            between += np.count_nonzero(((a < b) & (b < c)) | ((a > b) & (b > c)))
+        shares.append(between / borders if borders >= FEWEST_BORDERS else 0.0)
+    return max(shares)
+
+
+def _other_colours(counts: np.ndarray, head: Header, spec: DatasetSpec) -> str:
+    """Which value of a palette image has the colour of another class: some programs sort a palette as they save it."""
+    if spec.label_map or len(set(spec.palette)) < len(spec.classes):
+        return ""
+    named = dict(zip(spec.palette, spec.classes, strict=True))
+    for label, (name, colour) in enumerate(zip(spec.classes, head.palette, strict=False)):
+        if counts[label] and named.get(colour, name) != name:
+            return f"value {label} is {name!r}, but has the colour of {named[colour]!r}"
+    return ""
+
+
+def _tell_why(facts: Facts, image: File, mask: File, heads: tuple[Header, Header], spec: DatasetSpec) -> None:
+    """Why check_pair refuses a pair, as far as it is the mask or the sizes."""
+    try:
+        values = read_mask_values(mask)
+    except InputError as error:
+        facts.add(_unreadable(mask), "error", [mask], _reason(error, mask))
+        return
+    facts.colours = values.ndim == 3
+    size, own = facts.size, values.shape[:2]
+    if size not in (None, own):
+        head, mask_head = heads
+        turned = head.turn in SIDEWAYS or mask_head.turn in SIDEWAYS
+        if turned and (head.stored in (mask_head.stored, mask_head.shown) or head.shown == mask_head.stored):
+            turns = f"{head.turn} of the image, {mask_head.turn} of the mask"
+            facts.add("orientation", "error", [image, mask], f"the sizes fit only without an EXIF orientation: {turns}")
+        else:
+            text = f"{size[1]}x{size[0]}, its mask {own[1]}x{own[0]} (width x height)"
+            facts.add("size", "error", [image, mask], text)
+    kind, text = (_wrong_colours if facts.colours else _wrong_values)(facts, values, heads[1].format == "JPEG", spec)
+    if kind:
+        facts.add(kind, "error", [mask], text)
+
+
+def _wrong_values(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpec) -> tuple[str, str]:
+    """Kind and text of what is wrong with the values (H, W) of a mask, or nothing twice."""
+    facts.values = _counted(values)
+    strays = {value: count for value, count in facts.values.items() if value not in known_values(spec)}
+    if not strays:
+        return "", ""
+    text = f"{some(strays)} in {sum(strays.values()) / values.size:.2%} of its pixels"
+    greys = {_grey(*colour) for colour in (*spec.colours, *spec.ignore_colours)} | {spec.ignore_label}
+    if jpeg:
+        return "lossy-mask", f"it is a JPEG, with values {text}"
+    if list(strays) == [len(spec.classes)] and not spec.label_map:
+        return "off-by-one", f"value {text}; 0 is {'in' if 0 in facts.values else 'not in'} it"
+    if len(strays) > 1 and greys.issuperset(facts.values):
+        return "mask-kind", f"it holds the colours as grey: values {text}"
+    if (share := blur(values)) > BLURRED:
+        return "lossy-mask", f"{share:.0%} of its borders have a value in between, such as {text}"
+    return "values", text
+
+
+def _wrong_colours(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpec) -> tuple[str, str]:
+    """The same for colours (H, W, 3)."""
+    known = {_code(*colour) for colour in (*spec.colours, *spec.ignore_colours)}
+    counts = _counted(_code(*np.moveaxis(values.astype(np.uint32), 2, 0)))
+    strays = {code: count for code, count in counts.items() if code not in known}
+    if not strays:
+        return "", ""
+    colours = [(code >> 16, code >> 8 & 255, code & 255) for code in strays]
+    text = f"{some(colours, 3)} in {sum(strays.values()) / values[..., 0].size:.2%} of its pixels"
+    if all(red == green == blue and red in known_values(spec) for red, green, blue in colours):
+        return "mask-kind", f"its values are in three channels, as colours: {text}"
+    if jpeg:
+        return "lossy-mask", f"it is a JPEG, with colours {text}"
+    if (share := blur(values)) > BLURRED:
+        return "lossy-mask", f"{share:.0%} of its borders have a colour in between, such as {text}"
+    return "values", f"colours {text}"
+
+
+def _compare_turns(facts: Facts, image: File, mask: File, heads: tuple[Header, Header]) -> None:
+    """Whether a mask that fits may yet lie another way round than its image."""
+    head, mask_head = heads
+    if head.turn == mask_head.turn or head.shown != mask_head.shown:
+        return
+    if mask_head.turn in TURNS:
+        turns = f"{head.turn} of the image, {mask_head.turn} of the mask"
+        facts.add("orientation", "warning", [image, mask], f"the orientations differ: {turns}")
+    elif head.turn in TURNS and (head.turn not in SIDEWAYS or head.stored == head.shown):
+        text = f"orientation {head.turn} of the image keeps its size: was the mask drawn on the image as displayed?"
+        facts.add("orientation", "warning", [image, mask], text)
+
+
+def _header(file: File) -> Header:
+    try:
+        with _stream(file) as stream:
+            image = Image.open(stream, formats=FORMATS)
+            palette = (image.getpalette("RGB") or []) if image.mode == "P" else []
+            colours = tuple(zip(*(palette[i::3] for i in range(3)), strict=False))
+            size = image.size[::-1]
+            return Header(image.format, image.mode in ("RGB", "RGBA"), size, orientation(image), colours)
+    except Exception:  # Pillow's decoders raise nearly anything; what reads the pixels says what is wrong
+        return Header()
+
+
+def _unreadable(file: File) -> str:
+    """Which kind of finding a file is that cannot be read."""
+    known = False
+    try:
+        with _stream(file) as stream:
+            start = stream.read(4)
+            if not start:
+                return "empty-file"
+            known = start.startswith(SIGNATURES)
+            stream.seek(0)
+            image = Image.open(stream, formats=FORMATS)
+            known = True
+            image.load()
+    except Exception as error:  # a ValueError of a Member: its bytes are not those that were packed
+        return "truncated" if known or isinstance(file, Member) and isinstance(error, ValueError) else "unreadable"
+    return "unreadable"
+
+
+def _stream(file: File) -> BinaryIO:
+    """The file, opened; OSError where it is none, but a pipe that might be waited for."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError
+    return file.open("rb")
+
+
+def _reason(error: InputError, file: File) -> str:
+    return str(error).partition(f"{file}: ")[2] or str(error)
+
+
+def known_values(spec: DatasetSpec) -> set[int]:
+    return {spec.ignore_label, *(spec.label_map or range(len(spec.classes)))}
+
+
+def _counted(values: np.ndarray) -> dict[int, int]:
+    return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
+
+
+def _code(red, green, blue):
+    return red << 16 | green << 8 | blue
+
+
+def _grey(red: int, green: int, blue: int) -> int:
+    """ITU-R 601-2 luma as Pillow's convert("L") has it."""
+    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16

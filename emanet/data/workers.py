@@ -1,0 +1,51 @@
+"""What a DataLoader's processes deliver, and how they end: of signals they hear nothing, their death is a sentence."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from ..errors import InputError
+from ..interrupt import SIGNALS
+
+
+def delivered(loader: DataLoader) -> Iterator[Any]:
+    """The loader's batches. InputError where its processes cannot be started, or one has died."""
+    batches = _start(loader)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise InputError(
+                f"a process that reads samples has died, as a rule for want of memory ({error}): give fewer "
+                "--data.workers, or 0 to read in the process that trains"
+            ) from error
+        yield batch
+
+
+def _start(loader: DataLoader) -> Iterator[Any]:
+    """iter(loader), whose processes inherit that SIGNALS are held back: terminals and schedulers signal every process,
+    but the step that is to be finished still needs its batch."""
+    child = signal.getsignal(signal.SIGCHLD)
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return iter(loader)
+    except OSError as error:
+        raise InputError(
+            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; lower --data.workers"
+        ) from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        if _is_torchs(signal.getsignal(signal.SIGCHLD)) and threading.current_thread() is threading.main_thread():
+            # When a worker dies it would raise wherever the main thread is. Without it, waiting for a batch finds out.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if child is None or _is_torchs(child) else child)
+
+
+def _is_torchs(handler: object) -> bool:
+    return getattr(handler, "__module__", "").startswith("torch.")

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from conftest import ROOT, run_cli
+from safetensors.torch import load_file
+
+from emanet import train as training
+from emanet.checkpoint import checkpoints
+from emanet.compare import read_log
+from emanet.errors import InputError, Interrupted
+from emanet.experiments import override, to_dict
+from emanet.interrupt import Interruption
+
+
+@pytest.fixture
+def config(tiny, scenes):
+    """Twelve steps with dropout, on files, a loader's process, validations and checkpoints between."""
+    changes = {"data.dataset": str(scenes), "data.workers": 1, "model.head.dropout": 0.3, "device": "cpu"}
+    return override(tiny, changes | {"steps": 12, "val_every": 5, "save_every": 2})
+
+
+def write(config, path):
+    path.write_text(json.dumps(to_dict(config)))
+    return path
+
+
+def weights(run):
+    return load_file(checkpoints(run)[-1] / "model.safetensors")
+
+
+def same(a, b):
+    assert [name for name in a if not torch.equal(a[name], b[name])] == [] and a.keys() == b.keys()
+
+
+def rows(run):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in read_log(run)]
+
+
+def test_a_signal_is_noted_and_the_next_one_ends():
+    with Interruption(tell=False) as asked:
+        assert not asked
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked and asked.by == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_another_thread_hears_no_signals():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with Interruption() as asked:
+            seen.append(bool(asked) or signal.getsignal(signal.SIGTERM) is not before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_has_an_exit_code(config, tmp_path, monkeypatch, number):
+    training.train(config, tmp_path / "whole")
+    advance = training.RunFolder.advance
+
+    def signalled(self, step, *facts):
+        if step == 7:
+            os.kill(os.getpid(), number)
+        advance(self, step, *facts)
+
+    monkeypatch.setattr(training.RunFolder, "advance", signalled)
+    done = run_cli("train", write(config, tmp_path / "config.json"), "--out", tmp_path / "cut")
+    assert done.returncode == 75 and done.stderr.splitlines()[-1].startswith(f"{signal.Signals(number).name}: step 8 ")
+    assert checkpoints(tmp_path / "cut")[-1].name == "000008", "the signal came once step 7 was settled"
+    monkeypatch.undo()
+    training.train(config, tmp_path / "cut", resume=True)
+    same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+
+
+def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypatch):
+    training.train(config, tmp_path / "whole")
+    take = training.RunFolder.picture_taker
+
+    def signalled(self, config, net, step):
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take(self, config, net, step)
+
+    monkeypatch.setattr(training.RunFolder, "picture_taker", signalled)
+    with pytest.raises(Interrupted, match="SIGTERM: step 12 of 12 is saved in .*cut; --resume goes on"):
+        training.train(config, tmp_path / "cut")
+    assert [row["step"] for row in read_log(tmp_path / "cut") if row["kind"] == "val"] == [5, 10]
+    monkeypatch.undo()
+    report = training.train(config, tmp_path / "cut", resume=True)
+    same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+    assert report == json.loads((tmp_path / "whole" / "evaluation.json").read_text())
+    best = load_file(tmp_path / "whole" / "best.safetensors")
+    same(best, load_file(tmp_path / "cut" / "best.safetensors"))
+
+
+def killed(config, tmp_path, kills, ranks, name="SIGKILL"):
+    """What tests/interrupted.py reports of each kill."""
+    command = [sys.executable, ROOT / "tests" / "interrupted.py", write(config, tmp_path / "config.json"), tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = ["--kills", str(kills), "--ranks", str(ranks), "--signal", name]
+    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    print(done.stdout)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check_kills(facts, count, ranks):
+    assert len(facts) == count
+    for kill in facts:
+        assert kill["resumed"] == [0] * ranks and kill["differ"] == [], kill
+        assert kill["ended"] < 30, "a survivor ends within a bounded time"
+    survived = [kill for kill in facts if 2 in kill["codes"]]
+    assert all("another one has ended or cannot be reached" in kill["said"][0] for kill in survived), survived
+
+
+def test_killed_and_resumed_is_the_same_to_the_bit(config, tmp_path):
+    check_kills(killed(config, tmp_path, 3, 1), 3, 1)
+
+
+@pytest.mark.slow
+def test_killed_at_20_random_moments_and_resumed(config, tmp_path):
+    check_kills(killed(config, tmp_path, 20, 1), 20, 1)
+
+
+@pytest.mark.slow
+def test_two_processes_killed_at_20_random_moments_and_resumed(config, tmp_path):
+    check_kills(killed(config, tmp_path, 20, 2), 20, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks):
+    facts = killed(config, tmp_path, 20, ranks, "SIGTERM")
+    for kill in facts:
+        assert kill["resumed"] == [0] * ranks and kill["differ"] == [], kill
+    # Before the first step a signal ends the process as ever, and then the other one ends.
+    assert all(set(kill["codes"]) <= {75} or not kill["there"] for kill in facts), facts
+
+
+PROBE = """
+import os, signal, sys
+from emanet import cli
+from emanet import train as training
+advance = training.RunFolder.advance
+def killed(self, step, *facts):
+    if step == 7 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    advance(self, step, *facts)
+training.RunFolder.advance = killed
+cli.main(["train", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
+def test_torchrun_restarts_from_the_last_checkpoint(config, tmp_path, name):
+    (tmp_path / "probe.py").write_text(PROBE)
+    write(config, tmp_path / "config.json")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    probe = [str(tmp_path / "probe.py"), name, str(tmp_path / "config.json")]
+
+    def run(*command):
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+    whole = run(*launch, "-m", "emanet", "train", probe[-1], "--out", str(tmp_path / "whole"))
+    cut = run(*launch, "--max-restarts", "1", *probe, "--out", str(tmp_path / "cut"))
+    assert whole.returncode == cut.returncode == 0, cut.stderr[-3000:]
+    assert f"resumed at step {6 if name == 'SIGKILL' else 8} of 12" in cut.stdout
+    same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_restarts_need_a_folder_to_go_on_in(config, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
+    with pytest.raises(InputError, match="torchrun --max-restarts needs a run folder to go on in: train ... --out"):
+        training.train(config)
