@@ -3,8 +3,9 @@
     python tests/interrupted.py config.json FOLDER --kills 20 [--ranks 2] [--signal SIGTERM]
 
 Every training is a fork of this process, so that its start takes no seconds; the signal goes to it and to its loader's
-processes. With two ranks, every other time only one gets it: after SIGKILL the other has to end by itself. Prints a JSON object a kill: after how many seconds, the checkpoint that
-was there, how the survivor ended, and which tensors of the resumed run's model differ from the uninterrupted one's.
+processes. With two ranks, every other time only one gets it: after SIGKILL the other has to end by itself.
+Prints a JSON object a kill: after how many seconds, the checkpoints that were there, how the survivor ended, and which
+tensors of the resumed run's model differ from the uninterrupted one's.
 """
 
 import argparse

@@ -25,6 +25,8 @@ from emanet.errors import InputError
 from emanet.experiments import load_experiment, read_json, to_dict
 from emanet.predict import Predictor, find_images
 
+# In this process, where pytest has filters of its own; in others images.py silences Pillow itself.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 UNNAMED = ("no head ", "timm has no model ", "backbone ", "the experiment inside")  # load knows the model, not the file
 SECONDS, MEGABYTES = 20, 2000  # for a file; the largest image allowed takes 1.8 GB
 
