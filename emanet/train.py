@@ -218,9 +218,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
                 skipped, in_a_row = skipped + 1, in_a_row + 1
                 for buffer, before in zip(net.buffers(), buffers, strict=True):
                     buffer.copy_(before)
-                mine = (
-                    [samples.name(int(p)) for p in positions] if not math.isfinite(own) or math.isfinite(value) else []
-                )
+                blamed = not math.isfinite(own) or math.isfinite(value)  # else it was another rank's batch
+                mine = [samples.name(int(p)) for p in positions] if blamed else []
                 names = [name for names in distributed.gather(mine) for name in names]
                 what = f"the loss is {value:.4g}, the gradient's norm {norm:.4g}, the learning rate {lr:.3g}"
                 what = f"step {step} is skipped: {what}, the batch {some(names, 8)}"

@@ -150,7 +150,10 @@ def test_what_a_command_says_and_how_it_exits_is_its_own(monkeypatch):
     assert (done.returncode, done.stderr) == (3, "a warning\n")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "data draw", "data prepare", "config show", "config diff"])
+SUBCOMMANDS = "data draw", "data prepare", "data pack", "data check", "config show", "config diff"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS])
 def test_help_fits_a_terminal(command):
     done = run_cli(*command.split(), "-h")
     assert done.returncode == 0 and command.split()[0] in done.stdout

@@ -180,6 +180,8 @@ def profile(arguments: list[str]) -> None:
 
 
 def data(arguments: list[str]) -> None:
+    import tyro
+
     def draw(folder: positional(str, "FOLDER"), /, train: int = 200, val: int = 40) -> None:
         """Write drawn scenes as a folder data set, an example of the layout.
 
@@ -211,7 +213,7 @@ def data(arguments: list[str]) -> None:
         out: str = "",
         root: str = "",
         split: str = "",
-        shard_size: int = 256,
+        shard_size: Annotated[int, tyro.conf.arg(metavar="MEGABYTES")] = 256,
     ) -> None:
         """Store a split in a few tar files, to train with --data.root OUT.
 
@@ -220,7 +222,7 @@ def data(arguments: list[str]) -> None:
             out: Folder for the tar files; other splits may be there already.
             root: Folder of the data set; default as in training.
             split: Which one; default the experiment's for training, or train.
-            shard_size: Megabytes per tar file.
+            shard_size: Size of a tar file.
         """
         from rich.console import Console
         from rich.progress import Progress
