@@ -84,20 +84,32 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
     where = pick_device(str(device))
     path = model_path(source)
     header, state = read_model(path)
-    experiment = from_dict(Experiment, header["experiment"])
-    model = build_model(override(experiment.model, {"backbone.pretrained": False}), spec_of(experiment))
-    load_strictly(model, state, str(path))
+    try:
+        experiment = from_dict(Experiment, header["experiment"])
+        config, spec = override(experiment.model, {"backbone.pretrained": False}), spec_of(experiment)
+        with torch.device("meta"):  # a file of a megabyte may state a model of gigabytes
+            shell = build_model(config, spec)
+    except InputError as error:
+        raise InputError(f"cannot build the model of {path}: {error}") from error
+    require_fit(shell, state, str(path))
+    model = build_model(config, spec)
+    model.load_state_dict(state)
     return model.to(where).eval()
 
 
 def spec_of(experiment: Experiment) -> DatasetSpec:
     if experiment.data.spec is None:
-        raise InputError("the experiment inside the model file has no data.spec, so that its classes are unknown")
+        raise InputError("its experiment has no data.spec, so that its classes are unknown")
     return experiment.data.spec
 
 
 def load_strictly(model: EMANet, state: dict[str, torch.Tensor], path: str) -> None:
     """Every key of the model from the file and no other; InputError names those that do not fit."""
+    require_fit(model, state, path)
+    model.load_state_dict(state)
+
+
+def require_fit(model: EMANet, state: dict[str, torch.Tensor], path: str) -> None:
     own = model.state_dict()
     problems = {
         "missing": [key for key in own if key not in state],
@@ -111,7 +123,6 @@ def load_strictly(model: EMANet, state: dict[str, torch.Tensor], path: str) -> N
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
         raise InputError(f"{path} does not fit the model: {listed}")
-    model.load_state_dict(state)
 
 
 def start_from(model: EMANet, source: str) -> tuple[list[str], list[str]]:

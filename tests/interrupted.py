@@ -99,6 +99,7 @@ def main() -> None:
             continue  # too late, it was done
         kills += 1
         there = [folder.name for folder in checkpoints(run)]
+        said = [line for line in Path(f"{run}.0.txt").read_text().splitlines() if line.startswith("error: ")]
         resumed = wait(start(given.config, run, given.ranks))
         cut = load_file(run / model) if resumed == [0] * given.ranks else {}
         differ = [name for name in whole if name not in cut or not torch.equal(whole[name], cut[name])]
@@ -110,9 +111,7 @@ def main() -> None:
             "ended": round(ended, 1),
         }
         facts |= {"there": there, "resumed": resumed, "differ": differ}
-        if survivor:
-            facts["said"] = Path(f"{run}.0.txt").read_text().splitlines()[-1:]
-        print(json.dumps(facts), flush=True)
+        print(json.dumps(facts | {"said": said}), flush=True)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()  # the reader of our output (head, less) has gone: nobody is left to tell
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
+    except MemoryError:
+        _fail("there is not enough memory for this", 2)
     except Exception as error:  # a fault of ours: the sentence for the user, the traceback for a report
         with tempfile.NamedTemporaryFile("w", prefix="emanet-", suffix=".txt", delete=False) as file:
             traceback.print_exc(file=file)

@@ -245,7 +245,10 @@ def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarr
         data, table = values.tobytes(), bytearray(256)
         for value in (known := [value for value in meaning if 0 <= value < 256]):
             table[value] = meaning[value]
-        labels = np.frombuffer(bytearray(data).translate(table), np.uint8).reshape(values.shape)
+        if all(value == table[value] for value in known):
+            labels = values.copy(order="C")  # twice as fast as any table
+        else:
+            labels = np.frombuffer(bytearray(data).translate(table), np.uint8).reshape(values.shape)
         return labels, sorted(set(data.translate(None, bytes(known))))
     flat = values.ravel()
     starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))  # a mask has far fewer runs than pixels
