@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -159,10 +160,11 @@ def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: 
         write_whole(partial / "training.pt", content.getbuffer())
         checksum = hashlib.sha256(content.getbuffer()).hexdigest()
         save_model(partial / "model.safetensors", model, experiment, step=step, training_sha256=checksum)
-        if folder.exists():
-            shutil.rmtree(folder)
+        if folder.exists():  # from before a validation that was cut off
+            folder.rename(_replaced(folder))
         partial.rename(folder)
         sync_folder(folder.parent)
+        shutil.rmtree(_replaced(folder), ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         rest = f"--resume goes on from {before[-1].name}" if before else "there is none before it"
@@ -182,19 +184,33 @@ def checkpoints(run: Path) -> list[Path]:
     )
 
 
-def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[Path, dict[str, Any], list[str]]:
+def put_back(run: Path) -> None:
+    """Mend what an end between the two renames of save_checkpoint leaves: the step's older folder beside its place."""
+    for old in (run / "checkpoints").glob(".*.replaced"):
+        folder = old.with_name(old.name.removeprefix(".").removesuffix(".replaced"))
+        if folder.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(folder)
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[Path, dict[str, Any], dict[Path, str]]:
     """Put the latest sound checkpoint's weights into the model.
 
-    Returns its folder, its training state, and a sentence about each later one, which cannot be read. InputError if
-    there is none that can.
+    Returns its folder, its training state, and of each later folder, which cannot be read, why. InputError if there is
+    none that can.
     """
-    broken: list[str] = []
+    broken: dict[Path, str] = {}
     for folder in checkpoints(run)[::-1]:
         try:
             return folder, _read_checkpoint(folder, model, device), broken
         except InputError as error:
-            broken.append(str(error))
-    raise InputError(f"{run} has no checkpoint to resume from{': ' * bool(broken)}{'; '.join(broken)}")
+            broken[folder] = str(error)
+    raise InputError(f"{run} has no checkpoint to resume from{': ' * bool(broken)}{'; '.join(broken.values())}")
 
 
 def _read_checkpoint(folder: Path, model: EMANet, device: torch.device) -> dict[str, Any]:
@@ -204,17 +220,18 @@ def _read_checkpoint(folder: Path, model: EMANet, device: torch.device) -> dict[
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if hashlib.sha256(content).hexdigest() != header.get("training_sha256"):
+    if "training_sha256" not in header:
+        raise InputError(f"cannot resume from {folder}: a version of emanet wrote it that kept no checksums")
+    if hashlib.sha256(content).hexdigest() != header["training_sha256"]:
         raise InputError(f"cannot read {path}: it is damaged, its checksum is another")
     training = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     load_strictly(model, state, str(folder / "model.safetensors"))
     return training
 
 
-def set_aside(run: Path, step: int) -> None:
-    """Rename the checkpoints after `step`, which cannot be read, to STEP.broken: nothing takes them for the latest."""
-    for folder in checkpoints(run):
-        if int(folder.name) > step:
-            target = folder.with_name(f"{folder.name}.broken")
-            shutil.rmtree(target, ignore_errors=True)
-            folder.rename(target)
+def set_aside(folders: Iterable[Path]) -> None:
+    """Rename checkpoints that cannot be read to STEP.broken: nothing takes them for the latest."""
+    for folder in folders:
+        target = folder.with_name(f"{folder.name}.broken")
+        shutil.rmtree(target, ignore_errors=True)
+        folder.rename(target)

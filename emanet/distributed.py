@@ -1,16 +1,21 @@
 """Processes: what does nothing with one of them and is exact with several."""
 
 import contextlib
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .errors import InputError, some
+from .errors import InputError, Interrupted, some
+
+# What keeps DDP from sending buffers around: they are the same already. The option has another name in new versions.
+_OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+KEEP_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
 
 
 def init(device: torch.device) -> None:
@@ -116,10 +121,13 @@ def agree(**facts: object) -> None:
     for name in dict.fromkeys(name for own in every for name in own):
         values = [own.get(name) for own in every]
         odd = [f"{value} on rank {i}" for i, value in enumerate(values) if value != values[0]]
-        if odd and rank() == 0:
-            raise InputError(f"the ranks differ in {name}: {values[0]} on rank 0, but {some(odd)}")
         if odd:
-            raise SystemExit(2)
+            end(InputError(f"the ranks differ in {name}: {values[0]} on rank 0, but {some(odd)}"))
+
+
+def end(why: InputError | Interrupted) -> NoReturn:
+    """On all ranks for the same reason, which rank 0 tells."""
+    raise why if rank() == 0 else SystemExit(why.exit_code)
 
 
 class _DifferentiableSum(torch.autograd.Function):

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 class InputError(Exception):
     """A file, key or value given from outside is wrong. The message is one sentence that names it."""
 
+    exit_code = 2  # of the command
+
 
 class Interrupted(Exception):
     """A signal has ended the work, and nothing of it is lost. The message is one sentence that says how to go on."""
 
-    exit_code = 75  # of the command; EX_TEMPFAIL in sysexits.h: try again
+    exit_code = 75  # EX_TEMPFAIL in sysexits.h: try again
 
 
 def suggest(name: str, options: Iterable[str]) -> str:

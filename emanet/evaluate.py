@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from . import distributed
 from .config import EvalConfig
-from .data.workers import delivered
+from .data.workers import delivered, end_with_main
 from .errors import InputError
 from .metrics import ConfusionMatrix
 from .model import EMANet
@@ -51,14 +51,15 @@ def evaluate(
     device = model.mean.device
     matrix = ConfusionMatrix(model.classes, device)
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
-    loader = DataLoader(_Samples(dataset, indices), batch_size=None, num_workers=workers)
+    loader = DataLoader(_Samples(dataset, indices), batch_size=None, num_workers=workers, worker_init_fn=end_with_main)
+    console = Console(stderr=True)
     bar = track(
         delivered(loader),
         "evaluate",
         total=len(indices),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
-        disable=not progress or distributed.rank() > 0,
+        disable=not (progress and console.is_terminal) or distributed.rank() > 0,
     )
     training = model.training
     model.eval()

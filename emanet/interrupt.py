@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT ask a training to finish its step, to save and to end; a second one ends it at once."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -36,4 +37,5 @@ class Interruption:
         self.__exit__()
         self.by = signal.Signals(number).name
         if self._tell:  # print is not to be used here: the signal may have come in the middle of one
-            os.write(2, f"\n{self.by}: finishing the step, then saving; a second signal ends at once\n".encode())
+            with contextlib.suppress(OSError):  # whoever read it may have ended at the same signal
+                os.write(2, f"\n{self.by}: finishing the step, then saving; a second signal ends at once\n".encode())

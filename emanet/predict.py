@@ -196,7 +196,8 @@ def predict_files(
             _write(predictor, path, out / name, pixels, labels, overlay)
 
     ordinary = [(path, name) for path, name in images if path not in large]
-    for path, name in track(ordinary, "predict", console=console, transient=True, disable=not ordinary):
+    hidden = not (ordinary and console.is_terminal)
+    for path, name in track(ordinary, "predict", console=console, transient=True, disable=hidden):
         try:
             pixels = predictor.pixels(path)
         except InputError as error:

@@ -7,15 +7,22 @@ On the command line: python -m emanet predict MODEL scene.tif --out FOLDER
 The windows are those of evaluate's mode "slide": one grid over the whole image. A window's probabilities weigh less
 towards its edges, where the network sees little around a pixel. What is summed up is a strip of columns, as wide as
 `memory` allows and as high as a window, which moves down the image; the next strip predicts the windows across its
-edge again, on the same grid, so labels do not depend on `memory`. That, GDAL's cache of CACHE bytes and what the
-network needs for a window is all the memory it takes, whatever the image's size: 288 MiB and the network.
+edge again, on the same grid, so labels do not depend on `memory`. That, GDAL's cache of CACHE bytes, one block of the
+file (a tile, or the rows that are compressed as one) and what the network needs for a window is all the memory it
+takes, whatever the image's size: 288 MiB, the block and the network.
 """
 
+import ctypes
+import os
+import signal
+import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,6 +31,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rich.console import Console
 from rich.progress import Progress
 
+from .atomic import move_whole
 from .config import IGNORE, EvalConfig
 from .errors import InputError
 from .evaluate import probabilities, window_starts
@@ -35,19 +43,31 @@ MEMORY = 256 << 20
 CACHE = 32 << 20  # GDAL's own default is a share of the machine's memory
 TILE = 256
 WIDTH, HEIGHT, ORIENTATION = 256, 257, 274  # TIFF tags
+SIDECARS = (".aux.xml", ".ovr", ".msk")  # beside a TIFF: what GDAL has to say of it, its overviews, its mask
 GEOREFERENCE = {33550, 33922, 34264, 34735, 50844}  # pixel scale, tie points, transformation, GeoTIFF keys, RPCs
+WORLD_FILES = (".tfw", ".TFW", ".tifw", ".tiffw", ".wld")
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 
 
 def is_raster(path: str | Path) -> bool:
     """Whether a file is a TIFF that predict_files gives to predict_raster: georeferenced, or of LARGE pixels and more.
 
-    Only the header is read, and rasterio is not needed.
+    The georeference may lie beside it, as a world file or in GDAL's .aux.xml. Only headers are read, and rasterio is
+    not needed.
     """
     tags = tiff_tags(path)
     w, h = tags.get(WIDTH), tags.get(HEIGHT)
     sized = isinstance(w, int) and isinstance(h, int)  # a broken header may have anything there
-    return not tags.keys().isdisjoint(GEOREFERENCE) or (sized and w * h >= LARGE)
+    placed = not tags.keys().isdisjoint(GEOREFERENCE) or (tags and _placed_beside(Path(path)))
+    return bool(placed or (sized and w * h >= LARGE))
+
+
+def _placed_beside(path: Path) -> bool:
+    if any(path.with_suffix(suffix).is_file() for suffix in WORLD_FILES):
+        return True
+    with suppress(OSError):
+        return b"<GeoTransform>" in Path(f"{path}.aux.xml").read_bytes()
+    return False
 
 
 def tiff_tags(path: str | Path) -> dict[int, Any]:
@@ -86,24 +106,30 @@ def predict_raster(
 
     The pixels are uint8. Those that the file's mask, alpha band or nodata value hides get 255, the nodata value of what
     is written, and windows with nothing else are not predicted. CRS and transform, ground control points and RPCs are
-    kept. OUT appears when it is whole. Raises InputError, which names the file.
+    kept; a CRS that GeoTIFF has no keys for lies in OUT.aux.xml. OUT appears when it is whole, also where SIGTERM,
+    SIGHUP or KeyboardInterrupt ends the process, and sidecars of an older OUT go. Raises InputError, which names the
+    file.
     """
     rasterio = _rasterio(path)
     out = Path(out)
-    partial = out.with_name(f".{out.name}.partial")
-    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE):
+    # Absolute, since GDAL takes some relative names for a syntax of its own: GTIFF_DIR:1:x.tif is the file x.tif.
+    partial = out.absolute().with_name(f".{out.name}.partial")
+    side, sidecars = Path(f"{partial}.aux.xml"), [Path(f"{out}{suffix}") for suffix in SIDECARS]
+    with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE), _cleaned_up():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with _named("read image", path):
-            source = rasterio.open(path, driver="GTiff")  # no other driver: some follow links to elsewhere
+            # No other driver: some follow links to elsewhere.
+            source = rasterio.open(Path(path).absolute(), driver="GTiff")
         try:
             with source:
-                if out.exists() and out.samefile(path):
+                if any(os.path.exists(each) and os.path.samefile(each, path) for each in (out, *sidecars)):
                     raise InputError(f"the image {path} would be overwritten by its labels; name another file")
-                image = _image(source, path, model, bands)
+                image, profile = _image(source, path, model, bands), _profile(source)
                 with _named("write", out):
                     out.parent.mkdir(parents=True, exist_ok=True)
                     partial.unlink(missing_ok=True)  # GDAL would open what an interrupted run has left
-                    target = rasterio.open(partial, "w", **_profile(source))
+                    _unlink(side)
+                    target = rasterio.open(partial, "w", **profile)
                     target.write_colormap(1, _colours(model.palette))
                 try:
                     total = _predict(model, image, target, out, config, batch, memory, progress)
@@ -111,11 +137,42 @@ def predict_raster(
                     with _named("write", out):
                         target.close()
             with _named("write", out):
-                _verify(partial, total)
-                partial.replace(out)
+                _verify(partial, total, profile)
+                for each in sidecars:  # of an older OUT: GDAL would show its overviews and statistics for the new one's
+                    _unlink(each)
+                move_whole(partial, out)
+                if os.path.exists(side):
+                    move_whole(side, sidecars[0])
         finally:
-            with suppress(OSError):
-                partial.unlink()
+            for each in (partial, side):
+                with suppress(OSError):
+                    each.unlink()
+
+
+def _unlink(path: Path) -> None:
+    if os.path.lexists(path):  # false too where the name is too long for there to be such a file
+        path.unlink()
+
+
+@contextmanager
+def _cleaned_up() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise SystemExit where they would end the process at once; in the main thread only."""
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    ours = [each for each in numbers if main and signal.getsignal(each) == signal.SIG_DFL]  # not nohup's, not a caller's
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in ours:  # a closed terminal sends two, and the second would come in the middle of the cleaning up
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for each in ours:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in ours:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -174,9 +231,11 @@ def _image(source: Any, path: str | Path, model: EMANet, bands: Sequence[int]) -
 def _profile(source: Any) -> dict[str, Any]:
     """How the labels are stored: with the place on Earth of the source."""
     points, points_crs = source.gcps
-    place = {"crs": source.crs or points_crs, "gcps": points or None, "rpcs": source.rpcs}
+    place = {"crs": source.crs or points_crs, "rpcs": source.rpcs}
     if not source.transform.is_identity:
         place["transform"] = source.transform
+    else:  # a file holds one or the other
+        place["gcps"] = points or None
     tiles = {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "bigtiff": "if_safer"}
     size = {"width": source.width, "height": source.height, "count": 1, "dtype": "uint8", "nodata": IGNORE}
     return {"driver": "GTiff", **size, **tiles, **{key: value for key, value in place.items() if value is not None}}
@@ -203,7 +262,8 @@ def _predict(
     step = max(1, memory // (column * TILE)) * TILE
     strips = [_Strip(model, image, config, batch, left, min(w, left + step)) for left in range(0, w, step)]
     total = 0
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task(f"predict {Path(image.path).name}", total=sum(strip.windows for strip in strips))
         for strip in strips:
             done, pending = 0, np.empty((0, strip.right - strip.left), np.uint8)
@@ -274,16 +334,21 @@ def window_weight(size: tuple[int, int], overlap: float) -> torch.Tensor:
     return sides[0][:, None] * sides[1]
 
 
-def _verify(path: Path, total: int) -> None:
+def _verify(path: Path, total: int, profile: dict[str, Any]) -> None:
     """Read the labels back, whose sum is known: GDAL reports nothing of what fails as a file is closed."""
     rasterio = _rasterio(path)
     try:
         with rasterio.open(path, driver="GTiff") as file:
             found = sum(int(file.read(1, window=window).sum(dtype=np.int64)) for _, window in file.block_windows(1))
+            # Not whether the CRS is the same: GDAL rewords those without a code, and compares the words.
+            lost = "crs" in profile and not (file.crs or file.gcps[1])
+            moved = file.transform != profile.get("transform", file.transform)
     except rasterio.errors.RasterioError:
         found = None
     if found != total:
         raise OSError("it does not read back as it was written")
+    if lost or moved:
+        raise OSError(0, f"GeoTIFF cannot hold its {'CRS' if lost else 'transform'}")
 
 
 @contextmanager
@@ -299,9 +364,13 @@ def _named(doing: str, path: str | Path) -> Iterator[None]:
 
 def _rasterio(path: str | Path) -> Any:
     try:
-        import rasterio
+        import rasterio._base
     except ImportError as error:
         raise InputError(
             f"predicting {path} in windows needs rasterio, which is not installed: pip install 'emanet[geo]'"
         ) from error
+    with suppress(AttributeError, OSError):  # its libtiff too writes to stderr by itself, as Pillow's in data/images.py
+        silence = ctypes.CDLL(rasterio._base.__file__).TIFFSetErrorHandler
+        silence.argtypes, silence.restype = [ctypes.c_void_p], ctypes.c_void_p
+        silence(None)
     return rasterio

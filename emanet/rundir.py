@@ -5,7 +5,9 @@ checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
 import contextlib
+import io
 import json
+import math
 import os
 import platform
 import shutil
@@ -24,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import __version__, distributed
-from .atomic import write_json, write_text
+from .atomic import write_json, write_text, write_whole
 from .compare import read_log, read_rows
 from .config import Experiment
 from .errors import InputError
@@ -34,30 +36,51 @@ from .model import EMANet
 from .pictures import triptych
 
 PACKAGE = Path(__file__).parent
+LAUNCH = ".launch"  # file in the run folder: see _launch
 
 
-def pick_run_folder(out: str | Path, name: str, resume: bool) -> Path:
-    """`out`, or runs/NAME with the first free number. An existing run is only ever continued, never overwritten."""
+def pick_run_folder(out: str | Path, name: str, resume: bool) -> tuple[Path, bool]:
+    """`out`, or runs/NAME with the first free number; and whether to go on with the run in it.
+
+    An existing run is only ever continued, where that is wanted or torchrun has started the same training again.
+    """
     folder = Path(out) if str(out) else Path("runs") / name
     count = 1
     while not str(out) and not resume and (folder / "config.json").exists():
         count += 1
         folder = Path("runs") / f"{name}-{count}"
-    choice = [folder, (folder / "config.json").exists() and not resume]
+    if distributed.restarts()[0] and (folder / LAUNCH).exists():
+        resume = resume or (folder / LAUNCH).read_text() == _launch()
+    choice = [folder, resume, (folder / "config.json").exists() and not resume]
     if distributed.world_size() > 1:
         dist.broadcast_object_list(choice)  # rank 0 may create the folder before another rank looks
-    if choice[1]:
-        raise InputError(f"{out} already holds a run; continue it with --resume or name another --out")
-    return choice[0]
+    if choice[2]:
+        distributed.end(InputError(f"{out} already holds a run; continue it with --resume or name another --out"))
+    return choice[0], choice[1]
+
+
+def _launch() -> str:
+    """What all restarts of one torchrun have in common: its name for the job, if it has one, or else its process."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return f"{platform.node()} {os.getppid()}" if name == "none" else name
+
+
+class _Console(Console):
+    """Goes on in silence where whoever read the output has ended (`| head`): the training is not to end with it."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class RunFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self.main = distributed.rank() == 0
-        self.console = Console(quiet=not self.main)
+        self.console = _Console(quiet=not self.main)
         self._rate = ""
         self._writer: Any = None
+        self._lock: Any = None
 
     def open(self, config: Experiment, net: EMANet, step: int) -> None:
         """Write what the run is made of; in a resumed run, cut the log back to the step it goes on from."""
@@ -66,7 +89,8 @@ class RunFolder:
         from torch.utils.tensorboard import SummaryWriter
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._own_folder()
+        self.own()
+        write_text(self.folder / LAUNCH, _launch())
         write_json(self.folder / "config.json", to_dict(config))
         write_json(self.folder / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
         shutil.copytree(
@@ -85,8 +109,10 @@ class RunFolder:
     def say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _own_folder(self) -> None:
+    def own(self) -> None:
         """InputError if another process trains in this folder. The lock ends with this process, however that ends."""
+        if self._lock or not self.folder.is_dir():
+            return
         try:
             import fcntl
         except ImportError:
@@ -132,7 +158,7 @@ class RunFolder:
             self._rate = f"  {facts['images_per_second']:.1f} img/s"
         elif kind == "train":
             self.say(
-                f"step {step:6d}  loss {facts['loss']:.4f}  lr {facts['lr']:.2e}  "
+                f"step {step:6d}  loss {facts.get('loss', math.nan):.4f}  lr {facts['lr']:.2e}  "
                 f"{facts['images_per_second']:6.1f} images/s  {facts['seconds']:6.0f} s"
             )
         else:
@@ -149,8 +175,9 @@ class RunFolder:
                 return
             drawn = triptych(image, labels, predicted, net.palette)
             path = self.folder / "pictures" / f"step_{step:06d}_{index}.png"
-            path.parent.mkdir(exist_ok=True)
-            Image.fromarray(drawn).save(path)
+            content = io.BytesIO()
+            Image.fromarray(drawn).save(content, "PNG")
+            write_whole(path, content.getbuffer())
             self._writer.add_image(f"val/{index}", drawn, step, dataformats="HWC")
 
         return take
@@ -159,9 +186,9 @@ class RunFolder:
         """The result on the screen and as files."""
         if not self.main:
             return
+        self._bar.stop()
         self._writer.close()
         report = matrix.report()
-        write_json(self.folder / "evaluation.json", report)
         print_report(report, self.console)
         try:
             from .plots import confusion_picture, curves_picture
@@ -170,7 +197,14 @@ class RunFolder:
             curves_picture({self.folder.name: read_log(self.folder)}, self.folder / "curves.png")
         except InputError as error:  # without matplotlib a run is whole all the same
             self.say(f"no plots: {error}")
+        except OSError as error:
+            raise InputError(f"cannot draw into {self.folder}: {error.strerror or error}") from error
+        write_json(self.result, report)  # last: with it the run is complete
         self.say(f"in {self.folder}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "evaluation.json"
 
 
 def environment(net: EMANet) -> dict[str, Any]:

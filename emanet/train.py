@@ -9,8 +9,10 @@ wrapped for several ranks: what is called.
 
 import contextlib
 import hashlib
+import itertools
 import math
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__, checkpoint, distributed, recompute
 from .config import Experiment
-from .data.datasets import Dataset, check, open_dataset, resolve
+from .data.datasets import Dataset, check, one_class, open_dataset, resolve
 from .data.transforms import TrainingSamples, training_loader
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
-from .experiments import checked, flatten, load_experiment, override
+from .experiments import checked, flatten, load_experiment, override, read_json
 from .interrupt import Interruption
 from .losses import PixelLoss
 from .model import EMANet, build_model
@@ -56,21 +58,35 @@ class StepNet(nn.Module):
         return loss
 
 
+@dataclass
+class Progress:
+    """How far a training is, beside its step: part of its checkpoints."""
+
+    best: float = -1.0
+    """mIoU of best.safetensors."""
+    seconds: float = 0.0
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite, and of them the latest in a row."""
+    in_a_row: int = 0
+    unvalidated: bool = False
+    """A signal has cut this step's validation off."""
+    recent: list[float] = field(default_factory=list)
+    """Losses since the last line of the log."""
+
+
 @distributed.ending_together()
 def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False) -> dict[str, Any]:
     """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
 
-    Returns the report of the last validation (see metrics). With `resume` the run continues from its latest
+    Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
     checkpoint, if it has one; on one kind of CPU with the weights, to the bit, of a run that was never interrupted.
     torchrun's restarts do so too. SIGTERM and SIGINT finish the step, save, and raise Interrupted.
     Raises InputError for anything wrong with the data, the config or the weights before the first step, where the loss
     or the gradient stays without a finite value, where a checkpoint cannot be written, and where another rank ends.
     """
     config = checked(config)
-    restarted, restartable = distributed.restarts()
-    if restartable and not str(out):
+    if distributed.restarts()[1] and not str(out):
         raise InputError("torchrun --max-restarts needs a run folder to go on in: train ... --out FOLDER")
-    resume = resume or restarted > 0
     device = distributed.pick_device(config.device)
     distributed.init(device)
     rank, world = distributed.rank(), distributed.world_size()
@@ -92,7 +108,9 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     shared = {key: value for key, value in flatten(config).items() if key not in PER_MACHINE}
     files = {f"the files of {s}": _listing(d, config.data.root) for s, d in (("train", train_set), ("val", val_set))}
     distributed.agree(**{"the version of emanet": __version__}, **shared, **files)
-    run = RunFolder(pick_run_folder(out, name, resume))
+    folder, resume = pick_run_folder(out, name, resume)
+    run = RunFolder(folder)
+    distributed.first_on_rank_zero(lambda: (run.own(), checkpoint.put_back(folder)))
     if config.data.check:
         distributed.first_on_rank_zero(lambda: [check_labels(s, run.console) for s in (train_set, val_set)])
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
@@ -102,6 +120,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     # Model: the same random start on every rank.
     torch.manual_seed(config.seed)
     start = resume and bool(checkpoint.checkpoints(run.folder))
+    distributed.agree(**{f"whether {run.folder} has a checkpoint": start})
     model_config = override(config.model, {"backbone.pretrained": False}) if start or config.init_from else config.model
     net = build_model(model_config, spec)
     if config.init_from and not start:
@@ -117,22 +136,22 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
 
     optimizer = build_optimizer(net, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    first_step, best, seconds, skipped, in_a_row, unvalidated = 0, -1.0, 0.0, 0, 0, False
+    first_step, progress = 0, Progress()
     if resume and not start:
         run.say(f"no checkpoint in {run.folder}: starting anew")
     if start:
         _require_same(config, load_experiment(str(run.folder)), run.folder)
-        folder, training, broken = checkpoint.load_checkpoint(run.folder, net, device)
-        first_step = int(folder.name)
-        distributed.agree(**{"the checkpoint to resume from": folder.name})
-        for problem in broken:
-            run.say(f"warning: {problem}; going on from {folder.name}")
-        distributed.first_on_rank_zero(lambda: checkpoint.set_aside(run.folder, first_step))
+        source, training, broken = checkpoint.load_checkpoint(run.folder, net, device)
+        distributed.agree(**{"the checkpoint to resume from": source.name})
+        first_step, progress = int(source.name), Progress(**training["progress"])
+        for problem in broken.values():
+            run.say(f"warning: {problem}; going on from {source.name}")
+        distributed.first_on_rank_zero(lambda: checkpoint.set_aside(broken))
         optimizer.load_state_dict(training["optimizer"])
         scaler.load_state_dict(training["scaler"])
-        best, seconds = training["best"], training["seconds"]
-        skipped, in_a_row, unvalidated = training["skipped"], training["in_a_row"], training["unvalidated"]
         run.say(f"resumed at step {first_step} of {config.steps}")
+        if first_step == config.steps and not progress.unvalidated and run.result.is_file():
+            return read_json(run.result)  # there is nothing left to do
     distributed.first_on_rank_zero(lambda: run.open(config, net, first_step))
 
     step_net: nn.Module = StepNet(net, loss_fn)
@@ -140,17 +159,18 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         step_net = torch.compile(step_net)
     if world > 1:
         devices = [device.index] if device.type == "cuda" else None
-        step_net = DistributedDataParallel(step_net, device_ids=devices, broadcast_buffers=False)
+        step_net = DistributedDataParallel(step_net, device_ids=devices, **distributed.KEEP_BUFFERS)
     autocast = torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32")
     parameters = [p for p in net.parameters() if p.requires_grad]
-    matrix = None
+    began = mark = time.perf_counter()
+    before, matrix = progress.seconds, None
 
     def settle(done: int, validate: bool, stop: bool) -> None:
         """What follows a step: a validation, a checkpoint, and the end that a signal asked for.
 
         A validation that a signal cuts off is left to the resumed run, which begins with it.
         """
-        nonlocal best, matrix, mark
+        nonlocal matrix, mark
         if validate and not stop:
             take = run.picture_taker(config, net, done)
             options = {"workers": config.data.workers, "on_sample": take, "until": lambda: bool(asked)}
@@ -159,30 +179,28 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
             if not stop:
                 matrix, report = found, found.report()
                 run.log("val", step=done, **report)
-                if report["mIoU"] is not None and report["mIoU"] > best:
-                    best = report["mIoU"]
+                if report["mIoU"] is not None and report["mIoU"] > progress.best:
+                    progress.best = report["mIoU"]
                     distributed.first_on_rank_zero(lambda: checkpoint.save_best(run.folder, net, config, done, report))
             mark = time.perf_counter()
         if validate or stop or done % config.save_every == 0 or (config.keep_every and done % config.keep_every == 0):
-            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "best": best}
-            state |= {"seconds": seconds + time.perf_counter() - began, "skipped": skipped, "in_a_row": in_a_row}
-            state["unvalidated"] = validate and stop
+            progress.seconds = before + time.perf_counter() - began
+            progress.unvalidated = validate and stop
+            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "progress": asdict(progress)}
             distributed.first_on_rank_zero(lambda: checkpoint.save_checkpoint(run.folder, net, config, state, done))
         if stop:
             by = next(name for name in distributed.gather(asked.by) if name)
-            if rank:
-                raise SystemExit(Interrupted.exit_code)
-            raise Interrupted(f"{by}: step {done} of {config.steps} is saved in {run.folder}; --resume goes on")
+            saved = f"step {done} of {config.steps} is saved in {run.folder}; --resume goes on"
+            distributed.end(Interrupted(f"{by}: {saved}"))
 
-    began = mark = time.perf_counter()
-    recent: list[float] = []
+    logged = first_step
     loader = training_loader(samples, config, first_step, rank, world)
     with Interruption(tell=rank == 0) as asked, run.bar(first_step, config.steps):
-        if unvalidated:
+        if progress.unvalidated or first_step == config.steps:
             settle(first_step, True, False)
         for step, batch in enumerate(loader, first_step):
             if isinstance(batch, InputError):
-                raise batch
+                raise InputError(str(batch))  # raised itself, it would keep this frame, and with it the loader, alive
             images, labels, positions = batch
             # Whatever a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
             torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
@@ -212,37 +230,35 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
                 nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
             if math.isfinite(value) and math.isfinite(norm):
                 scaler.step(optimizer)
-                in_a_row = 0
-                recent.append(value)
+                progress.in_a_row = 0
+                progress.recent.append(value)
             else:  # the same on all ranks: the loss is the sum of theirs, and so is the gradient
-                skipped, in_a_row = skipped + 1, in_a_row + 1
-                for buffer, before in zip(net.buffers(), buffers, strict=True):
-                    buffer.copy_(before)
+                for buffer, kept in zip(net.buffers(), buffers, strict=True):
+                    buffer.copy_(kept)
+                progress.skipped += 1
+                progress.in_a_row += 1
                 blamed = not math.isfinite(own) or math.isfinite(value)  # else it was another rank's batch
-                mine = [samples.name(int(p)) for p in positions] if blamed else []
-                names = [name for names in distributed.gather(mine) for name in names]
+                names = distributed.gather([samples.name(int(p)) for p in positions] if blamed else [])
                 what = f"the loss is {value:.4g}, the gradient's norm {norm:.4g}, the learning rate {lr:.3g}"
-                what = f"step {step} is skipped: {what}, the batch {some(names, 8)}"
-                if in_a_row == config.skip_limit:
-                    _end(f"{what}; that makes {in_a_row} in a row")
+                what = f"step {step} is skipped: {what}, the batch {some(itertools.chain(*names), 8)}"
+                if progress.in_a_row >= config.skip_limit:
+                    distributed.end(InputError(f"{what}; that makes {progress.in_a_row} in a row"))
                 run.say(what)
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
 
             done = step + 1
             run.advance(done, value, lr)
-            if recent and (done % config.log_every == 0 or done == config.steps):
+            if done % config.log_every == 0 or done == config.steps:
                 now = time.perf_counter()
-                rate, mark = len(recent) * config.batch_size / (now - mark), now
-                facts = {"loss": float(np.mean(recent)), "lr": lr, "images_per_second": rate}
-                run.log("train", step=done, **facts, seconds=seconds + now - began, skipped=skipped)
-                recent.clear()
+                facts = {"loss": float(np.mean(progress.recent))} if progress.recent else {}
+                facts |= {"lr": lr, "images_per_second": (done - logged) * config.batch_size / (now - mark)}
+                run.log("train", step=done, **facts, seconds=before + now - began, skipped=progress.skipped)
+                progress.recent, logged, mark = [], done, now
             settle(done, done == config.steps or (config.val_every and done % config.val_every == 0), stop > 0)
-    if skipped:
-        run.say(f"{skipped} of {config.steps} steps were skipped, their loss or gradient being not finite")
-    if matrix is None:
-        return {}
-    run.close(matrix)
+        if progress.skipped:
+            run.say(f"{progress.skipped} of {config.steps} steps were skipped: their loss or gradient was not finite")
+        run.close(matrix)
     return matrix.report()
 
 
@@ -255,21 +271,19 @@ def check_labels(dataset: object, console: Any) -> None:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(f"checking {len(dataset)} masks", total=len(dataset))
         counts = check(dataset, lambda done: bar.update(task, completed=done))
-    if counts is not None and not counts.all():
-        absent = [name for name, count in zip(dataset.spec.classes, counts, strict=True) if not count]
-        note = f"note: no pixel is labelled {some(absent)} under {dataset.pairs[0][1].parent}"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+    if counts is None:
+        return
+    absent = [name for name, count in zip(dataset.spec.classes, counts, strict=False) if not count]
+    note = one_class(counts, dataset.spec) or (f"no pixel is labelled {some(absent)}" if absent else "")
+    if note:
+        where = dataset.pairs[0][1].parent
+        console.print(f"note: under {where} {note}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _listing(dataset: object, root: str) -> str:
     """A digest of a data set's names in their order, wherever a machine has it."""
     names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def _end(sentence: str) -> None:
-    """On all ranks at once; rank 0 says why."""
-    raise InputError(sentence) if distributed.rank() == 0 else SystemExit(2)
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

@@ -22,3 +22,12 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, c
     with pytest.raises(KeyboardInterrupt):
         atomic.write_text(path, "new")
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device: .*a.txt"):
+        atomic.write_text(tmp_path / "a.txt", "new")

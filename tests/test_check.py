@@ -3,18 +3,15 @@
 import json
 import os
 import shutil
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import run_cli, sentence
 from PIL import Image
 
-from emanet.config import DataConfig, DatasetSpec
+from emanet.config import DataConfig
 from emanet.data import export
-from emanet.data.check import KINDS, check_dataset, find_splits
-from emanet.data.datasets import SPECS, check, open_dataset, resolve
-from emanet.data.pack import pack
+from emanet.data.check import KINDS, check_dataset
+from emanet.data.datasets import SPECS, open_dataset, resolve
 from emanet.errors import InputError
 
 
@@ -171,69 +168,10 @@ def test_every_planted_fault_is_found_and_nothing_else(data, request):
     assert found(report, "error", "warning") == planter.expected
     assert report.exit_code == 2 and len(planter.expected) > 25
     grave = {kind for kind, *_ in planter.expected}
-    assert grave == set(KINDS) - {"no-split", "unlabelled", "missing-file", "palette", "absent-class", "refused"}
+    elsewhere = {"no-split", "no-access", "unlabelled", "missing-file", "palette", "absent-class", "refused"}
+    assert grave == set(KINDS) - elsewhere - {"one-class", "unseen-class"}
     with pytest.raises(InputError):
         open_dataset(DataConfig(dataset=str(root)), "train")
-
-
-class TestFolders:
-    def test_a_class_that_no_pixel_has_is_a_note(self, tmp_path):
-        export.write_drawn(tmp_path / "drawn", {"train": 4, "val": 1})
-        report = report_of(tmp_path / "drawn")
-        notes = {finding.split: finding.text for finding in report.findings}
-        assert report.exit_code == 0 and {finding.kind for finding in report.findings} == {"absent-class"}
-        val = report.splits[1]
-        absent = [name for name, count in zip(report.spec.classes, val.pixels, strict=False) if not count]
-        assert notes["val"] == ", ".join(absent)
-
-    def test_pixels_are_those_that_training_counts(self, scenes):
-        for split in report_of(scenes).splits:
-            counts = check(open_dataset(DataConfig(dataset=str(scenes)), split.name))
-            assert split.pixels[: len(counts)].tolist() == counts.tolist() and split.pixels.sum() == counts.sum()
-
-    def test_a_missing_split(self, scenes):
-        shutil.rmtree(scenes / "val")
-        report = report_of(scenes)
-        assert found(report) == {("no-split", "warning", "val")} and report.exit_code == 1
-        assert found(report_of(scenes, "val")) == {("no-split", "error", "val")}
-        shutil.rmtree(scenes / "train")
-        assert report_of(scenes).exit_code == 2
-
-    def test_no_root(self, tmp_path):
-        with pytest.raises(InputError, match="no folder .*nowhere for data set 'camvid'; name it with --root"):
-            check_dataset(resolve(DataConfig(dataset="camvid", root=str(tmp_path / "nowhere"))))
-
-    def test_images_only_are_noted(self, scenes):
-        shutil.copytree(scenes / "val" / "images", scenes / "test" / "images")
-        (scenes / "test" / "masks").mkdir()
-        noted = {item for item in found(report_of(scenes)) if item[0] != "absent-class"}
-        assert noted == {("unlabelled", "note", "test")}
-        assert ("image-without-mask", "error", "test/images/0001.jpg") in found(report_of(scenes, "test"))
-
-    def test_all_masks_ignored(self, scenes):
-        for mask in (scenes / "val" / "masks").iterdir():
-            save(mask, np.full((145, 145), 255, np.uint8))
-        wanted = {("all-ignored", "error", f"val/masks/{i:04d}.png") for i in range(3)}
-        assert wanted <= found(report_of(scenes))
-        with pytest.raises(InputError, match="every pixel of the 3 masks is ignored"):
-            check(open_dataset(DataConfig(dataset=str(scenes)), "val"))
-
-    def test_what_appears_twice_in_a_split_is_a_note(self, scenes):
-        for kind, suffix in (("images", "jpg"), ("masks", "png")):
-            folder = scenes / "train" / kind
-            shutil.copyfile(folder / f"0000.{suffix}", folder / f"0009.{suffix}")
-        twice = {("duplicate", "note", f"train/images/{name}.jpg") for name in ("0000", "0009")}
-        assert {item for item in found(report_of(scenes)) if item[0] == "duplicate"} == twice
-
-    def test_foreign_names(self, scenes):
-        for kind, suffix in (("images", b".jpg"), ("masks", b".png")):
-            folder = os.fsencode(scenes / "train" / kind)
-            os.rename(os.path.join(folder, b"0000" + suffix), os.path.join(folder, b"<b>[red]\xff" + suffix))
-        os.truncate(os.path.join(os.fsencode(scenes / "train" / "images"), b"<b>[red]\xff.jpg"), 0)
-        done = run_cli("data", "check", scenes, "--json", scenes / "x.json", "--html", scenes / "x.html")
-        assert done.returncode == 2 and "train/images/<b>[red]\N{REPLACEMENT CHARACTER}.jpg: it is empty" in done.stdout
-        assert "&lt;b&gt;[red]" in (scenes / "x.html").read_text()
-        json.loads((scenes / "x.json").read_text())
 
 
 class TestMasks:
@@ -273,6 +211,43 @@ class TestMasks:
             ("mask-kind", "warning", "train/masks/0004.png"),
         }
 
+    def test_two_classes_as_0_and_255(self, scenes):
+        self.change(scenes, lambda array: np.where(array > 0, 255, 0).astype(np.uint8))
+        (scenes / "dataset.json").write_text('{"classes": ["back", "front"]}')
+        report = report_of(scenes)
+        assert found(report, "error", "warning") == {("one-class", "warning", split) for split in ("train", "val")}
+        assert all(f.text.endswith("are masks 0 and 255?") for f in report.findings) and report.exit_code == 3
+        for spec in ('{"classes": ["back", "front"], "label_map": {"0": 0, "255": 1}}', '{"classes": ["back"]}'):
+            (scenes / "dataset.json").write_text(spec)
+            assert report_of(scenes).exit_code == 0
+
+    def test_masks_of_zeros(self, scenes):
+        self.change(scenes, np.zeros_like)
+        report = report_of(scenes)
+        assert {finding.kind for finding in report.findings} == {"one-class"}
+        assert report.findings[0].text == "every labelled pixel is background, 0.0% of all pixels are ignored"
+
+    def test_ignored_borders_and_one_mask_a_split_are_sound(self, scenes):
+        for path in [*scenes.glob("*/*/*[1-9].*")]:
+            path.unlink()
+
+        def change(array):
+            array[:, :5], array[:, 5:9] = 255, 1
+            array[:, 9:] = 0
+            return array
+
+        self.change(scenes, change)
+        report = report_of(scenes)
+        assert [split.pairs for split in report.splits] == [1, 1] and report.exit_code == 0
+
+    def test_a_class_that_only_validation_has(self, scenes):
+        for mask in (scenes / "train" / "masks").iterdir():
+            save(mask, values(mask) % 7)
+        (unseen,) = [f for f in report_of(scenes).findings if f.severity == "warning"]
+        assert (unseen.kind, unseen.split, unseen.text) == ("unseen-class", "val", SPECS["drawn"].classes[7])
+        shutil.rmtree(scenes / "train")
+        assert "unseen-class" not in {finding.kind for finding in report_of(scenes).findings}
+
     def test_colours_out_of_the_palette(self, drawn):
         mask = drawn / "train" / "masks" / "0003.png"
         save(mask, np.full((97, 129, 3), (1, 2, 3), np.uint8))
@@ -282,135 +257,6 @@ class TestMasks:
             drawn, lambda array: np.array(SPECS["drawn"].palette, np.uint8)[array] if array.ndim == 2 else array
         )
         assert found(report_of(drawn), "error") == {("values", "error", "train/masks/0003.png")}
-
-
-class TestLists:
-    @pytest.fixture
-    def voc(self, tmp_path):
-        spec = DatasetSpec(
-            classes=SPECS["drawn"].classes, images="JPEGImages", masks="Masks", split_list="lists/{split}.txt"
-        )
-        export.write_drawn(tmp_path / "drawn", {"train": 6})
-        (tmp_path / "drawn" / "train" / "images").rename(tmp_path / "JPEGImages")
-        (tmp_path / "drawn" / "train" / "masks").rename(tmp_path / "Masks")
-        (tmp_path / "lists").mkdir()
-        for split, lines in {"train": "0000 0001 0002", "val": "0003 0004", "both": "0001 0004"}.items():
-            (tmp_path / "lists" / f"{split}.txt").write_text(lines.replace(" ", "\n"))
-        return DataConfig(dataset="listed", spec=spec, root=str(tmp_path))
-
-    def test_splits_are_the_lists(self, voc):
-        assert find_splits(voc) == ["train", "val", "both"]
-        report = check_dataset(voc)
-        assert [split.pairs for split in report.splits] == [3, 2, 2] and report.exit_code == 0
-        shared = {(item[2], item[1]) for item in found(report) if item[0] == "duplicate"}
-        assert shared == {("JPEGImages/0001.jpg", "note"), ("JPEGImages/0004.jpg", "note")}
-
-    def test_faults_of_lists(self, voc, tmp_path):
-        (tmp_path / "lists" / "train.txt").write_text("0000\n0000\n0003\nno\n/JPEGImages/0005.jpg /Masks/5.png\n")
-        (tmp_path / "lists" / "both.txt").write_text("")
-        report = check_dataset(voc)
-        assert {item for item in found(report) if item[0] != "absent-class"} == {
-            ("missing-file", "error", "JPEGImages/no"),
-            ("missing-file", "error", "Masks/5.png"),
-            ("empty-split", "error", "lists/both.txt"),
-            ("duplicate", "note", "JPEGImages/0000.jpg"),
-            ("duplicate", "warning", "JPEGImages/0003.jpg"),
-        }
-        assert report.splits[0].pairs == 3
-
-    def test_a_list_of_images_without_masks_is_noted(self, voc, tmp_path):
-        shutil.copyfile(tmp_path / "JPEGImages" / "0000.jpg", tmp_path / "JPEGImages" / "x.jpg")
-        (tmp_path / "lists" / "test.txt").write_text("x\n")
-        assert ("unlabelled", "note", "test") in found(check_dataset(voc))
-
-
-class TestPacked:
-    @pytest.fixture
-    def packed(self, scenes, tmp_path):
-        for split in ("train", "val"):
-            files = open_dataset(DataConfig(dataset=str(scenes)), split)
-            pack(files.pairs, files.spec, split, tmp_path / "packed", 30_000)
-        return tmp_path / "packed"
-
-    def test_a_packed_data_set_is_that_of_its_files(self, scenes, packed):
-        plain, again = report_of(scenes), report_of(packed)
-        for split, other in zip(plain.splits, again.splits, strict=True):
-            assert split.name == other.name and split.pixels.tolist() == other.pixels.tolist()
-        assert again.exit_code == 0
-
-    def test_damage(self, packed):
-        index = json.loads((packed / "train.index.json").read_text())
-        shard = packed / index["shards"][0][0]
-        content = bytearray(shard.read_bytes())
-        content[index["samples"][0][2] + 100] ^= 1
-        shard.write_bytes(content)
-        report = report_of(packed)
-        assert found(report, "error") == {("truncated", "error", "train-000000.tar/0000.jpg")}
-        shard.unlink()
-        assert found(report_of(packed), "error") == {("no-split", "error", "train")}
-
-
-def test_splits_are_found_by_their_pattern(tmp_path):
-    for folder in ("images/training", "images/extra", "images/.hidden", "labels/training"):
-        (tmp_path / folder).mkdir(parents=True)
-    spec = DatasetSpec(
-        classes=("a",), images="images/{split}", masks="labels/{split}", split_names={"train": "training"}
-    )
-    assert find_splits(DataConfig(spec=spec, root=str(tmp_path))) == ["train", "val", "extra"]
-    (tmp_path / "dataset.json").touch()
-    (tmp_path / "set [1] a" / "a").mkdir(parents=True)
-    (tmp_path / "set [1] a" / "b").mkdir(parents=True)
-    twice = DatasetSpec(classes=("a",), images="set [1] {split}/{split}", masks="{split}")
-    assert find_splits(DataConfig(spec=twice, root=str(tmp_path))) == ["train", "val", "a"]
-    top = DatasetSpec(classes=("a",), images="{split}", masks="{split}")
-    assert find_splits(DataConfig(spec=top, root=str(tmp_path)))[2:] == ["images", "labels", "set [1] a"]
-    one = DatasetSpec(classes=("a",), images="images", masks="labels")
-    assert find_splits(DataConfig(spec=one, root=str(tmp_path))) == ["train"]
-
-
-class TestCommand:
-    def test_exit_code_json_and_page(self, drawn, tmp_path):
-        written = tmp_path / "new" / "check.json", tmp_path / "new" / "check.html"
-        done = run_cli("data", "check", drawn, "--json", written[0], "--html", written[1])
-        assert (done.returncode, done.stderr) == (0, "") and ": sound; 30" in done.stdout
-        stated = json.loads(written[0].read_text())
-        assert stated["exit_code"] == 0 and stated["counts"]["error"] == 0 and stated["splits"][0]["pairs"] == 26
-        os.unlink(drawn / "train" / "images" / "0000.jpg")
-        assert run_cli("data", "check", drawn).returncode == 1
-        for i in range(1, 6):
-            os.truncate(drawn / "train" / "images" / f"{i:04d}.jpg", 0)
-        done = run_cli("data", "check", drawn, "--json", written[0], "--html", written[1])
-        assert done.returncode == 2 and "and 2 more: --json FILE lists all" in done.stdout
-        assert max(map(len, done.stdout.splitlines())) <= 80
-        files = [f["files"] for f in json.loads(written[0].read_text())["findings"] if f["kind"] == "empty-file"]
-        assert files == [[f"train/images/{i:04d}.jpg"] for i in range(1, 6)]
-        text = written[1].read_text()
-        assert "http" not in text and "src='data:image/png" in text and all(file[0] in text for file in files)
-        HTMLParser().feed(text)
-
-    def test_an_experiment_uses_two_splits(self, drawn, tmp_path):
-        shutil.copytree(drawn / "val", drawn / "test")
-        run_file = tmp_path / "mine.py"
-        run_file.write_text(
-            "from emanet import load_experiment, override\n"
-            f"config = override(load_experiment('drawn'), {{'data.dataset': {str(drawn)!r}}})\n"
-        )
-        assert run_cli("data", "check", run_file).returncode == 0
-        assert run_cli("data", "check", drawn).returncode == 1, "test is val"
-        assert run_cli("data", "check", drawn, "--split", "test").returncode == 0
-
-    def test_nothing_to_check_in_drawn_scenes(self):
-        done = run_cli("data", "check", "drawn")
-        assert done.returncode == 0 and "nothing to check" in done.stdout and len(done.stdout.splitlines()) == 1
-
-    def test_sentences(self, drawn, tmp_path):
-        assert "no data set or dataset.json 'camvit'" in sentence(run_cli("data", "check", "camvit"))
-        assert "is a folder" in sentence(run_cli("data", "check", drawn, "--html", tmp_path))
-
-    def test_help_fits_and_states_the_exit_codes(self):
-        done = run_cli("data", "check", "-h")
-        assert max(map(len, done.stdout.splitlines())) <= 80
-        assert all(f"Exit code {code}" in done.stdout for code in range(3))
 
 
 def test_camvid_is_sound(camvid):

@@ -206,10 +206,44 @@ def test_the_checkpoint_before_a_broken_one_is_taken(experiment, tmp_path, name,
         damage(tmp_path / "checkpoints" / f"{step:06d}" / name, how)
     folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
     assert (folder.name, training["best"], model.head.classifier.bias[0].item()) == ("000010", 10, 10)
-    assert len(broken) == 2 and f"000030/{name}" in broken[0] and f"000020/{name}" in broken[1]
-    checkpoint.set_aside(tmp_path, 10)
+    assert [folder.name for folder in broken] == ["000030", "000020"]
+    assert all(f"{folder.name}/{name}" in why for folder, why in broken.items())
+    checkpoint.set_aside(broken)
     names = ["000010", "000020.broken", "000030.broken"]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
     damage(folder / name, how)
     with pytest.raises(InputError, match=f"has no checkpoint to resume from: .*000010/{name}"):
+        checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("when", ["between", "after"])
+def test_a_checkpoint_is_never_gone_while_it_is_written_again(experiment, tmp_path, monkeypatch, when):
+    """The folder of the same step, from before a validation that was cut off, is there until the new one is."""
+    model = build_model(experiment.model, SPEC)
+    checkpoint.save_checkpoint(tmp_path, model, experiment, {"best": 1}, 10)
+    rename, renamed = type(tmp_path).rename, []
+
+    def killed(path, target):
+        if when == "between" and renamed:
+            raise KeyboardInterrupt
+        renamed.append(rename(path, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "rename", killed)
+        if when == "after":
+            patch.setattr(checkpoint, "sync_folder", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save_checkpoint(tmp_path, model, experiment, {"best": 2}, 10)
+    checkpoint.put_back(tmp_path)
+    folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+    assert (folder.name, training["best"], broken) == ("000010", 1 if when == "between" else 2, {})
+    checkpoint.save_checkpoint(tmp_path, model, experiment, {"best": 3}, 10)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000010"]
+
+
+def test_a_checkpoint_without_a_checksum_says_so(experiment, tmp_path):
+    model = build_model(experiment.model, SPEC)
+    checkpoint.save_checkpoint(tmp_path, model, experiment, {}, 10)
+    checkpoint.save_model(tmp_path / "checkpoints/000010/model.safetensors", model, experiment, step=10)
+    with pytest.raises(InputError, match="000010: a version of emanet wrote it that kept no checksums"):
         checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))

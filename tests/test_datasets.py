@@ -1,11 +1,21 @@
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from emanet.config import DataConfig, DatasetSpec
-from emanet.data.datasets import SPECS, check, check_pair, list_split, open_dataset, open_folders, resolve
+from emanet.data.datasets import (
+    SPECS,
+    check,
+    check_pair,
+    list_split,
+    one_class,
+    open_dataset,
+    open_folders,
+    resolve,
+)
 from emanet.errors import InputError
 
 SPEC = DatasetSpec(classes=("a", "b"))
@@ -168,11 +178,11 @@ def test_check_counts_pixels_and_remembers(tmp_path):
     pair(tmp_path, "one", value=0)
     pair(tmp_path, "two", value=1, size=(2, 3))
     seen = []
-    assert check(folders(tmp_path), seen.append).tolist() == [24, 6] and seen == [1, 2]
+    assert check(folders(tmp_path), seen.append)[:3].tolist() == [24, 6, 0] and seen == [1, 2]
     assert check(folders(tmp_path)) is None
     pair(tmp_path, "two", value=0, size=(2, 3))
     pair(tmp_path, "three", value=255)
-    assert check(folders(tmp_path)).tolist() == [30, 0], "a changed listing is checked anew"
+    assert check(folders(tmp_path))[[0, 1, 255]].tolist() == [30, 0, 24], "a changed listing is checked anew"
 
 
 @pytest.mark.parametrize(
@@ -196,9 +206,58 @@ def test_check_names_the_faulty_file(tmp_path, fault, message):
         check(folders(tmp_path))
 
 
+def test_masks_of_one_class(tmp_path):
+    pixels = np.zeros(256, np.int64)
+    pixels[[0, 255]] = 30, 10
+    said = "every labelled pixel is a, 25.0% of all pixels are ignored"
+    assert one_class(pixels, SPEC) == f"{said}: are masks 0 and 255?"
+    other = DatasetSpec(classes=("a", "b"), ignore_label=9)
+    assert one_class(pixels, other) == said, "255 is not what was ignored"
+    assert not one_class(pixels, DatasetSpec(classes=("a",)))
+    pixels[255] = 0
+    assert one_class(pixels, SPEC) == "every labelled pixel is a, 0.0% of all pixels are ignored"
+    pixels[1] = 1
+    assert not one_class(pixels, SPEC) and not one_class(np.zeros(256, np.int64), SPEC)
+
+
+def test_hidden_files_and_folders_are_none_of_it(tmp_path):
+    pair(tmp_path, "one")
+    for name in (".ipynb_checkpoints/0", "sub/.git/1", "._one"):
+        pair(tmp_path, name)
+    assert [image.name for image, _ in folders(tmp_path).pairs] == ["one.jpg"]
+
+
+def test_a_folder_is_no_image(tmp_path):
+    pair(tmp_path, "one")
+    (tmp_path / "images" / "x.png").mkdir()
+    (tmp_path / "images" / "y.png").symlink_to(tmp_path / "masks", target_is_directory=True)
+    assert [image.name for image, _ in folders(tmp_path).pairs] == ["one.jpg"]
+
+
+def test_a_list_from_windows(tmp_path):
+    pair(tmp_path, "one")
+    (tmp_path / "val.txt").write_bytes(b"\xef\xbb\xbfone\r\n")
+    spec = DatasetSpec(classes=("a", "b"), images="images", masks="masks", split_list="{split}.txt")
+    assert len(open_dataset(DataConfig(spec=spec, root=str(tmp_path)), "val")) == 1
+
+
+def test_a_listing_of_names_that_are_not_utf8(tmp_path):
+    pair(tmp_path, "one")
+    for kind, suffix in (("images", ".jpg"), ("masks", ".png")):
+        (tmp_path / kind / f"one{suffix}").rename(tmp_path / kind / os.fsdecode(b"\xff" + suffix.encode()))
+    assert len(folders(tmp_path).listing) == 64
+
+
+def test_a_broken_description_is_named_once(tmp_path):
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(InputError, match="dataset.json is not JSON") as caught:
+        resolve(DataConfig(dataset=str(tmp_path)))
+    assert str(caught.value).count("dataset.json") == 1
+
+
 def test_camvid_is_clean(camvid):
     val = open_dataset(DataConfig(dataset="camvid", root=str(camvid)), "val")
     assert len(val) == 101
     counts = check(val)
-    assert counts.shape == (11,) and counts.all()
+    assert counts[:11].all() and not counts[11:255].any()
     assert len(open_dataset(DataConfig(dataset="camvid", root=str(camvid)), "train")) == 367

@@ -50,7 +50,9 @@ def outcomes(kind: str, corpus: Iterable[tuple[str, bytes]], folder: Path) -> Co
         for way, result in ways.items():
             outcome, _, said = result.partition(": ")
             assert outcome != "fault", f"{name}, {way}: {said}"
-            assert outcome == "worked" or name in said and "\n" not in said and len(said) < 1000, f"{name}, {way}: {said}"
+            assert outcome == "worked" or name in said and "\n" not in said and len(said) < 1000, (
+                f"{name}, {way}: {said}"
+            )
             count[way, outcome] += 1
     assert not done.stderr, f"written to stderr by the way: {done.stderr[:2000]}"
     assert not (folder / "marker").exists(), "code from a file was run"

@@ -11,7 +11,15 @@ from PIL import Image, ImageFile, ImageOps
 
 from emanet.config import DatasetSpec, voc_palette
 from emanet.data import images
-from emanet.data.images import image_array, image_size, read_image, read_mask, read_mask_values, write_mask
+from emanet.data.images import (
+    image_array,
+    image_size,
+    pixels_per_label,
+    read_image,
+    read_mask,
+    read_mask_values,
+    write_mask,
+)
 from emanet.errors import InputError
 
 H, W = 6, 9
@@ -441,6 +449,13 @@ def test_mask_values_are_raw(tmp_path):
     assert read_mask_values(path).tolist() == [[3, 200]]
     path = saved(tmp_path, Image.fromarray(PIXELS))
     np.testing.assert_array_equal(read_mask_values(path), PIXELS)
+
+
+def test_pixels_are_counted_by_label():
+    labels = np.random.default_rng(0).integers(0, 256, (40, 60)).astype(np.uint8)
+    for view in (labels, labels.T, labels[::2, 3:]):
+        assert pixels_per_label(view).tolist() == np.bincount(view.ravel(), minlength=256).tolist()
+    assert pixels_per_label(labels).dtype == np.int64
 
 
 def test_long_runs_and_noise_translate_alike(tmp_path):

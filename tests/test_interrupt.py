@@ -19,11 +19,18 @@ from emanet.experiments import override, to_dict
 from emanet.interrupt import Interruption
 
 
+def process(code, *arguments, **options):
+    """Python with the package at hand, in its own process group, as a terminal starts it."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **options)
+
+
 @pytest.fixture
 def config(tiny, scenes):
     """Twelve steps with dropout, on files, a loader's process, validations and checkpoints between."""
     changes = {"data.dataset": str(scenes), "data.workers": 1, "model.head.dropout": 0.3, "device": "cpu"}
-    return override(tiny, changes | {"steps": 12, "val_every": 5, "save_every": 2})
+    return override(tiny, changes | {"steps": 12, "val_every": 5, "save_every": 2, "log_every": 3})
 
 
 def write(config, path):
@@ -84,7 +91,7 @@ def test_a_signal_finishes_the_step_saves_and_has_an_exit_code(config, tmp_path,
     monkeypatch.undo()
     training.train(config, tmp_path / "cut", resume=True)
     same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-    assert rows(tmp_path / "whole") == rows(tmp_path / "cut")
+    assert rows(tmp_path / "whole") == rows(tmp_path / "cut"), "also where the signal came between two lines"
 
 
 def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypatch):
@@ -109,6 +116,76 @@ def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypa
     same(best, load_file(tmp_path / "cut" / "best.safetensors"))
 
 
+SPOILED = """
+import sys, time
+from emanet import cli
+from emanet.data.transforms import TrainingSamples
+from emanet.errors import InputError
+read = TrainingSamples.__getitem__
+def spoiled(self, position):
+    if position == 23 and sys.argv[1] == "raises":
+        raise InputError("/x/y.jpg is torn")
+    if position == 23:
+        time.sleep(300)  # as on a network disk that does not answer
+    return read(self, position)
+TrainingSamples.__getitem__ = spoiled
+cli.main(["train", *sys.argv[2:]])
+"""
+
+
+def test_a_training_whose_loader_meets_a_bad_file_ends(config, tmp_path):
+    given = "raises", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
+    running = process(SPOILED, *given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 2 and said == "error: /x/y.jpg is torn\n"
+
+
+def test_a_second_signal_ends_also_where_a_worker_waits_for_a_file(config, tmp_path):
+    given = "waits", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
+    running = process(SPOILED, *given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        for line in running.stdout:
+            if line.startswith("step      5  mIoU"):
+                break
+        time.sleep(0.5)
+        for _ in range(2):
+            os.killpg(running.pid, signal.SIGINT)
+            time.sleep(0.3)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130 and said.endswith("error: interrupted\n") and "Traceback" not in said
+
+
+PIPED = """
+import os, signal, sys
+from emanet import cli
+from emanet import train as training
+advance = training.RunFolder.advance
+def signalled(self, step, *facts):
+    if step == 7:
+        os.kill(os.getpid(), signal.SIGINT)
+    advance(self, step, *facts)
+training.RunFolder.advance = signalled
+cli.main(["train", *sys.argv[1:]])
+"""
+
+
+def test_what_the_output_is_piped_into_may_end_first(config, tmp_path):
+    """`train 2>&1 | tee log`, and Ctrl-C: tee is gone when the signal is answered."""
+    given = write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
+    running = process(PIPED, *given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        running.stdout.close()
+        assert running.wait(timeout=60) == 75
+    finally:
+        running.kill()
+    assert checkpoints(tmp_path / "run")[-1].name == "000008"
+
+
 def killed(config, tmp_path, kills, ranks, name="SIGKILL"):
     """What tests/interrupted.py reports of each kill."""
     command = [sys.executable, ROOT / "tests" / "interrupted.py", write(config, tmp_path / "config.json"), tmp_path]
@@ -125,6 +202,7 @@ def check_kills(facts, count, ranks):
     for kill in facts:
         assert kill["resumed"] == [0] * ranks and kill["differ"] == [], kill
         assert kill["ended"] < 30, "a survivor ends within a bounded time"
+        assert set(kill["codes"]) <= {-9, 0, 2}, kill
     ended = [kill["said"] for kill in facts if kill["codes"][0] == 2]
     assert all(len(said) == 1 and "another one has ended or cannot be reached" in said[0] for said in ended), ended
 

@@ -1,12 +1,14 @@
 """One pair of files, made here: what is wrong with it must be told, and nothing else."""
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from emanet.config import DatasetSpec
+from emanet.data import images, pairs
 from emanet.data.pairs import BLURRED, SIDEWAYS, blur, inspect_pair
 from emanet.data.synthetic import SCENE_CLASSES, SCENE_PALETTE, draw_scene
 
@@ -76,6 +78,24 @@ def test_interpolation_is_told_from_sound_masks(factor, seed):
     assert blur(labels) < BLURRED / 2
     assert blur(resized(labels, factor, Image.Resampling.NEAREST)) < BLURRED / 1.5
     assert blur(resized(labels, factor, Image.Resampling.BILINEAR)) > 1.5 * BLURRED
+
+
+def test_blur_does_not_depend_on_the_rows_at_once(monkeypatch):
+    values = np.random.default_rng(0).integers(0, 9, (97, 40)).astype(np.uint8)
+    whole = blur(values)
+    for rows in (1, 5, 48, 95, 96, 97):
+        monkeypatch.setattr(pairs, "ROWS", rows)
+        assert blur(values) == whole > 0
+
+
+def test_memory_is_a_few_bytes_a_pixel():
+    values = np.random.default_rng(0).integers(0, 9, (2048, 2048)).astype(np.uint8)
+    for look in (blur, images.pixels_per_label):
+        tracemalloc.start()
+        look(values)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2 * values.size
 
 
 def test_lossy_masks(tmp_path):

@@ -11,16 +11,38 @@ from emanet.model import build_model
 from emanet.rundir import RunFolder, pick_run_folder
 
 
+def chosen(*arguments):
+    folder, resume = pick_run_folder(*arguments)
+    return str(folder), resume
+
+
 def test_a_run_is_continued_or_left_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert str(pick_run_folder("", "x", False)) == "runs/x"
+    assert chosen("", "x", False) == ("runs/x", False)
     (tmp_path / "runs" / "x").mkdir(parents=True)
     (tmp_path / "runs" / "x" / "config.json").touch()
-    assert str(pick_run_folder("", "x", False)) == "runs/x-2"
-    assert str(pick_run_folder("", "x", True)) == "runs/x"
-    assert str(pick_run_folder("runs/x", "y", True)) == "runs/x"
+    assert chosen("", "x", False) == ("runs/x-2", False)
+    assert chosen("", "x", True) == ("runs/x", True)
+    assert chosen("runs/x", "y", True) == ("runs/x", True)
     with pytest.raises(InputError, match="runs/x already holds a run"):
         pick_run_folder("runs/x", "y", False)
+
+
+@pytest.mark.parametrize("name", ["none", "a-job"])
+def test_a_restart_continues_what_the_same_launch_began_and_nothing_else(tiny, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
+    spec = DatasetSpec(classes=("a", "b"))
+    config = override(tiny, {"data.spec": spec})
+    RunFolder(tmp_path / "run").open(config, build_model(config.model, spec), 0)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert pick_run_folder(tmp_path / "run", "x", False) == (tmp_path / "run", True)
+    if name == "none":
+        monkeypatch.setattr(rundir.os, "getppid", lambda: 1)
+    else:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another-job")
+    with pytest.raises(InputError, match="run already holds a run"):
+        pick_run_folder(tmp_path / "run", "x", False)
+    assert pick_run_folder(tmp_path / "new", "x", False) == (tmp_path / "new", False)
 
 
 @pytest.fixture

@@ -169,9 +169,11 @@ def test_a_step_without_a_finite_value_changes_nothing(tiny, tmp_path, monkeypat
     assert "step 2 is skipped: the loss is " in said and "drawn/train/" in said
     assert "1 of 6 steps were skipped" in said
     rows = {row["step"]: row for row in read_log(tmp_path / "run") if row["kind"] == "train"}
-    assert [rows[step]["skipped"] for step in (2, 4, 6)] == [0, 1, 1] and 3 not in rows
+    assert [rows[step]["skipped"] for step in (2, 4, 6)] == [0, 1, 1]
+    assert "loss" not in rows[3] and rows[3]["skipped"] == 1
     last = checkpoints(tmp_path / "run")[-1] / "training.pt"
-    assert torch.load(last)["skipped"] == 1 and torch.load(last)["in_a_row"] == 0
+    progress = torch.load(last)["progress"]
+    assert progress["skipped"] == 1 and progress["in_a_row"] == 0
 
 
 def test_skipped_steps_have_a_limit_that_names_step_rate_and_files(tiny, tmp_path):
@@ -181,6 +183,14 @@ def test_skipped_steps_have_a_limit_that_names_step_rate_and_files(tiny, tmp_pat
     )
     with pytest.raises(InputError, match=message):
         training.train(wild, tmp_path / "run")
+
+
+def test_a_limit_that_was_passed_before_is_not_stepped_over(tiny, tmp_path):
+    wild = {"optim.name": "sgd", "optim.lr": 1e15, "optim.warmup_steps": 0, "steps": 8, "save_every": 5}
+    with pytest.raises(InputError, match="that makes 6 in a row"):
+        training.train(override(tiny, wild | {"skip_limit": 6}), tmp_path / "run")
+    with pytest.raises(InputError, match="that makes 5 in a row"):
+        training.train(override(tiny, wild | {"skip_limit": 2}), tmp_path / "run", resume=True)
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tiny, tmp_path, monkeypatch):
@@ -210,12 +220,23 @@ def test_a_broken_checkpoint_costs_steps_not_the_run(tiny, tmp_path, capsys):
     assert sorted(path.name for path in broken.parent.iterdir()) == ["000004", "000006", "000006.broken"]
 
 
+def test_a_run_that_ended_before_its_results_were_written_writes_them(tiny, tmp_path, monkeypatch):
+    report = training.train(tiny, tmp_path / "run")
+    assert training.train(tiny, tmp_path / "run", resume=True) == report
+    for path in (tmp_path / "run").glob("*.png"):
+        path.unlink()
+    (tmp_path / "run" / "evaluation.json").unlink()
+    assert training.train(tiny, tmp_path / "run", resume=True) == report
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == report
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
 from emanet.rundir import RunFolder
 run = RunFolder(Path(sys.argv[1]))
-run._own_folder()
+run.own()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -227,8 +248,11 @@ def test_two_trainings_do_not_share_a_folder(tiny, tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], env=environment, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
+        later = tmp_path / "run" / "checkpoints" / "000009"  # the other one's, just being written
+        later.mkdir()
         with pytest.raises(InputError, match="another training is at work in .*run"):
             training.train(override(tiny, {"steps": 1}), tmp_path / "run", resume=True)
+        later.rmdir()
     finally:
         holder.kill()
         holder.wait()

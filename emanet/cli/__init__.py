@@ -3,6 +3,7 @@
 models.py has what runs a model, files.py the rest, flags.py how arguments are read.
 """
 
+import contextlib
 import sys
 import tempfile
 import traceback
@@ -32,9 +33,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _dispatch(arguments)
     except InputError as error:
-        _fail(str(error), 2)
+        _fail(str(error), error.exit_code)
     except Interrupted as end:
-        print(end, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # its reader may have ended at the same signal
+            print(end, file=sys.stderr, flush=True)
         sys.exit(end.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)

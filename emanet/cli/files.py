@@ -261,7 +261,7 @@ def data(arguments: list[str]) -> None:
 
         Exit code 2: errors; training would fail, or learn wrong labels.
 
-        Exit code 1: warnings, but no errors; something is suspicious.
+        Exit code 3: warnings, but no errors; something is suspicious.
 
         Exit code 0: sound; there may be notes.
 
@@ -300,11 +300,17 @@ def data(arguments: list[str]) -> None:
             report = check_dataset(
                 config, splits, channels, lambda done, total: bar.update(task, completed=done, total=total)
             )
-        print_report(report, Console())
         if json:
             write_json(Path(json), record(report))
         if html:
             write_text(Path(html), page(report))
+        console = Console()
+        with console.capture() as shown:  # rich would end the process where nobody reads on (head, less)
+            print_report(report, console)
+        try:
+            print(shown.get(), end="", flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
         sys.exit(report.exit_code)
 
     subcommand({"draw": draw, "prepare": prepare, "pack": pack, "check": check}, arguments, "data")

@@ -8,6 +8,7 @@ warning is suspicious, a note is worth knowing. check_report.py shows the result
 """
 
 import glob
+import os
 import re
 import time
 from collections import Counter, defaultdict
@@ -22,13 +23,16 @@ import numpy as np
 
 from ..config import IGNORE, DataConfig, DatasetSpec
 from ..errors import InputError
-from .datasets import Fault, Listing, list_split
+from .datasets import THREADS, Fault, Listing, list_split, one_class
+from .images import meanings
 from .pack import SUFFIX
-from .pairs import Facts, File, Severity, inspect_pair, known_values
+from .pairs import Facts, File, Severity, inspect_pair
 
 SEVERITIES = ("error", "warning", "note")
+EXIT_CODES = {"error": 2, "warning": 3, "note": 0}  # 1 is a fault of the program
 KINDS = {
     "no-split": "The split cannot be listed",
+    "no-access": "The folder cannot be read: look at its permissions",
     "empty-split": "The split is empty",
     "unlabelled": "The split has no labels: it can be predicted, not trained or scored on",
     "missing-file": "The split's list names files that are not there",
@@ -47,6 +51,8 @@ KINDS = {
     "palette": "The mask's own palette gives its values the colours of other classes",
     "all-ignored": "Every pixel is ignored",
     "duplicate": "The same pixels more than once: what is trained on must not be scored on",
+    "one-class": "All masks of the split label one class alone: nothing can be learned from them",
+    "unseen-class": "Validation has pixels of a class that training has none of, so that it cannot be learned",
     "absent-class": "No pixel of the split has the class",
     "refused": "Training refuses the pair",
 }
@@ -91,15 +97,24 @@ class Report:
     splits: Sequence[Split]
     findings: Sequence[Finding]
     """The gravest first."""
+    pairs: int
+    """Looked at, each once."""
     seconds: float
 
     @property
+    def worst(self) -> Severity:
+        return self.findings[0].severity if self.findings else "note"
+
+    @property
     def exit_code(self) -> int:
-        """2 with errors, 1 with warnings alone, 0 for a sound data set."""
-        return max((2 - SEVERITIES.index(finding.severity) for finding in self.findings), default=0)
+        """2 with errors, 3 with warnings alone, 0 for a sound data set."""
+        return EXIT_CODES[self.worst]
+
+    def relative(self, file: File) -> str:
+        return str(file).removeprefix(f"{self.root}/")
 
     def shown(self, file: File) -> str:
-        return printable(str(file).removeprefix(f"{self.root}/"))
+        return printable(self.relative(file))
 
     def groups(self) -> list[tuple[Severity, str, list[Finding]]]:
         """Findings by severity and kind."""
@@ -110,7 +125,12 @@ class Report:
 
 
 def printable(text: str) -> str:
-    """A file name need not be UTF-8, what is shown must."""
+    """On one line and without control codes, which a file name may have and a terminal would obey."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in utf8(text))
+
+
+def utf8(text: str) -> str:
+    """A file name need not be UTF-8, what is written must."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
@@ -128,7 +148,7 @@ def check_dataset(
     began = time.monotonic()
     root, spec = Path(config.root), config.spec
     if not root.is_dir():
-        raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --root")
+        raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --root{_beside(config)}")
     findings: list[Finding] = []
     listings = {}
     for name in splits or find_splits(config):
@@ -151,10 +171,13 @@ def check_dataset(
         pairs = listings[split.name].pairs
         required = split.name in (splits or (config.train_split, config.val_split))
         findings += _of_a_split(split, {pair: facts[pair] for pair in pairs}, spec, required)
+    findings += _unseen(told_splits, config)
     findings += _duplicates({pair: told.digest for pair, told in facts.items()}, where, config)
-    findings = [finding._replace(text=printable(finding.text)) for finding in findings]
+    for split in told_splits:
+        split.name = printable(split.name)
+    findings = [finding._replace(split=printable(finding.split), text=printable(finding.text)) for finding in findings]
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), list(KINDS).index(finding.kind)))
-    return Report(config.dataset, root, spec, told_splits, findings, time.monotonic() - began)
+    return Report(config.dataset, root, spec, told_splits, findings, len(facts), time.monotonic() - began)
 
 
 def find_splits(config: DataConfig) -> list[str]:
@@ -164,14 +187,14 @@ def find_splits(config: DataConfig) -> list[str]:
     packed = [path.name.removesuffix(SUFFIX) for path in sorted(root.glob(f"[!.]*{SUFFIX}"))]
     patterns = [pattern for pattern in (spec.split_list or spec.images, spec.masks) if "{split}" in pattern]
     if not packed and not patterns:
-        return first[:1]  # every split is the same files
+        return first  # which are the same files
     found = packed
     if not packed:
         parts = patterns[0].strip("/").split("{split}")
         before, *after = map(re.escape, parts)
         exact = re.compile(before + "([^/.][^/]*)" + r"\1".join(after))
         places = sorted(root.glob("*".join(map(glob.escape, parts))))
-        places = [path for path in places if path.is_file() == (patterns[0] == spec.split_list)]
+        places = [path for path in places if os.path.isfile(path) == (patterns[0] == spec.split_list)]
         matches = [exact.fullmatch(path.relative_to(root).as_posix()) for path in places]
         found = [match[1] for match in matches if match]
     names = {there: name for name, there in spec.split_names.items()}
@@ -183,8 +206,12 @@ def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding
     required = asked or split in (config.train_split, config.val_split)
     try:
         listing = list_split(config, split)
+    except OSError as error:
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        findings.append(Finding("no-split", "error", split, (), text))
+        return None
     except InputError as error:
-        there = (Path(config.root) / f"{config.spec.split_names.get(split, split)}{SUFFIX}").is_file()
+        there = os.path.isfile(Path(config.root) / f"{config.spec.split_names.get(split, split)}{SUFFIX}")
         grade = "error" if asked or there else "warning" if required else "note"
         findings.append(Finding("no-split", grade, split, (), str(error)))
         return None
@@ -200,13 +227,13 @@ def _of_a_fault(fault: Fault, split: str) -> list[Finding]:
     grade = "error" if fault.sentence else "warning"
     if fault.kind == "same-stem":
         return [Finding(fault.kind, grade, split, tuple(fault.files), "which of them is meant?")]
-    text = fault.sentence if fault.kind == "empty-split" else ""
+    text = fault.sentence if fault.kind in ("empty-split", "no-access") else ""
     return [Finding(fault.kind, grade, split, (file,), text) for file in fault.files]
 
 
 def _inspect_all(pairs: Sequence[tuple], inspect: Callable, progress: Callable[[int, int], None]) -> dict[tuple, Facts]:
     facts = {}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         try:
             for pair, told in zip(pairs, pool.map(inspect, pairs), strict=True):
                 facts[pair] = told
@@ -244,7 +271,7 @@ def _add_up(name: str, pairs: Sequence[tuple[File, File]], facts: Mapping[tuple,
             split.counted += 1
             split.pixels += told.counts
             split.masks += told.counts > 0
-        split.strays.update({value: count for value, count in told.values.items() if value not in known_values(spec)})
+        split.strays.update({value: count for value, count in told.values.items() if value not in meanings(spec)})
     return split
 
 
@@ -266,9 +293,30 @@ def _of_a_split(split: Split, facts: Mapping[tuple, Facts], spec: DatasetSpec, r
         text = f"{classes} occurs, 0 in no mask: the classes seem to be counted from 1"
         found.append(Finding("off-by-one", "error", split.name, (), text))
     absent = [name for name, count in zip(spec.classes, split.pixels[:classes], strict=True) if not count]
-    if absent and split.counted:
+    if alone := one_class(split.pixels, spec):
+        found.append(Finding("one-class", "warning", split.name, (), alone))
+    elif absent and split.counted:
         found.append(Finding("absent-class", "note", split.name, (), ", ".join(absent)))
     return found
+
+
+def _unseen(splits: Sequence[Split], config: DataConfig) -> list[Finding]:
+    """Classes that are scored on and not trained on, where every mask for training could be counted."""
+    named = {split.name: split for split in splits}
+    train, val = named.get(config.train_split), named.get(config.val_split)
+    if not (train and val and train.counted == train.pairs > 0):
+        return []
+    counts = zip(config.spec.classes, train.pixels, val.pixels, strict=False)
+    unseen = [name for name, trained, scored in counts if scored and not trained]
+    return [Finding("unseen-class", "warning", val.name, (), ", ".join(unseen))] if unseen else []
+
+
+def _beside(config: DataConfig) -> str:
+    """How to name a folder that has the name of a known data set: the name alone is the data set, in data/NAME."""
+    folder = Path(config.dataset)
+    if not folder.is_dir():
+        return ""
+    return f", or give ./{folder} if that is meant" if (folder / "dataset.json").is_file() else f" ./{folder}"
 
 
 def _duplicates(digests: Mapping[tuple, bytes | None], where: Mapping[tuple, list[str]], config: DataConfig) -> list:
@@ -288,8 +336,10 @@ def _duplicates(digests: Mapping[tuple, bytes | None], where: Mapping[tuple, lis
             grade = "warning" if len(splits) > 1 else "note"
             text = f"the same pixels in {len(files)} files" if len(files) > 1 else "it is listed twice"
             found.append(Finding("duplicate", grade, ", ".join(splits), tuple(files), text))
+    if config.train_split == config.val_split and any(config.val_split in splits for splits in where.values()):
+        found.append(Finding("duplicate", "warning", config.val_split, (), "it is for training and for validation"))
     for splits, files in shared.items():
         both = {config.train_split, config.val_split} <= set(splits)
-        text = f"{len(files)} images are in {' and '.join(splits)}"
+        text = f"{len(files)} image{' is' if len(files) == 1 else 's are'} in {' and '.join(splits)}"
         found.append(Finding("duplicate", "warning" if both else "note", ", ".join(splits), tuple(files), text))
     return found

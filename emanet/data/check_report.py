@@ -18,8 +18,8 @@ from rich.text import Text
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
 from ..pictures import IGNORE_COLOUR
-from .check import KINDS, SEVERITIES, Finding, Report, Split, printable
-from .images import read_image, read_mask_values
+from .check import KINDS, SEVERITIES, Finding, Report, Split, printable, utf8
+from .images import meanings, read_image, read_mask_values
 from .pairs import File
 
 FIRST = 3  # files named in the terminal, and pairs pictured in the page, of a kind
@@ -63,10 +63,10 @@ def verdict(report: Report) -> str:
         for severity, count in _counts(report).items()
         if count and severity != "note"
     ]
-    pairs = sum(split.pairs for split in report.splits)
     found = " and ".join(counts) if counts else "sound"
     where = f"{report.name} in {report.root}" if Path(report.name) != report.root else report.name
-    return f"{printable(where)}: {found}; {pairs} pairs looked at in {report.seconds:.1f} s."
+    pairs = f"{report.pairs} pair{'s' * (report.pairs != 1)}"
+    return f"{printable(where)}: {found}; {pairs} looked at in {report.seconds:.1f} s."
 
 
 def record(report: Report) -> dict[str, Any]:
@@ -74,8 +74,8 @@ def record(report: Report) -> dict[str, Any]:
     names = report.spec.classes
     return {
         "format": "emanet.check/1",
-        "dataset": printable(report.name),
-        "root": printable(str(report.root)),
+        "dataset": utf8(report.name),
+        "root": utf8(str(report.root)),
         "exit_code": report.exit_code,
         "counts": _counts(report),
         "splits": [
@@ -96,7 +96,7 @@ def record(report: Report) -> dict[str, Any]:
                 "kind": finding.kind,
                 "severity": finding.severity,
                 "split": finding.split,
-                "files": [report.shown(file) for file in finding.files],
+                "files": [utf8(report.relative(file)) for file in finding.files],
                 "text": finding.text,
             }
             for finding in report.findings
@@ -107,7 +107,7 @@ def record(report: Report) -> dict[str, Any]:
 
 def page(report: Report) -> str:
     """The report as HTML: histograms as bars, and pictures of the first pairs of each kind."""
-    worst = SEVERITIES[2 - report.exit_code] if report.exit_code else "sound"
+    worst = report.worst if report.exit_code else "sound"
     name = printable(report.name)
     counts = "".join(f"<b class='{key}'>{n} {key}{'s' * (n != 1)}</b>" for key, n in _counts(report).items() if n)
     rows = "".join(
@@ -228,8 +228,7 @@ def _coloured(file: File, spec: DatasetSpec) -> np.ndarray:
     if values.ndim == 3:
         return values
     picture = np.full((*values.shape, 3), STRAY, np.uint8)
-    meaning = spec.label_map or {label: label for label in range(len(spec.classes))}
-    for value, label in {**meaning, spec.ignore_label: IGNORE}.items():
+    for value, label in meanings(spec).items():
         picture[values == value] = IGNORE_COLOUR if label == IGNORE else spec.colours[label]
     return picture
 

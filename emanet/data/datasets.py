@@ -19,12 +19,13 @@ import numpy as np
 from ..config import IGNORE, DataConfig, DatasetSpec
 from ..errors import InputError, some, suggest
 from ..experiments import from_dict, override, read_json, to_dict
-from .images import IMAGE_SUFFIXES, image_size, read_image, read_mask
+from .images import IMAGE_SUFFIXES, image_size, meanings, pixels_per_label, read_image, read_mask
 from .pack import Member, packed_pairs, packed_spec
 from .specs import SPECS
 from .synthetic import SCENE_CLASSES, DrawnScenes
 
 DRAWN_COUNTS = {"train": 4000, "val": 200}
+THREADS = min(8, os.cpu_count() or 1)  # that look at pairs; each may hold an image of hundreds of megabytes
 DRAWN_SIZE = (145, 145)  # 8k + 1 and 16k + 1: the grid of an align_corners model fits without padding
 
 
@@ -80,7 +81,7 @@ class Dataset:
         digest = hashlib.sha256(json.dumps(to_dict(self.spec)).encode())
         for path in (path for pair in self.pairs for path in pair):
             status = path.stat()
-            digest.update(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{path.absolute()} {status.st_size} {status.st_mtime_ns}\n"))
         return digest.hexdigest()
 
 
@@ -98,8 +99,9 @@ def resolve(config: DataConfig) -> DataConfig:
         spec = packed_spec(root) if Path(name).is_dir() and not path.is_file() else None
         if spec is None and not path.is_file():
             raise InputError(f"no data set or dataset.json {name!r}{suggest(name, SPECS)}")
+        document = read_json(path) if spec is None else None
         try:
-            spec = spec or from_dict(DatasetSpec, read_json(path))
+            spec = spec or from_dict(DatasetSpec, document)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
     return override(config, {"spec": spec, "root": config.root or str(root)})
@@ -153,6 +155,8 @@ def list_split(config: DataConfig, split: str) -> Listing:
 def _list_folders(images: Path, masks: Path, spec: DatasetSpec) -> Listing:
     (image_files, faults), (mask_files, more) = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
     faults += more
+    if any(fault.kind == "no-access" for fault in faults):  # what is missing may be there
+        return Listing([(path, mask_files[stem]) for stem, path in image_files.items() if stem in mask_files], faults)
     if not image_files:
         named = f" named *{spec.image_suffix}" * bool(spec.image_suffix)
         faults.append(Fault("empty-split", [images], f"{images} holds no image{named}"))
@@ -167,14 +171,19 @@ def _list_folders(images: Path, masks: Path, spec: DatasetSpec) -> Listing:
 
 
 def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault]]:
-    """Stem, relative to the folder -> file, sorted; hidden files left out. And those whose stem is taken."""
+    """Stem, relative to the folder -> file, sorted; nothing hidden. And those whose stem is taken, folders not read."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
     found: dict[str, Path] = {}
-    faults = []
-    for path in sorted(folder.rglob("*")):
-        known = path.name.endswith(suffix) if suffix else path.suffix.lower() in IMAGE_SUFFIXES
-        if not known or path.name.startswith("."):
+    refused: list[OSError] = []
+    paths = []
+    for here, folders, names in os.walk(folder, onerror=refused.append):
+        folders[:] = [name for name in folders if name[0] != "."]
+        paths += [Path(here, name) for name in names if name[0] != "."]
+    sentences = [(Path(error.filename), f"cannot read folder {error.filename}: {error.strerror}") for error in refused]
+    faults = [Fault("no-access", [path], sentence) for path, sentence in sentences]
+    for path in sorted(paths):
+        if not (path.name.endswith(suffix) if suffix else path.suffix.lower() in IMAGE_SUFFIXES):
             continue
         name = path.relative_to(folder).as_posix()
         first = found.setdefault(name[: -len(suffix or path.suffix)], path)
@@ -187,7 +196,7 @@ def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault]]:
 def _list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: Path, masks: Path) -> Listing:
     if not path.is_file():
         raise InputError(f"no split {split!r}: there is no {path}")
-    lines = [line.split() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line.split() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
     faults, pairs, unknown = [], [], []
     image_files, mask_files = {}, {}
     if any(len(line) == 1 for line in lines):  # one walk instead of a look-up per stem and extension
@@ -207,12 +216,20 @@ def _list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: P
         faults.append(Fault("missing-file", [images / stem for stem in unknown], sentence))
     missing: set[Path] = set()
     for i, kind in enumerate(("image", "mask")):
-        absent = [pair[i] for pair in pairs if not pair[i].is_file()]
+        absent = [pair[i] for pair in pairs if not _is_there(pair[i])]
         if absent:
             sentence = f"{len(absent)} of {len(pairs)} {kind}s of {path} are missing: {some(absent, 3)}"
             faults.append(Fault("missing-file", absent, sentence))
             missing.update(absent)
     return Listing([pair for pair in pairs if missing.isdisjoint(pair)], faults)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is a file, or something in a folder that must not be searched: reading it will say so."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
 
 
 def check_pair(image: Path | Member, mask: Path | Member, spec: DatasetSpec) -> np.ndarray:
@@ -230,9 +247,9 @@ def check_pair(image: Path | Member, mask: Path | Member, spec: DatasetSpec) -> 
 def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None) -> np.ndarray | None:
     """Open every mask and every image's header before a training starts on them; `data check` finds all faults.
 
-    Returns the pixels per class as int64 (classes,), or None if this very listing has passed before. Raises
-    InputError for the first file that is unreadable, of another size than its pair or with values outside the
-    classes, and where no pixel at all has a class.
+    Returns the pixels per label as int64 (256,), or None if this very listing has passed before. Raises InputError for
+    the first file that is unreadable, of another size than its pair or with values outside the classes, and where no
+    pixel at all has a class.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     stamp = cache / "emanet" / "checked" / dataset.listing
@@ -240,10 +257,10 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
         return None
 
     def count(pair: tuple[Path | Member, Path | Member]) -> np.ndarray:
-        return np.bincount(check_pair(*pair, dataset.spec).ravel(), minlength=IGNORE + 1)
+        return pixels_per_label(check_pair(*pair, dataset.spec))
 
     total = np.zeros(IGNORE + 1, np.int64)
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         try:
             for done, counts in enumerate(pool.map(count, dataset.pairs), 1):
                 total += counts
@@ -258,7 +275,18 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
         stamp.touch()
     except OSError:
         pass  # a read-only home: the check will simply run again
-    return total[: len(dataset.spec.classes)]
+    return total
+
+
+def one_class(pixels: np.ndarray, spec: DatasetSpec) -> str:
+    """What to say of masks, by their pixels per label (256,), that label one class alone of several; else nothing."""
+    (present,) = np.nonzero(pixels[:IGNORE])
+    if len(spec.classes) == 1 or len(present) != 1:
+        return ""
+    share, meaning = pixels[IGNORE] / pixels.sum(), meanings(spec)
+    binary = share and meaning.get(0) == present[0] and meaning.get(255) == IGNORE
+    text = f"every labelled pixel is {spec.classes[present[0]]}, {share:.1%} of all pixels are ignored"
+    return text + ": are masks 0 and 255?" * bool(binary)
 
 
 def _sizes(image: object, image_hw: tuple[int, ...], mask: object, mask_hw: tuple[int, ...]) -> str:

@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -104,22 +103,40 @@ def read_mask(path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
         raise InputError(f"cannot read mask {path}: {_reason(error)}") from error
 
 
+def meanings(spec: DatasetSpec) -> dict[int, int]:
+    """Mask value -> index of spec.classes, or IGNORE, of every value that a mask of one channel may hold."""
+    classes = {} if spec.label_map else {label: label for label in range(len(spec.classes))}
+    return {**classes, spec.ignore_label: IGNORE, **spec.label_map}
+
+
+def pixels_per_label(labels: np.ndarray) -> np.ndarray:
+    """(H, W) uint8 -> (256,) int64. np.bincount would make eight bytes of every pixel first."""
+    return np.array(Image.fromarray(labels).histogram(), np.int64)
+
+
+def colour_codes(colours: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 -> (...) uint32: RGB in 24 bits, in place to spare memory."""
+    codes = colours[..., 0].astype(np.uint32)
+    for channel in (1, 2):
+        codes <<= 8
+        codes |= colours[..., channel]
+    return codes
+
+
 def _labels(values: np.ndarray, path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
     """What read_mask makes of read_mask_values."""
     if values.ndim == 2:
-        classes = {} if spec.label_map else {label: label for label in range(len(spec.classes))}
-        labels, unknown = _translate(values, {**classes, spec.ignore_label: IGNORE, **spec.label_map})
+        labels, unknown = _translate(values, meanings(spec))
         if unknown:
             allowed = f"outside the {len(spec.classes)} classes 0..{len(spec.classes) - 1}"
             allowed = "that label_map lacks" if spec.label_map else allowed
             raise InputError(f"mask {path} has values {some(unknown)} {allowed} (ignored: {spec.ignore_label})")
         return labels
-    red, green, blue = np.moveaxis(values.astype(np.uint32), 2, 0)
-    codes = {_code(*colour): label for label, colour in enumerate(spec.colours)}
-    if len(codes) < len(spec.classes):
+    if len(set(spec.colours)) < len(spec.classes):
         raise InputError(f"mask {path} holds colours, but two classes have the same one")
-    codes |= {_code(*colour): IGNORE for colour in spec.ignore_colours}
-    labels, unknown = _translate(_code(red, green, blue), codes)
+    codes = colour_codes(np.array([*spec.colours, *spec.ignore_colours], np.uint8)).tolist()
+    known = dict(zip(codes, [*range(len(spec.classes)), *[IGNORE] * len(spec.ignore_colours)], strict=True))
+    labels, unknown = _translate(colour_codes(values), known)
     if unknown:
         colours = [(code >> 16, code >> 8 & 255, code & 255) for code in unknown]
         raise InputError(f"mask {path} has colours {some(colours)} that the palette lacks")
@@ -234,11 +251,6 @@ def _storage(image: Image.Image) -> tuple[str, int]:
     return raw, {"L;2": 3, "L;4": 15}.get(raw, 0)
 
 
-def _code(red: Any, green: Any, blue: Any) -> Any:
-    """RGB in 24 bits, of three integers or of three arrays."""
-    return red << 16 | green << 8 | blue
-
-
 def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarray, list[int]]:
     """Labels, uint8 in the shape of `values`, and the values without a meaning, sorted."""
     if values.dtype == np.uint8:
@@ -251,7 +263,7 @@ def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarr
             labels = np.frombuffer(bytearray(data).translate(table), np.uint8).reshape(values.shape)
         return labels, sorted(set(data.translate(None, bytes(known))))
     flat = values.ravel()
-    starts = np.flatnonzero(np.diff(flat, prepend=~flat[:1]))  # a mask has far fewer runs than pixels
+    starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)  # a mask has far fewer runs than pixels
     runs = flat[starts].astype(np.int64)
     known = np.array(sorted(meaning))
     at = np.searchsorted(known, runs).clip(max=len(known) - 1)

@@ -10,10 +10,19 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..config import IGNORE, DatasetSpec
+from ..config import DatasetSpec
 from ..errors import InputError, some
 from .datasets import check_pair
-from .images import FORMATS, TURNS, orientation, read_image, read_mask_values
+from .images import (
+    FORMATS,
+    TURNS,
+    colour_codes,
+    meanings,
+    orientation,
+    pixels_per_label,
+    read_image,
+    read_mask_values,
+)
 from .pack import Member
 
 File = Path | Member
@@ -24,6 +33,7 @@ BLURRED = 0.12
 """Share of a mask's borders with a value between both sides': at most 0.04 in masks of CamVid and of the drawn scenes
 (0.07 at a quarter of the size), at least 0.18 once they are resized with interpolation or went through JPEG."""
 FEWEST_BORDERS = 100  # of them, below which that share says nothing
+ROWS = 256  # compared at once, to spare memory
 
 
 @dataclass
@@ -68,6 +78,7 @@ def inspect_pair(pair: tuple[File, File], spec: DatasetSpec, channels: int = 3) 
         pixels = read_image(image, channels)
         facts.size = pixels.shape[:2]
         facts.digest = hashlib.blake2b(pixels, digest_size=16, key=repr(pixels.shape).encode()).digest()
+        del pixels  # not to be held beside the mask's
     except InputError as error:
         facts.add(_unreadable(image), "error", [image], _reason(error, image))
     heads = _header(image), _header(mask)
@@ -77,7 +88,7 @@ def inspect_pair(pair: tuple[File, File], spec: DatasetSpec, channels: int = 3) 
     except InputError as error:
         refusal = error
     if labels is not None:
-        facts.counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
+        facts.counts = pixels_per_label(labels)
         facts.colours = heads[1].colours
         share = blur(labels)
         if heads[1].format == "JPEG":
@@ -99,9 +110,11 @@ def blur(values: np.ndarray) -> float:
     shares = [0.0]
     for plane in np.moveaxis(values, 2, 0) if values.ndim == 3 else [values]:
         borders = between = 0
-        for a, b, c in ((plane[:-2], plane[1:-1], plane[2:]), (plane[:, :-2], plane[:, 1:-1], plane[:, 2:])):
-            borders += np.count_nonzero(a != b)
-            between += np.count_nonzero(((a < b) & (b < c)) | ((a > b) & (b > c)))
+        for top in range(0, len(plane), ROWS):
+            tall, wide = plane[top : top + ROWS + 2], plane[top : top + ROWS]
+            for a, b, c in ((tall[:-2], tall[1:-1], tall[2:]), (wide[:, :-2], wide[:, 1:-1], wide[:, 2:])):
+                borders += np.count_nonzero(a != b)
+                between += np.count_nonzero(((a < b) & (b < c)) | ((a > b) & (b > c)))
         shares.append(between / borders if borders >= FEWEST_BORDERS else 0.0)
     return max(shares)
 
@@ -143,7 +156,7 @@ def _tell_why(facts: Facts, image: File, mask: File, heads: tuple[Header, Header
 def _wrong_values(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpec) -> tuple[str, str]:
     """Kind and text of what is wrong with the values (H, W) of a mask, or nothing twice."""
     facts.values = _counted(values)
-    strays = {value: count for value, count in facts.values.items() if value not in known_values(spec)}
+    strays = {value: count for value, count in facts.values.items() if value not in meanings(spec)}
     if not strays:
         return "", ""
     text = f"{some(strays)} in {sum(strays.values()) / values.size:.2%} of its pixels"
@@ -161,14 +174,14 @@ def _wrong_values(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpe
 
 def _wrong_colours(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpec) -> tuple[str, str]:
     """The same for colours (H, W, 3)."""
-    known = {_code(*colour) for colour in (*spec.colours, *spec.ignore_colours)}
-    counts = _counted(_code(*np.moveaxis(values.astype(np.uint32), 2, 0)))
+    known = set(colour_codes(np.array([*spec.colours, *spec.ignore_colours], np.uint8)).tolist())
+    counts = _counted(colour_codes(values))
     strays = {code: count for code, count in counts.items() if code not in known}
     if not strays:
         return "", ""
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in strays]
     text = f"{some(colours, 3)} in {sum(strays.values()) / values[..., 0].size:.2%} of its pixels"
-    if all(red == green == blue and red in known_values(spec) for red, green, blue in colours):
+    if all(red == green == blue and red in meanings(spec) for red, green, blue in colours):
         return "mask-kind", f"its values are in three channels, as colours: {text}"
     if jpeg:
         return "lossy-mask", f"it is a JPEG, with colours {text}"
@@ -231,16 +244,8 @@ def _reason(error: InputError, file: File) -> str:
     return str(error).partition(f"{file}: ")[2] or str(error)
 
 
-def known_values(spec: DatasetSpec) -> set[int]:
-    return {spec.ignore_label, *(spec.label_map or range(len(spec.classes)))}
-
-
 def _counted(values: np.ndarray) -> dict[int, int]:
     return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
-
-
-def _code(red, green, blue):
-    return red << 16 | green << 8 | blue
 
 
 def _grey(red: int, green: int, blue: int) -> int:

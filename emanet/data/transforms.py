@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..config import IGNORE, DataConfig, Experiment
 from ..errors import InputError
-from .workers import delivered
+from .workers import delivered, end_with_main
 
 ORDER, SAMPLE = 0, 1  # what a generator is for, as part of its seed
 PREFETCH = 4  # batches that each worker may be ahead
@@ -173,6 +173,7 @@ def training_loader(
         num_workers=workers,
         collate_fn=_Slots(images, labels, config.batch_size),
         prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=end_with_main,
     )
     return _batches(loader, images, labels)
 

@@ -1,5 +1,7 @@
-"""What a DataLoader's processes deliver, and how they end: of signals they hear nothing, their death is a sentence."""
+"""What a DataLoader's processes deliver, and how they end: at no signal but the main process's, and if they die anyway,
+with a sentence."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -29,9 +31,24 @@ def delivered(loader: DataLoader) -> Iterator[Any]:
         yield batch
 
 
+def end_with_main(worker: int) -> None:
+    """The loaders' worker_init_fn. Terminals and schedulers signal every process, but the step that is to be finished
+    still needs its batch: a worker, which inherits that SIGNALS are held back, ends only where its parent sends one."""
+    parent = os.getppid()
+
+    def listen() -> None:
+        while signal.sigwaitinfo(SIGNALS).si_pid != parent:
+            pass
+        os._exit(0)
+
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=listen, daemon=True).start()
+
+
 def _start(loader: DataLoader) -> Iterator[Any]:
-    """iter(loader), whose processes inherit that SIGNALS are held back: terminals and schedulers signal every process,
-    but the step that is to be finished still needs its batch."""
+    """iter(loader), with SIGNALS held back meanwhile, for the processes to inherit."""
+    if not hasattr(signal, "pthread_sigmask"):
+        return iter(loader)  # no POSIX system
     child = signal.getsignal(signal.SIGCHLD)
     held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
