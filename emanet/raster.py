@@ -158,8 +158,9 @@ def _unlink(path: Path) -> None:
 def _cleaned_up() -> Iterator[None]:
     """SIGTERM and SIGHUP raise SystemExit where they would end the process at once; in the main thread only."""
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    main = threading.current_thread() is threading.main_thread()
-    ours = [each for each in numbers if main and signal.getsignal(each) == signal.SIG_DFL]  # not nohup's, not a caller's
+    heard = threading.current_thread() is threading.main_thread()
+    # Any other handler is the caller's, and what is ignored (by nohup) stays so.
+    ours = [each for each in numbers if heard and signal.getsignal(each) == signal.SIG_DFL]
 
     def end(number: int, frame: FrameType | None) -> None:
         for each in ours:  # a closed terminal sends two, and the second would come in the middle of the cleaning up

@@ -51,7 +51,7 @@ def few_of_camvid(tmp_path, camvid):
     for split, count in (("train", 26), ("val", 4)):
         for kind in ("images", "masks"):
             (root / split / kind).mkdir(parents=True)
-            for path in sorted((camvid / split / kind).iterdir())[:count]:
+            for path in sorted((camvid / split / kind).iterdir())[::14][:count]:
                 shutil.copyfile(path, root / split / kind / path.name)
     spec = {"classes": SPECS["camvid"].classes, "palette": SPECS["camvid"].palette}
     (root / "dataset.json").write_text(json.dumps(spec))
@@ -225,7 +225,8 @@ class TestMasks:
         self.change(scenes, np.zeros_like)
         report = report_of(scenes)
         assert {finding.kind for finding in report.findings} == {"one-class"}
-        assert report.findings[0].text == "every labelled pixel is background, 0.0% of all pixels are ignored"
+        first = report.spec.classes[0]
+        assert report.findings[0].text == f"every labelled pixel is {first}, 0.0% of all pixels are ignored"
 
     def test_ignored_borders_and_one_mask_a_split_are_sound(self, scenes):
         for path in [*scenes.glob("*/*/*[1-9].*")]:

@@ -1,9 +1,11 @@
+import io
 import json
 import os
 
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data.datasets import (
@@ -17,6 +19,7 @@ from emanet.data.datasets import (
     resolve,
 )
 from emanet.errors import InputError
+from emanet.train import check_labels
 
 SPEC = DatasetSpec(classes=("a", "b"))
 
@@ -218,6 +221,20 @@ def test_masks_of_one_class(tmp_path):
     assert one_class(pixels, SPEC) == "every labelled pixel is a, 0.0% of all pixels are ignored"
     pixels[1] = 1
     assert not one_class(pixels, SPEC) and not one_class(np.zeros(256, np.int64), SPEC)
+
+
+def test_a_training_notes_classes_without_pixels(tmp_path):
+    def note():
+        out = io.StringIO()
+        check_labels(folders(tmp_path, DatasetSpec(classes=("a", "b", "c"))), Console(file=out))
+        return out.getvalue()
+
+    pair(tmp_path, "one", size=(3, 6))
+    pair(tmp_path, "two", size=(3, 6), value=255)
+    start = f"note: under {tmp_path / 'masks'} "
+    assert note() == start + "every labelled pixel is a, 50.0% of all pixels are ignored: are masks 0 and 255?\n"
+    pair(tmp_path, "two", size=(3, 9), value=1)
+    assert note() == start + "no pixel is labelled c\n" and note() == "", "what passed is remembered"
 
 
 def test_hidden_files_and_folders_are_none_of_it(tmp_path):

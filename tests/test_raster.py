@@ -1,6 +1,7 @@
 """TIFFs in windows: blending, strips, no data, the place on Earth, and what is refused; 100 megapixels in `slow`."""
 
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from conftest import ROOT, run_cli, sentence
 from PIL import Image
 from test_evaluate import tiny_model
 
+from emanet import raster
 from emanet.checkpoint import save_model
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
@@ -233,6 +235,78 @@ class TestFile:
         (out.parent / ".y.tif.partial").write_bytes(b"left by a killed process")
         predict_raster(model, path, out, CONFIG)
         assert list(out.parent.iterdir()) == [out]
+        before = out.read_bytes()
+        monkeypatch.setattr("os.fsync", interrupt)  # it is to be on the disk before the older one goes
+        with pytest.raises(KeyboardInterrupt):
+            predict_raster(model, path, out, CONFIG)
+        assert list(out.parent.iterdir()) == [out] and out.read_bytes() == before
+
+    def test_takes_the_place_of_an_older_ones_sidecars_too(self, model, tmp_path):
+        path, out = write(tmp_path / "x.tif", drawn(600, 600)), tmp_path / "y.tif"
+        predict_raster(model, path, out, CONFIG)
+        with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(out, "r+") as file:  # as QGIS does
+            file.build_overviews([2])
+        (tmp_path / "y.tif.aux.xml").write_text(
+            "<PAMDataset><PAMRasterBand band='1'><Metadata><MDI key='STATISTICS_MAXIMUM'>7</MDI></Metadata>"
+            "</PAMRasterBand></PAMDataset>"
+        )
+        (tmp_path / "y.tif.msk").write_bytes(b"")
+        assert len(list(tmp_path.glob("y.tif.*"))) == 3
+        predict_raster(model, path, out, CONFIG)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["x.tif", "y.tif"]
+        with rasterio.open(out) as file:
+            assert not file.overviews(1) and not file.tags(1)
+
+    def test_keeps_a_crs_that_geotiff_has_no_keys_for(self, model, tmp_path):
+        pole = "+proj=ob_tran +o_proj=longlat +o_lon_p=0 +o_lat_p=39 +lon_0=18 +ellps=sphere"
+        path, out = write(tmp_path / "x.tif", drawn(40, 40), **{**PLACE, "crs": pole}), tmp_path / "out" / "y.tif"
+        predict_raster(model, path, out, CONFIG)
+        with rasterio.open(path) as source, rasterio.open(out) as file:
+            assert file.crs == source.crs and file.crs and file.transform == source.transform
+        assert sorted(each.name for each in out.parent.iterdir()) == ["y.tif", "y.tif.aux.xml"]
+        predict_raster(model, write(tmp_path / "z.tif", drawn(40, 40), **PLACE), out, CONFIG)
+        assert [each.name for each in out.parent.iterdir()] == ["y.tif"]
+
+    def test_without_its_place_does_not_read_back_as_it_was_written(self, tmp_path):
+        pixels = drawn(20, 20, 1)
+        for lost, what in (("crs", "CRS"), ("transform", "transform")):
+            path = write(tmp_path / "x.tif", pixels, **{key: value for key, value in PLACE.items() if key != lost})
+            raster._verify(path, int(pixels.sum()), {})
+            with pytest.raises(OSError, match=f"GeoTIFF cannot hold its {what}$"):
+                raster._verify(path, int(pixels.sum()), PLACE)
+
+    def test_is_that_of_a_name_in_gdals_syntax(self, model, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        write(tmp_path / "x.tif", drawn(40, 40))
+        write(tmp_path / "small.tif", drawn(20, 30)).rename("GTIFF_DIR:1:x.tif")
+        predict_raster(model, "GTIFF_DIR:1:x.tif", "GTIFF_DIR:1:y.tif", CONFIG)
+        assert read(tmp_path / "GTIFF_DIR:1:y.tif").shape == (20, 30)
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signals")
+    @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+    def test_leaves_nothing_behind_a_signal(self, tmp_path, name):
+        path, out = write(tmp_path / "x.tif", drawn()), tmp_path / "out" / "y.tif"
+        command = [sys.executable, "-c", SIGNALLED, str(ROOT), str(ROOT / "tests"), str(path), str(out), name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        number = getattr(signal, name)
+        assert (done.returncode, done.stdout) == (128 + number, ".y.tif.partial\n"), done.stderr
+        assert "Traceback" not in done.stderr and list(out.parent.iterdir()) == []
+
+    def test_leaves_signals_as_they_were(self, model, tmp_path, monkeypatch):
+        path, heard = write(tmp_path / "x.tif", drawn()), []
+        before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+        try:
+            monkeypatch.setattr(
+                raster, "probabilities", lambda *a: (heard or signal.raise_signal(signal.SIGTERM), probabilities(*a))[1]
+            )
+            assert np.array_equal(labelled(model, path), blended(model, drawn()))  # a caller's handler is the caller's
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert heard == [signal.SIGTERM]
+        monkeypatch.undo()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        labelled(model, path)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
     def test_on_a_full_disk(self, tmp_path):
         """At any time: GDAL does not tell of the tiles that it fails to write as it closes a file."""
@@ -245,6 +319,7 @@ class TestFile:
         )
         said = done.stdout.splitlines()
         assert len(said) == 4, (said, done.stderr)
+        assert "TIFF" not in done.stderr and "No space" not in done.stderr and "File too large" not in done.stderr
         assert all(line.startswith(f"cannot write {tmp_path / 'full.tif'}: ") for line in said), said
         assert [each.name for each in tmp_path.iterdir()] == ["x.tif"]
 
@@ -263,6 +338,25 @@ for share in (0, 0.5, 0.95, 0.999):
         predict_raster(model, path, out, config)
     except InputError as error:
         print(error)
+"""
+
+
+SIGNALLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[1:3]
+from test_raster import *
+path, out, number = *map(Path, sys.argv[3:5]), getattr(signal, sys.argv[5])
+
+def interrupt(*arguments):
+    print(*os.listdir(out.parent), flush=True)
+    try:
+        os.kill(os.getpid(), number)
+    finally:
+        os.kill(os.getpid(), number)  # once more while it cleans up
+    return probabilities(*arguments)
+
+raster.probabilities = interrupt
+predict_raster(tiny_model(), path, out, CONFIG)
 """
 
 
@@ -322,7 +416,8 @@ class TestRefused:
         path = write(tmp_path / "x.tif", drawn(9, 9))
         (tmp_path / "file").touch()
         (tmp_path / "folder").mkdir()
-        for out in (tmp_path / "file" / "y.tif", tmp_path / "folder"):
+        long = [tmp_path / ("n" * length) for length in (250, 300)]  # the former for the part that is renamed to it
+        for out in (tmp_path / "file" / "y.tif", tmp_path / "folder", *long):
             with pytest.raises(InputError, match=f"^cannot write {out}: "):
                 predict_raster(model, path, out)
         with pytest.raises(InputError, match=f"^cannot read image {tmp_path}/no.tif: .*No such file"):
@@ -363,6 +458,13 @@ class TestFiles:
         plain, placed = write(tmp_path / "a.tif", drawn(9, 9)), write(tmp_path / "b.tiff", drawn(9, 9), **PLACE)
         big = write(tmp_path / "big.tif", drawn(9, 9), bigtiff="yes", **PLACE)
         assert (is_raster(plain), is_raster(placed), is_raster(big)) == (False, True, True)
+        write(tmp_path / "world.tif", drawn(9, 9))
+        (tmp_path / "world.tfw").write_text("2\n0\n0\n-2\n1001\n1999\n")
+        write(tmp_path / "beside.tif", drawn(9, 9))
+        place = "<GeoTransform>1, 2, 0, 1, 0, -2</GeoTransform>"
+        (tmp_path / "beside.tif.aux.xml").write_text(f"<PAMDataset>{place}</PAMDataset>")
+        (tmp_path / "a.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+        assert is_raster(tmp_path / "world.tif") and is_raster(tmp_path / "beside.tif") and not is_raster(plain)
         side = int(LARGE**0.5) + 1
         for name, height in (("huge.tif", side), ("large.tif", side - 3)):
             profile = {"width": side, "height": height, "count": 1, "dtype": "uint8", "sparse_ok": True, "tiled": True}
@@ -384,7 +486,9 @@ class TestFiles:
         write(folder / "bad.tif", drawn(bands=2), **PLACE)
         predictor = Predictor(model, device="cpu", config=CONFIG)
         failures = predict_files(predictor, [str(folder)], out, overlay=False)
-        assert len(failures) == 1 and "bad.tif has 2 bands" in failures[0] and failures[0] in capfd.readouterr().err
+        assert len(failures) == 1 and "bad.tif has 2 bands" in failures[0]
+        said = capfd.readouterr()  # no bar and no blank lines of one where no terminal is
+        assert (said.out, " ".join(said.err.split("\n"))) == ("", f"skipped: {failures[0]} ")
         assert sorted(path.name for path in out.iterdir()) == ["a.tif", "b.png"]
         assert np.array_equal(read(out / "a.tif"), blended(model, drawn()))
         predict_files(predictor, [str(folder / "b.tif")], tmp_path / "all", rasters="always")

@@ -115,8 +115,9 @@ def packed_spec(root: Path) -> DatasetSpec | None:
     indices = _indices(root)
     if not indices:
         return None
+    index = _read_index(indices[0])
     try:
-        return from_dict(DatasetSpec, _read_index(indices[0])["spec"])
+        return from_dict(DatasetSpec, index["spec"])
     except InputError as error:
         raise InputError(f"{indices[0]}: {error}") from error
 
@@ -129,6 +130,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     place = [str, int, int, int]
     try:
         sound = all([*map(type, shard)] == [str, int] for shard in index["shards"])
+        sound &= isinstance(index["spec"], dict)
         count = len(index["shards"])
         sound &= all([*map(type, s)] == [int, *place, *place] and 0 <= s[0] < count for s in index["samples"])
     except (KeyError, TypeError):
