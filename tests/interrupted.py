@@ -85,10 +85,12 @@ def main() -> None:
     while kills < given.kills:
         trials += 1
         run = given.folder / f"cut{trials}"
-        moment = random.uniform(0, took)
-        children = start(given.config, run, given.ranks)
-        time.sleep(moment)
         survivor = given.ranks > 1 and kills % 2
+        children = start(given.config, run, given.ranks)
+        while survivor and not run.exists():  # before they have met, one waits half an hour for the other
+            time.sleep(0.01)
+        moment = random.uniform(0, took)
+        time.sleep(moment)
         for child in children[1:] if survivor else children:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, number)

@@ -236,6 +236,7 @@ def test_a_damaged_member_is_named_with_its_shard(packed):
         (lambda p: damage(p, lambda i: i.update(format="other")), "is no index of the format"),
         (lambda p: damage(p, lambda i: i.pop("shards")), r"index .*train\.index\.json is damaged"),
         (lambda p: damage(p, lambda i: i.update(samples=[])), "is damaged"),
+        (lambda p: damage(p, lambda i: i.pop("spec")), "is damaged"),
         (lambda p: damage(p, lambda i: i["samples"][1].pop()), "is damaged"),
         (lambda p: damage(p, lambda i: i["samples"][1].__setitem__(0, 99)), "is damaged"),
         (
