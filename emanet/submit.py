@@ -97,13 +97,14 @@ def submit(
         raise InputError(f"the server of {kind.name} takes a file named *{kind.suffixes[0]}, not {target.name}")
     paths = _images(images, kind)
     console = Console(stderr=True)
-    sizes = {path: image_size(path) for path in track(paths, "check", console=console, transient=True)}
+    bar = {"console": console, "transient": True, "disable": not console.is_terminal}
+    sizes = {path: image_size(path) for path in track(paths, "check", **bar)}
     names = [f"{kind.folder}{path.stem}.png" for path in paths]
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with _packed(partial, kind) as add:
-            for name, path in track(list(zip(names, paths, strict=True)), "predict", console=console, transient=True):
+            for name, path in track(list(zip(names, paths, strict=True)), "predict", **bar):
                 add(name, kind.png(predictor(path)))
         _verify(partial, kind, dict(zip(names, sizes.values(), strict=True)))
         os.replace(partial, target)

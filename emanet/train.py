@@ -59,7 +59,7 @@ class StepNet(nn.Module):
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a training is, beside its step: part of its checkpoints."""
 
     best: float = -1.0
@@ -136,14 +136,14 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
 
     optimizer = build_optimizer(net, config.optim)
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    first_step, progress = 0, Progress()
+    first_step, progress = 0, TrainingState()
     if resume and not start:
         run.say(f"no checkpoint in {run.folder}: starting anew")
     if start:
         _require_same(config, load_experiment(str(run.folder)), run.folder)
         source, training, broken = checkpoint.load_checkpoint(run.folder, net, device)
         distributed.agree(**{"the checkpoint to resume from": source.name})
-        first_step, progress = int(source.name), Progress(**training["progress"])
+        first_step, progress = int(source.name), TrainingState(**training["progress"])
         for problem in broken.values():
             run.say(f"warning: {problem}; going on from {source.name}")
         distributed.first_on_rank_zero(lambda: checkpoint.set_aside(broken))

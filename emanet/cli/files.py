@@ -240,7 +240,8 @@ def data(arguments: list[str]) -> None:
         if not isinstance(dataset, Dataset):
             raise InputError("the drawn scenes are no files; write some with `data draw`, and pack that folder")
         what = dataset.pairs, dataset.spec, dataset.spec.split_names.get(split, split), Path(out)
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
             task = bar.add_task("pack", total=len(dataset))
             shards = run(*what, shard_size * 10**6, lambda done: bar.update(task, completed=done))
         size = sum(shard.stat().st_size for shard in shards) / 1e6
