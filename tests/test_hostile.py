@@ -83,7 +83,7 @@ def test_many_broken_checkpoints(model, tmp_path, capsys):
     folder = tmp_path / "files"
     folder.mkdir()
     count = outcomes("checkpoints", checkpoint_corpus(model, 1500, folder / "marker", seed=1), folder)
-    assert count["load", "worked"] > 20 and count["foreign", "worked"] > 100
+    assert count["load", "worked"] > 10 and count["foreign", "worked"] > 100
     with capsys.disabled():
         print(f"\n{count.total() // 5} checkpoints: {dict(count)}")
 
