@@ -3,7 +3,7 @@
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .errors import InputError, Interrupted, some
 
-# What keeps DDP from sending buffers around: they are the same already. The option has another name in new versions.
+# What keeps DDP from sending buffers around at every step. The option has another name in new versions.
 _OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 KEEP_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
 
@@ -87,6 +87,13 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
+
+
+def take_rank_zeros(tensors: Iterable[Tensor]) -> None:
+    """Every rank's tensors become those of rank 0, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def first_on_rank_zero(work: Callable[[], None]) -> None:

@@ -70,7 +70,8 @@ class _Console(Console):
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, AttributeError):  # an output that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class RunFolder:
@@ -82,8 +83,9 @@ class RunFolder:
         self._writer: Any = None
         self._lock: Any = None
 
-    def open(self, config: Experiment, net: EMANet, step: int) -> None:
-        """Write what the run is made of; in a resumed run, cut the log back to the step it goes on from."""
+    def open(self, config: Experiment, net: EMANet, step: int, unvalidated: bool = False) -> None:
+        """Write what the run is made of; in a resumed run, cut the log back to the step it goes on from, without its
+        validation if that is to come."""
         if not self.main:
             return
         from torch.utils.tensorboard import SummaryWriter
@@ -97,6 +99,8 @@ class RunFolder:
             PACKAGE, self.folder / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
         )
         kept = [row for row in read_rows(self.folder / "log.jsonl") if row["step"] <= step] if step else []
+        if unvalidated:
+            kept = [row for row in kept if (row["kind"], row["step"]) != ("val", step)]
         write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
         self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
         count = sum(p.numel() for p in net.parameters())

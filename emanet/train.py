@@ -140,7 +140,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     if resume and not start:
         run.say(f"no checkpoint in {run.folder}: starting anew")
     if start:
-        _require_same(config, load_experiment(str(run.folder)), run.folder)
+        earlier = load_experiment(str(run.folder))
+        _require_same(config, earlier, run.folder)
         source, training, broken = checkpoint.load_checkpoint(run.folder, net, device)
         distributed.agree(**{"the checkpoint to resume from": source.name})
         first_step, progress = int(source.name), TrainingState(**training["progress"])
@@ -150,9 +151,11 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         optimizer.load_state_dict(training["optimizer"])
         scaler.load_state_dict(training["scaler"])
         run.say(f"resumed at step {first_step} of {config.steps}")
-        if first_step == config.steps and not progress.unvalidated and run.result.is_file():
+        complete = first_step == config.steps and not progress.unvalidated and run.result.is_file()
+        if complete and config.eval == earlier.eval:
             return read_json(run.result)  # there is nothing left to do
-    distributed.first_on_rank_zero(lambda: run.open(config, net, first_step))
+    unvalidated = progress.unvalidated or first_step == config.steps
+    distributed.first_on_rank_zero(lambda: run.open(config, net, first_step, unvalidated))
 
     step_net: nn.Module = StepNet(net, loss_fn)
     if config.compile:
@@ -172,6 +175,8 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
         """
         nonlocal matrix, mark
         if validate and not stop:
+            if not config.sync_bn:
+                distributed.take_rank_zeros(net.buffers())  # whose statistics are saved, so that they are scored
             take = run.picture_taker(config, net, done)
             options = {"workers": config.data.workers, "on_sample": take, "until": lambda: bool(asked)}
             found = evaluate(net, val_set, config.eval, **options)
@@ -196,7 +201,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     logged = first_step
     loader = training_loader(samples, config, first_step, rank, world)
     with Interruption(tell=rank == 0) as asked, run.bar(first_step, config.steps):
-        if progress.unvalidated or first_step == config.steps:
+        if unvalidated:
             settle(first_step, True, False)
         for step, batch in enumerate(loader, first_step):
             if isinstance(batch, InputError):

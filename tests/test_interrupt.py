@@ -61,6 +61,17 @@ def test_a_signal_is_noted_and_the_next_one_ends():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_what_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interruption(tell=False) as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        assert not asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_another_thread_hears_no_signals():
     before, seen = signal.getsignal(signal.SIGTERM), []
 

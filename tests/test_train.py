@@ -229,6 +229,10 @@ def test_a_run_that_ended_before_its_results_were_written_writes_them(tiny, tmp_
     assert training.train(tiny, tmp_path / "run", resume=True) == report
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == report
     assert (tmp_path / "run" / "curves.png").exists()
+    flipped = training.train(override(tiny, {"eval.flip": True}), tmp_path / "run", resume=True)
+    assert flipped != report and json.loads((tmp_path / "run" / "evaluation.json").read_text()) == flipped
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in lines if row["kind"] == "val"] == [6]
 
 
 HOLD = """
@@ -320,6 +324,17 @@ def test_two_processes_train_as_one(tiny, tmp_path, average):
         torch.testing.assert_close(first[name], value, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
         assert torch.equal(first[name], second[name]), name
     assert losses(tmp_path / "run2") == pytest.approx(losses(tmp_path / "run1"), rel=1e-4)
+
+
+def test_without_synchronised_norms_the_score_is_the_saved_models(tiny, tmp_path, scenes):
+    """Each rank's BatchNorm has statistics of its own then; rank 0's are saved."""
+    changes = {"sync_bn": False, "device": "cpu", "steps": 8, "data.dataset": str(scenes), "optim.lr": 1e-2}
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(override(tiny, changes))))
+    done = torchrun(2, tmp_path / "config.json", tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    scored = run_cli("evaluate", tmp_path / "run", "--json", tmp_path / "again.json")
+    assert scored.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["mIoU"] == written["mIoU"]
 
 
 def test_under_torchrun_one_sentence_from_rank_zero(tiny, tmp_path, scenes):

@@ -1,6 +1,7 @@
 """What a DataLoader's processes deliver, and how they end: at no signal but the main process's, and if they die anyway,
 with a sentence."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -33,8 +34,8 @@ def delivered(loader: DataLoader) -> Iterator[Any]:
 
 def end_with_main(worker: int) -> None:
     """The loaders' worker_init_fn. Terminals and schedulers signal every process, but the step that is to be finished
-    still needs its batch: a worker, which inherits that SIGNALS are held back, ends only where its parent sends one."""
-    parent = os.getppid()
+    still needs its batch: a worker, in which SIGNALS are held back, ends only where the main process sends one."""
+    parent = multiprocessing.parent_process().pid
 
     def listen() -> None:
         while signal.sigwaitinfo(SIGNALS).si_pid != parent:
@@ -42,6 +43,7 @@ def end_with_main(worker: int) -> None:
         os._exit(0)
 
     if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited from _start only by a fork
         threading.Thread(target=listen, daemon=True).start()
 
 
