@@ -15,7 +15,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from emanet.errors import InputError  # noqa: E402
-from emanet.plots import new_figure, save_figure  # noqa: E402
+from emanet.show.figures import new_figure, save_figure  # noqa: E402
 
 Row = dict[str, str]
 

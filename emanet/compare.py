@@ -58,7 +58,7 @@ def compare(runs: Sequence[str], out: str | None = None, console: Console | None
         title = "IoU at the best mIoU" + (f", and its difference to {names[0]}" if len(names) > 1 else "")
         console.print(_table(title, names, {name: (values, percent, 1) for name, values in ious.items()}, True))
     if out:
-        from .plots import curves_picture
+        from .show.figures import curves_picture
 
         curves_picture(logs, out)
     return {"runs": names, "metrics": metrics, "IoU": ious}

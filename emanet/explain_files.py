@@ -20,8 +20,8 @@ from .errors import InputError, some
 from .experiments import load_experiment
 from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components
 from .model import EMANet
-from .pictures import Palette
 from .predict import find_images
+from .show.colours import Palette
 
 
 def explain_files(

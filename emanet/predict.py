@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from . import evaluate, pictures, raster
+from . import evaluate, raster
 from .config import Engine, EvalConfig, Precision
 from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
 from .distributed import pick_device
@@ -31,6 +31,7 @@ from .errors import InputError
 from .experiments import load_experiment
 from .fast import faster
 from .model import EMANet
+from .show import colours as pictures
 
 Picture = np.ndarray | Image.Image | str | Path
 JPEG_QUALITY = 90

@@ -37,10 +37,10 @@ from .data.datasets import SPECS, resolve
 from .distributed import pick_device
 from .errors import InputError
 from .experiments import load_experiment, override
-from .grid import Grid, flat, put_out
 from .losses import PixelLoss
 from .model import EMANet, build_model
 from .published import FIGURES, TABLE1
+from .show.tables import Grid, flat, put_out
 from .train import StepNet
 
 Size = tuple[int, int]

@@ -36,7 +36,7 @@ from .config import IGNORE, EvalConfig
 from .errors import InputError
 from .evaluate import probabilities, window_starts
 from .model import EMANet
-from .pictures import IGNORE_COLOUR
+from .show.colours import IGNORE_COLOUR
 
 LARGE = 32_000_000  # pixels from which is_raster takes a TIFF that has no georeference
 MEMORY = 256 << 20

@@ -33,7 +33,7 @@ from .errors import InputError
 from .experiments import to_dict
 from .metrics import MEANS, ConfusionMatrix, percent, print_report
 from .model import EMANet
-from .pictures import triptych
+from .show.colours import triptych
 
 PACKAGE = Path(__file__).parent
 LAUNCH = ".launch"  # file in the run folder: see _launch
@@ -195,7 +195,7 @@ class RunFolder:
         report = matrix.report()
         print_report(report, self.console)
         try:
-            from .plots import confusion_picture, curves_picture
+            from .show.figures import confusion_picture, curves_picture
 
             confusion_picture(matrix, self.folder / "confusion.png")
             curves_picture({self.folder.name: read_log(self.folder)}, self.folder / "curves.png")

@@ -40,7 +40,7 @@ def score(
         if json:
             write_json(Path(json), report)
         if picture:
-            from .plots import confusion_picture
+            from .show.figures import confusion_picture
 
             confusion_picture(matrix, picture)
     distributed.shutdown()

@@ -18,7 +18,7 @@ from emanet.data import export
 from emanet.data.check import printable
 from emanet.data.check_report import _coloured
 from emanet.data.images import read_mask
-from emanet.pictures import IGNORE_COLOUR
+from emanet.show.colours import IGNORE_COLOUR
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from emanet.errors import InputError
-from emanet.pictures import GAP, IGNORE_COLOUR, colourise, overlay, triptych
+from emanet.show.colours import GAP, IGNORE_COLOUR, colourise, overlay, triptych
 
 PALETTE = ((0, 0, 0), (200, 10, 0), (0, 0, 255))
 LABELS = np.array([[0, 1, 2], [255, 1, 0]], np.uint8)

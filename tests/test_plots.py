@@ -7,7 +7,7 @@ from PIL import Image
 
 from emanet.errors import InputError
 from emanet.metrics import ConfusionMatrix
-from emanet.plots import confusion_picture, curves_picture
+from emanet.show.figures import confusion_picture, curves_picture
 
 
 def random_matrix(classes: int) -> ConfusionMatrix:

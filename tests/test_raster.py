@@ -19,9 +19,9 @@ from emanet.checkpoint import save_model
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.evaluate import predict_labels, probabilities, window_starts
-from emanet.pictures import IGNORE_COLOUR
 from emanet.predict import Predictor, predict_files
 from emanet.raster import CACHE, LARGE, MEMORY, TILE, is_raster, predict_raster, tiff_tags, window_weight
+from emanet.show.colours import IGNORE_COLOUR
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.control import GroundControlPoint  # noqa: E402

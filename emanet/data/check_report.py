@@ -17,7 +17,7 @@ from rich.text import Text
 
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
-from ..pictures import IGNORE_COLOUR
+from ..show.colours import IGNORE_COLOUR
 from .check import KINDS, SEVERITIES, Finding, Report, Split, printable, utf8
 from .images import meanings, read_image, read_mask_values
 from .pairs import File

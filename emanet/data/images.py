@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
-from ..pictures import IGNORE_COLOUR
+from ..show.colours import IGNORE_COLOUR
 from .pack import Member
 
 IMAGE_SUFFIXES = frozenset(

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .atomic import write_text
-from .errors import InputError
+from ..atomic import write_text
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

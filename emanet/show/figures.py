@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .metrics import ConfusionMatrix
+from ..errors import InputError
+from ..metrics import ConfusionMatrix
 
 
 def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .config import IGNORE
-from .errors import InputError
+from ..config import IGNORE
+from ..errors import InputError
 
 Array = np.ndarray
 Palette = Sequence[tuple[int, int, int]]
