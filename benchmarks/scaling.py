@@ -24,6 +24,7 @@ from bench import Row, compare, machine, print_machine, print_table, write_csv
 from torch import nn
 
 from emanet import distributed
+from emanet.analysis.cost import peak_memory
 from emanet.config import Experiment
 from emanet.data.specs import SPECS
 from emanet.emau import EMAU
@@ -32,7 +33,6 @@ from emanet.heads.non_local import NonLocal
 from emanet.losses import PixelLoss
 from emanet.model import EMANet, build_model
 from emanet.optim import build_optimizer
-from emanet.profile import peak_memory
 from emanet.train import StepNet
 
 CHANNELS, BASES = 512, 64

@@ -22,8 +22,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from emanet.analysis.cost import peak_memory  # noqa: E402
 from emanet.ops.upsample import upsample_argmax, upsample_cross_entropy  # noqa: E402
-from emanet.profile import peak_memory  # noqa: E402
 
 CASES = {  # images, classes, (h, w), (H, W)
     "513x513/21": (4, 21, (65, 65), (513, 513)),

@@ -26,8 +26,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from . import __version__, distributed
+from .analysis.compare import read_log, read_rows
 from .atomic import write_json, write_text, write_whole
-from .compare import read_log, read_rows
 from .config import Experiment
 from .errors import InputError
 from .experiments import to_dict

@@ -4,7 +4,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from emanet.compare import compare, read_log
+from emanet.analysis.compare import compare, read_log
 from emanet.errors import InputError
 
 VAL = {"kind": "val", "pAcc": 0.9, "mAcc": 0.7, "fIoU": 0.8}

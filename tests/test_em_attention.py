@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from emanet.analysis.cost import peak_memory
 from emanet.ops import em_attention as module
 from emanet.ops.em_attention import EPS, em_attention, em_attention_buffered, em_attention_plain, unit_columns
-from emanet.profile import peak_memory
 
 
 def reference(x, mu, steps):

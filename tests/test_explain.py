@@ -11,6 +11,8 @@ from conftest import run_cli, sentence
 from PIL import Image
 
 from emanet import evaluate
+from emanet.analysis.explain import ClassUse, class_use, explain, principal_components
+from emanet.analysis.explain_figures import base_colours, components_figure, heat_map, iterations_figure, usage_figure
 from emanet.checkpoint import load, save_model
 from emanet.config import IGNORE
 from emanet.data.datasets import SPECS
@@ -18,8 +20,6 @@ from emanet.data.synthetic import draw_scene
 from emanet.emau import EMAU
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
-from emanet.explain import ClassUse, class_use, explain, principal_components
-from emanet.explain_plots import base_colours, components_figure, heat_map, iterations_figure, usage_figure
 from emanet.model import build_model
 
 SIZES = [(33, 41), (50, 37), (32, 70)]

@@ -12,8 +12,8 @@ from conftest import ROOT, run_cli
 from safetensors.torch import load_file
 
 from emanet import train as training
+from emanet.analysis.compare import read_log
 from emanet.checkpoint import checkpoints
-from emanet.compare import read_log
 from emanet.errors import InputError, Interrupted
 from emanet.experiments import override, to_dict
 from emanet.interrupt import Interruption

@@ -12,7 +12,7 @@ import torch
 from conftest import run_cli, sentence
 from PIL import Image
 
-from emanet.compare import read_log
+from emanet.analysis.compare import read_log
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data import pack as packing
 from emanet.data.datasets import check, open_dataset

@@ -9,11 +9,11 @@ from conftest import ROOT, run_cli, run_process, sentence
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from emanet import profile
+from emanet.analysis import cost as profile
+from emanet.analysis.published import FIGURES, TABLE1
 from emanet.config import ModelConfig
 from emanet.data.datasets import SPECS, resolve
 from emanet.experiments import experiment_names, load_experiment, override
-from emanet.published import FIGURES, TABLE1
 
 DOCS = (ROOT / "docs" / "profile.md").read_text()
 

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import emanet
 from emanet import train as training
+from emanet.analysis.compare import read_log
 from emanet.checkpoint import checkpoints
-from emanet.compare import read_log
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header, to_dict
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from emanet.analysis.cost import peak_memory
 from emanet.config import BackboneConfig, HeadConfig, LossConfig, ModelConfig
 from emanet.evaluate import padded_logits, predict_labels
 from emanet.losses import PixelLoss
 from emanet.model import build_model
 from emanet.ops import upsample
 from emanet.ops.upsample import upsample_argmax, upsample_cross_entropy
-from emanet.profile import peak_memory
 from emanet.train import StepNet
 
 # (B, classes, h, w), the size they are spread over, the size that is kept

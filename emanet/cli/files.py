@@ -122,7 +122,7 @@ def compare(arguments: list[str]) -> None:
             runs: Run folders.
             picture: File for a picture of their curves.
         """
-        from ..compare import compare as run
+        from ..analysis.compare import compare as run
 
         if not runs:
             raise InputError("compare needs at least one run folder")
@@ -174,7 +174,7 @@ def profile(arguments: list[str]) -> None:
         for word in ([argument, "-"] if argument in files and after.startswith("--") else [argument])
     ]
     values = run_with(command, given, "profile")
-    from ..profile import profile
+    from ..analysis.cost import profile
 
     profile(**values)
 

@@ -89,7 +89,7 @@ def evaluate(arguments: list[str]) -> None:
         return locals()
 
     given = parse_for_model(command, arguments, "evaluate")
-    from ..score import score
+    from ..analysis.score import score
 
     score(**vars(given.pop("how")), **given)
 
@@ -174,7 +174,7 @@ def explain(arguments: list[str]) -> None:
         return locals()
 
     given = run_with(command, arguments, "explain")
-    from ..explain_files import explain_files
+    from ..analysis.explain_files import explain_files
 
     failures = explain_files(given.pop("model"), given.pop("images"), **given)
     if failures:

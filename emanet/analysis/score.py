@@ -7,17 +7,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from . import distributed
-from .atomic import write_json
-from .checkpoint import load, model_path, spec_of
-from .config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
-from .data.datasets import at_hand, open_dataset, open_folders, resolve
-from .data.images import read_mask, read_mask_values
-from .errors import InputError
-from .evaluate import evaluate
-from .experiments import load_experiment, override
-from .metrics import ConfusionMatrix, print_report
-from .predict import Predictor
+from .. import distributed
+from ..atomic import write_json
+from ..checkpoint import load, model_path, spec_of
+from ..config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
+from ..data.datasets import at_hand, open_dataset, open_folders, resolve
+from ..data.images import read_mask, read_mask_values
+from ..errors import InputError
+from ..evaluate import evaluate
+from ..experiments import load_experiment, override
+from ..metrics import ConfusionMatrix, print_report
+from ..predict import Predictor
 
 
 def score(
@@ -40,7 +40,7 @@ def score(
         if json:
             write_json(Path(json), report)
         if picture:
-            from .show.figures import confusion_picture
+            from ..show.figures import confusion_picture
 
             confusion_picture(matrix, picture)
     distributed.shutdown()

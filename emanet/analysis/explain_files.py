@@ -12,16 +12,16 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from . import explain_plots as draw
-from .atomic import write_json
-from .checkpoint import load, model_path
-from .data.datasets import at_hand, open_dataset
-from .errors import InputError, some
-from .experiments import load_experiment
+from ..atomic import write_json
+from ..checkpoint import load, model_path
+from ..data.datasets import at_hand, open_dataset
+from ..errors import InputError, some
+from ..experiments import load_experiment
+from ..model import EMANet
+from ..predict import find_images
+from ..show.colours import Palette
+from . import explain_figures as draw
 from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components
-from .model import EMANet
-from .predict import find_images
-from .show.colours import Palette
 
 
 def explain_files(

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .errors import InputError
-from .experiments import load_experiment, read_json
-from .metrics import MEANS, percent
+from ..errors import InputError
+from ..experiments import load_experiment, read_json
+from ..metrics import MEANS, percent
 
 Cells = Sequence[float | None]
 
@@ -58,7 +58,7 @@ def compare(runs: Sequence[str], out: str | None = None, console: Console | None
         title = "IoU at the best mIoU" + (f", and its difference to {names[0]}" if len(names) > 1 else "")
         console.print(_table(title, names, {name: (values, percent, 1) for name, values in ious.items()}, True))
     if out:
-        from .show.figures import curves_picture
+        from ..show.figures import curves_picture
 
         curves_picture(logs, out)
     return {"runs": names, "metrics": metrics, "IoU": ious}

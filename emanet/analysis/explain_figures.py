@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..show.colours import Palette, colourise, rgb
+from ..show.figures import new_figure, save_figure
 from .explain import ClassUse, Explanation
-from .show.colours import Palette, colourise, rgb
-from .show.figures import new_figure, save_figure
 
 Array = np.ndarray
 HEAT = ((74, 20, 134), (150, 30, 120), (214, 50, 80), (244, 110, 40), (253, 180, 40), (255, 245, 120))

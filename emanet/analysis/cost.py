@@ -32,16 +32,16 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .config import BackboneConfig, DatasetSpec, Experiment, HeadConfig, ModelConfig
-from .data.datasets import SPECS, resolve
-from .distributed import pick_device
-from .errors import InputError
-from .experiments import load_experiment, override
-from .losses import PixelLoss
-from .model import EMANet, build_model
+from ..config import BackboneConfig, DatasetSpec, Experiment, HeadConfig, ModelConfig
+from ..data.datasets import SPECS, resolve
+from ..distributed import pick_device
+from ..errors import InputError
+from ..experiments import load_experiment, override
+from ..losses import PixelLoss
+from ..model import EMANet, build_model
+from ..show.tables import Grid, flat, put_out
+from ..train import StepNet
 from .published import FIGURES, TABLE1
-from .show.tables import Grid, flat, put_out
-from .train import StepNet
 
 Size = tuple[int, int]
 PAPER_SIZE = (513, 513)

@@ -1,6 +1,6 @@
 """What EM attention does: which pixels of an image each base takes, how that sharpens, which bases a class uses.
 
-    from emanet.explain import explain
+    from emanet.analysis.explain import explain
 
     seen = explain("runs/a", "photo.jpg")  # a model file, a run folder or an EMANet; any picture a Predictor takes
     seen.z                                 # (T, K, h, w): the responsibilities of every EM iteration
@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .checkpoint import load
-from .emau import EMAU
-from .errors import InputError
-from .evaluate import evaluate
-from .model import EMANet
-from .ops.em_attention import em_step
-from .predict import Picture, Predictor
+from ..checkpoint import load
+from ..emau import EMAU
+from ..errors import InputError
+from ..evaluate import evaluate
+from ..model import EMANet
+from ..ops.em_attention import em_step
+from ..predict import Picture, Predictor
 
 Array = np.ndarray
 
