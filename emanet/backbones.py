@@ -6,9 +6,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from . import foreign
 from .config import BackboneConfig
 from .errors import InputError, some, suggest
+from .weights import foreign
 
 
 class Backbone(nn.Module):

@@ -44,10 +44,11 @@ def images():
 def checkpoints():
     import torch
 
-    from emanet import checkpoint, foreign
+    from emanet import checkpoint
     from emanet.backbones import read_weights
-    from emanet.convert import convert
+    from emanet.convert.convert import convert
     from emanet.experiments import load_experiment
+    from emanet.weights import foreign
 
     def load(path):
         model = checkpoint.load(path)

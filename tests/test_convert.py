@@ -16,7 +16,7 @@ from source_shapes import AUX, C1, SHAPES, WHOLE, C, K
 
 import emanet
 from emanet.config import BackboneConfig
-from emanet.convert import convert
+from emanet.convert.convert import convert
 from emanet.data.datasets import SPECS
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, read_header
@@ -77,7 +77,7 @@ def state_of(layout):
 @pytest.fixture(autouse=True)
 def expanded_weights_are_read(monkeypatch):
     """The files here repeat one number per weight, to be small: what refuses them is test_foreign.py's."""
-    monkeypatch.setattr("emanet.foreign._require_real", lambda content, path, size: None)
+    monkeypatch.setattr("emanet.weights.foreign._require_real", lambda content, path, size: None)
 
 
 def outer(layout, state):

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from emanet import foreign
 from emanet.errors import InputError
-from emanet.foreign import Array, Inert
+from emanet.weights import foreign
+from emanet.weights.foreign import Array, Inert
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.num_batches_tracked": torch.tensor(3)}
 ARRAYS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "names@@": {"a": "linear_0"}}

@@ -18,12 +18,12 @@ from conftest import ROOT, Done, run_cli, run_process, sentence
 from mutations import bombs, checkpoint_corpus, headers, image_corpus, image_seeds, largest
 from PIL import Image
 
-from emanet import foreign
 from emanet.config import BackboneConfig, DataConfig, EvalConfig, Experiment, HeadConfig, LossConfig, OptimConfig
 from emanet.data.images import IMAGE_SUFFIXES, image_size, read_image, read_mask_values
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, read_json, to_dict
 from emanet.predict import Predictor, find_images
+from emanet.weights import foreign
 
 # In this process, where pytest has filters of its own; in others images.py silences Pillow itself.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

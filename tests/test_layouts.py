@@ -1,9 +1,9 @@
 """Keys of others and ours, both ways, and which layout a file's keys are."""
 
 import pytest
+from emanet.convert.convert.layouts import LAYOUTS, recognise, resnet_name, stem_of
 
 from emanet.errors import InputError
-from emanet.layouts import LAYOUTS, recognise, resnet_name, stem_of
 
 PAIRS = [
     ("original", "extractor.0.3.weight", "backbone.net.conv1.3.weight"),

@@ -4,14 +4,14 @@ import re
 
 import pytest
 import torch
+from emanet.convert.convert.mmconfig import UNREAD, Stated, mmseg_classes, mmseg_settings, parse
 from source_shapes import AUX, C1
 from test_convert import state_of
 
 from emanet.config import EvalConfig
-from emanet.convert import convert
+from emanet.convert.convert import convert
 from emanet.data.datasets import SPECS
 from emanet.errors import InputError
-from emanet.mmconfig import UNREAD, Stated, mmseg_classes, mmseg_settings, parse
 
 TEXT = """
 norm_cfg = dict(type='SyncBN', requires_grad=True)
@@ -201,7 +201,9 @@ def test_classes_of_both_versions():
 @pytest.fixture
 def told(monkeypatch, tmp_path):
     """What convert() says of a file with this content, and the experiment; no weights are written."""
-    monkeypatch.setattr("emanet.foreign._require_real", lambda content, path, size: None)  # state_of() repeats values
+    monkeypatch.setattr(
+        "emanet.weights.foreign._require_real", lambda content, path, size: None
+    )  # state_of() repeats values
     monkeypatch.setattr("emanet.checkpoint.save_model", lambda *arguments, **facts: None)
 
     def told(content, **options):

@@ -21,7 +21,7 @@ import emanet
 from emanet import backbones
 from emanet.backbones import read_weights
 from emanet.config import BackboneConfig, LossConfig, ModelConfig, OptimConfig
-from emanet.convert import convert
+from emanet.convert.convert import convert
 from emanet.losses import PixelLoss
 from emanet.optim import build_optimizer, set_lr
 from emanet.train import StepNet

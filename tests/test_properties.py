@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from emanet import foreign
 from emanet.config import IGNORE, DataConfig, DatasetSpec, EvalConfig, Experiment, OptimConfig, voc_palette
 from emanet.data.images import read_image, read_mask, read_mask_values, write_mask
 from emanet.data.transforms import augment
@@ -22,6 +21,7 @@ from emanet.experiments import flatten, from_dict, load_experiment, override, to
 from emanet.metrics import ConfusionMatrix
 from emanet.ops.em_attention import em_attention, em_attention_plain, em_step
 from emanet.ops.upsample import upsample_argmax
+from emanet.weights import foreign
 
 # Outside of pytest, which has filters of its own, images.py silences Pillow itself.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -63,7 +63,7 @@ def convert(arguments: list[str]) -> None:
     aligned, not_aligned = given.pop("align_corners"), given.pop("no_align_corners")
     if aligned and not_aligned:
         raise InputError("--align-corners and --no-align-corners exclude each other")
-    from ..convert import convert as run
+    from ..convert.convert import convert as run
 
     run(**given, align_corners=aligned if aligned or not_aligned else None, tell=print)
     print(f"wrote {given['destination']}")

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .config import DatasetSpec, EvalConfig
-from .errors import InputError
-from .foreign import Array
+from ..config import DatasetSpec, EvalConfig
+from ..errors import InputError
+from ..weights.foreign import Array
 
 
 class Unread(dict):

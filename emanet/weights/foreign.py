@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError, some, suggest
+from ..errors import InputError, some, suggest
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a PyTorch file that is no zip
 MAX_PICKLE = 1 << 28  # bytes of a zip's own pickle, which holds names and sizes: the values lie beside it

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import InputError
+from ..errors import InputError
 
 NET = "backbone.net."  # where a whole model keeps timm's feature extractor
 Shapes = Mapping[str, tuple[int, ...]]

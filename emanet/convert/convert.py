@@ -18,15 +18,16 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from . import backbones, checkpoint, foreign
-from .atomic import write_whole
-from .config import IGNORE, BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
-from .data.datasets import SPECS, resolve
-from .errors import InputError, some, suggest
-from .experiments import override, read_json
+from .. import backbones, checkpoint
+from ..atomic import write_whole
+from ..config import IGNORE, BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from ..data.datasets import SPECS, resolve
+from ..errors import InputError, some, suggest
+from ..experiments import override, read_json
+from ..model import build_model
+from ..weights import foreign
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
 from .mmconfig import Stated, mmseg_classes, mmseg_settings
-from .model import build_model
 
 # Cityscapes, VOC, ADE20K, COCO-Stuff; not PASCAL Context, whose classes each code base has in another order.
 PUBLISHED_COUNTS = (19, 21, 150, 171)
