@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from emanet.config import Experiment
 from emanet.data.datasets import resolve
+from emanet.deploy.engines import faster
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
-from emanet.fast import faster
 from emanet.losses import PixelLoss
 from emanet.model import EMANet, build_model
 from emanet.optim import build_optimizer

@@ -11,12 +11,12 @@ from torch import nn
 
 from emanet import evaluate
 from emanet.config import EvalConfig
+from emanet.deploy.engines import FOLDABLE, Compiled, Network, check, faster, fold
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
-from emanet.fast import FOLDABLE, Compiled, Network, check, faster, fold
 from emanet.heads import HEADS
 from emanet.model import build_model
-from emanet.predict import Predictor, predict_files
+from emanet.predict.predictor import Predictor, predict_files
 
 CLOSE = 1e-4  # of the logits' spread: what float32 leaves after as many layers, in another order of sums
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")

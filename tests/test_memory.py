@@ -28,7 +28,7 @@ def watch(i):
         print(resident(), flush=True)
 """
 PREDICT = """
-from emanet.predict import Predictor
+from emanet.predict.predictor import Predictor
 predictor, data = Predictor(tiny_model(), device="cpu"), Drawn(COUNT, SIZES)
 for i in range(COUNT):
     predictor(data.read(i)[0])
@@ -41,7 +41,7 @@ evaluate(tiny_model(), Drawn(COUNT, SIZES), on_sample=lambda i, *_: watch(i), wo
 FILES = """
 from pathlib import Path
 from PIL import Image
-from emanet import predict
+from emanet.predict.predictor import predictor as predict
 folder = Path(sys.argv[5])
 data = Drawn(len(SIZES), SIZES)
 (folder / "in").mkdir()

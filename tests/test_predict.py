@@ -15,7 +15,7 @@ from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, E
 from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
-from emanet.predict import Predictor, find_images, predict_files
+from emanet.predict.predictor import Predictor, find_images, predict_files
 
 TINY = ModelConfig(
     backbone=BackboneConfig(name="test_resnet", pretrained=False, output_stride=8),

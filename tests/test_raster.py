@@ -11,16 +11,24 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_cli, sentence
+from emanet.predict.predictor.raster import (
+    CACHE,
+    LARGE,
+    MEMORY,
+    TILE,
+    is_raster,
+    predict_raster,
+    tiff_tags,
+    window_weight,
+)
 from PIL import Image
 from test_evaluate import tiny_model
 
-from emanet import raster
 from emanet.checkpoint import save_model
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.evaluate import predict_labels, probabilities, window_starts
-from emanet.predict import Predictor, predict_files
-from emanet.raster import CACHE, LARGE, MEMORY, TILE, is_raster, predict_raster, tiff_tags, window_weight
+from emanet.predict.predictor import Predictor, predict_files, raster
 from emanet.show.colours import IGNORE_COLOUR
 
 rasterio = pytest.importorskip("rasterio")
@@ -157,7 +165,9 @@ class TestNoData:
         pixels[0, :10, :10] = 0  # zero in one band is a value
         path = write(tmp_path / "x.tif", pixels, nodata=0)
         ran = []
-        monkeypatch.setattr("emanet.raster.probabilities", lambda *a: ran.append(len(a[1])) or probabilities(*a))
+        monkeypatch.setattr(
+            "emanet.predict.raster.probabilities", lambda *a: ran.append(len(a[1])) or probabilities(*a)
+        )
         found = labelled(model, path)
         hidden = np.zeros(SIZE, bool)
         hidden[:, 150:] = True
@@ -227,7 +237,7 @@ class TestFile:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("emanet.raster.probabilities", interrupt)
+        monkeypatch.setattr("emanet.predict.raster.probabilities", interrupt)
         with pytest.raises(KeyboardInterrupt):
             predict_raster(model, path, out, CONFIG)
         assert list(out.parent.iterdir()) == []
@@ -515,7 +525,7 @@ import resource, sys
 sys.path[:0] = sys.argv[1:3]
 import torch
 from test_evaluate import tiny_model
-from emanet.raster import predict_raster
+from emanet.predict.predictor.raster import predict_raster
 torch.set_num_threads(1)
 predict_raster(tiny_model(), sys.argv[3], sys.argv[4])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_cli, sentence
+from emanet.predict.predictor.submit import _verify, format_of, submit
 from PIL import Image
 
 from emanet import checkpoint
@@ -17,8 +18,7 @@ from emanet.data.specs import CITYSCAPES_IDS, SPECS
 from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
-from emanet.predict import Predictor
-from emanet.submit import _verify, format_of, submit
+from emanet.predict.predictor import Predictor
 
 SIZES = [(33, 49), (40, 31), (17, 17)]
 

@@ -29,7 +29,7 @@ from ..errors import InputError
 from ..evaluate import evaluate
 from ..model import EMANet
 from ..ops.em_attention import em_step
-from ..predict import Picture, Predictor
+from ..predict.predictor import Picture, Predictor
 
 Array = np.ndarray
 

@@ -18,7 +18,7 @@ from ..data.datasets import at_hand, open_dataset
 from ..errors import InputError, some
 from ..experiments import load_experiment
 from ..model import EMANet
-from ..predict import find_images
+from ..predict.predictor import find_images
 from ..show.colours import Palette
 from . import explain_figures as draw
 from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components

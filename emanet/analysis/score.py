@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..evaluate import evaluate
 from ..experiments import load_experiment, override
 from ..metrics import ConfusionMatrix, print_report
-from ..predict import Predictor
+from ..predict.predictor import Predictor
 
 
 def score(

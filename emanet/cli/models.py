@@ -138,7 +138,7 @@ def predict(arguments: list[str]) -> None:
     given = parse_for_model(command, arguments, "predict")
     if not given["images"]:
         raise InputError("predict needs at least one image, folder or glob after MODEL")
-    from ..predict import predict_files
+    from ..predict.predictor import predict_files
 
     predictor = _predictor(given)
     options = {key: given[key] for key in ("overlay", "batch", "rasters", "bands")}
@@ -211,14 +211,14 @@ def submit(arguments: list[str]) -> None:
         return locals()
 
     given = parse_for_model(command, arguments, "submit")
-    from ..submit import submit as run
+    from ..predict.submit import submit as run
 
     predictor = _predictor(given)
     run(predictor, given["images"], given["out"], format=given["format"], competition=given["competition"])
 
 
 def _predictor(given: dict[str, Any]) -> Any:
-    from ..predict import Predictor
+    from ..predict.predictor import Predictor
 
     how = vars(given["how"]) | {"max_pixels": given.get("max_pixels")}
     return Predictor(given["model"], device=given["device"], config=given["settings"], **how)

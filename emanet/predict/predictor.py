@@ -23,15 +23,16 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from . import evaluate, raster
-from .config import Engine, EvalConfig, Precision
-from .data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
-from .distributed import pick_device
-from .errors import InputError
-from .experiments import load_experiment
-from .fast import faster
-from .model import EMANet
-from .show import colours as pictures
+from .. import evaluate
+from ..config import Engine, EvalConfig, Precision
+from ..data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
+from ..deploy.engines import faster
+from ..distributed import pick_device
+from ..errors import InputError
+from ..experiments import load_experiment
+from ..model import EMANet
+from ..show import colours as pictures
+from . import raster
 
 Picture = np.ndarray | Image.Image | str | Path
 JPEG_QUALITY = 90
@@ -60,7 +61,7 @@ class Predictor:
         max_pixels: int | None = None,
     ):
         if not isinstance(model, nn.Module):
-            from .checkpoint import load, model_path
+            from ..checkpoint import load, model_path
 
             path = model_path(model)
             model, config = load(path), config or load_experiment(str(path)).eval

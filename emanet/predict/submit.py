@@ -20,11 +20,11 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from .config import IGNORE, voc_palette
-from .data.images import image_size
-from .data.specs import SPECS
-from .errors import InputError, some
-from .predict import Predictor, find_images
+from ..config import IGNORE, voc_palette
+from ..data.images import image_size
+from ..data.specs import SPECS
+from ..errors import InputError, some
+from .predictor import Predictor, find_images
 
 
 @dataclass(frozen=True)

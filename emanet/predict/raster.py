@@ -31,12 +31,12 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from rich.console import Console
 from rich.progress import Progress
 
-from .atomic import move_whole
-from .config import IGNORE, EvalConfig
-from .errors import InputError
-from .evaluate import probabilities, window_starts
-from .model import EMANet
-from .show.colours import IGNORE_COLOUR
+from ..atomic import move_whole
+from ..config import IGNORE, EvalConfig
+from ..errors import InputError
+from ..evaluate import probabilities, window_starts
+from ..model import EMANet
+from ..show.colours import IGNORE_COLOUR
 
 LARGE = 32_000_000  # pixels from which is_raster takes a TIFF that has no georeference
 MEMORY = 256 << 20

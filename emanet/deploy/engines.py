@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .config import Engine, Precision
-from .distributed import SyncBatchNorm
-from .errors import InputError
-from .heads.layers import PooledBatchNorm
-from .model import EMANet
+from ..config import Engine, Precision
+from ..distributed import SyncBatchNorm
+from ..errors import InputError
+from ..heads.layers import PooledBatchNorm
+from ..model import EMANet
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
@@ -62,7 +62,7 @@ def faster(
         fold(network, sample)
         network = network.to(memory_format=torch.channels_last)
     if engine == "openvino":
-        from .fast_openvino import OpenVINO
+        from .openvino import OpenVINO
 
         run: Callable[[Tensor], Tensor] = OpenVINO(network, sample, precision, calibration)
     else:
