@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from . import __version__, checkpoint, distributed, recompute
+from . import __version__, distributed
 from .config import Experiment
 from .data.datasets import Dataset, check, one_class, open_dataset, resolve
 from .data.transforms import TrainingSamples, training_loader
@@ -31,8 +31,10 @@ from .experiments import checked, flatten, load_experiment, override, read_json
 from .interrupt import Interruption
 from .losses import PixelLoss
 from .model import EMANet, build_model
+from .ops import recompute
 from .optim import build_optimizer, lr_at, set_lr
-from .rundir import RunFolder, pick_run_folder
+from .run import checkpoints as checkpoint
+from .run.folder import RunFolder, pick_run_folder
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAY_DIFFER = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every", "save_every")

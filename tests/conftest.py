@@ -64,9 +64,9 @@ def scenes(tmp_path) -> Path:
 @pytest.fixture
 def model(tiny, tmp_path):
     """A model file for the drawn scenes, untrained."""
-    from emanet import checkpoint
     from emanet.data.datasets import SPECS
     from emanet.model import build_model
+    from emanet.run import checkpoints as checkpoint
 
     torch.manual_seed(0)
     experiment = override(tiny, {"data.spec": SPECS["drawn"]})

@@ -44,10 +44,10 @@ def images():
 def checkpoints():
     import torch
 
-    from emanet import checkpoint
     from emanet.backbones import read_weights
     from emanet.convert.convert import convert
     from emanet.experiments import load_experiment
+    from emanet.run import checkpoints as checkpoint
     from emanet.weights import foreign
 
     def load(path):

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 from emanet import cli
-from emanet.checkpoint import checkpoints
+from emanet.run.checkpoints import checkpoints
 from emanet.train import train  # noqa: F401  everything heavy is imported before the forks
 
 

@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import emanet
-from emanet import checkpoint
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header
 from emanet.model import build_model
+from emanet.run import checkpoints as checkpoint
 
 SPEC = DatasetSpec(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
 

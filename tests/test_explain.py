@@ -13,7 +13,6 @@ from PIL import Image
 from emanet import evaluate
 from emanet.analysis.explain import ClassUse, class_use, explain, principal_components
 from emanet.analysis.explain_figures import base_colours, components_figure, heat_map, iterations_figure, usage_figure
-from emanet.checkpoint import load, save_model
 from emanet.config import IGNORE
 from emanet.data.datasets import SPECS
 from emanet.data.synthetic import draw_scene
@@ -21,6 +20,7 @@ from emanet.emau import EMAU
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.model import build_model
+from emanet.run.checkpoints import load, save_model
 
 SIZES = [(33, 41), (50, 37), (32, 70)]
 VARIANTS = {

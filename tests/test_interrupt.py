@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from emanet import train as training
 from emanet.analysis.compare import read_log
-from emanet.checkpoint import checkpoints
 from emanet.errors import InputError, Interrupted
 from emanet.experiments import override, to_dict
 from emanet.interrupt import Interruption
+from emanet.run.checkpoints import checkpoints
 
 
 def process(code, *arguments, **options):

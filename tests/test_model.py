@@ -5,12 +5,12 @@ import timm
 import torch
 
 import emanet
-from emanet import checkpoint
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
 from emanet.model import build_model
+from emanet.run import checkpoints as checkpoint
 
 BACKBONES = ["test_resnet", "test_convnext", "mobilenetv2_100", "resnet50s"]
 SPEC = DatasetSpec(classes=("a", "b", "c"))

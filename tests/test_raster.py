@@ -24,11 +24,11 @@ from emanet.predict.predictor.raster import (
 from PIL import Image
 from test_evaluate import tiny_model
 
-from emanet.checkpoint import save_model
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.evaluate import predict_labels, probabilities, window_starts
 from emanet.predict.predictor import Predictor, predict_files, raster
+from emanet.run.checkpoints import save_model
 from emanet.show.colours import IGNORE_COLOUR
 
 rasterio = pytest.importorskip("rasterio")

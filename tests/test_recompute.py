@@ -4,12 +4,13 @@ import copy
 import pytest
 import torch
 
-from emanet import recompute, train
+from emanet import train
 from emanet.analysis.cost import measure
 from emanet.config import Experiment
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.model import build_model
+from emanet.ops import recompute
 
 BACKBONES = {"test_resnet": 4, "mobilenetv2_035": 17, "convnext_atto": 12}
 

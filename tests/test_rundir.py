@@ -3,12 +3,12 @@ import json
 import pytest
 from rich.console import Console
 
-from emanet import rundir
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
-from emanet.rundir import RunFolder, pick_run_folder
+from emanet.run import folder as rundir
+from emanet.run.folder import RunFolder, pick_run_folder
 
 
 def chosen(*arguments):

@@ -12,13 +12,13 @@ from conftest import run_cli, sentence
 from emanet.predict.predictor.submit import _verify, format_of, submit
 from PIL import Image
 
-from emanet import checkpoint
 from emanet.config import EvalConfig, voc_palette
 from emanet.data.specs import CITYSCAPES_IDS, SPECS
 from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor
+from emanet.run import checkpoints as checkpoint
 
 SIZES = [(33, 49), (40, 31), (17, 17)]
 

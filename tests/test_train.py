@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 import emanet
 from emanet import train as training
 from emanet.analysis.compare import read_log
-from emanet.checkpoint import checkpoints
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header, to_dict
+from emanet.run.checkpoints import checkpoints
 
 GOLDEN = ROOT / "tests" / "golden" / "loss_curve.json"
 
@@ -238,7 +238,7 @@ def test_a_run_that_ended_before_its_results_were_written_writes_them(tiny, tmp_
 HOLD = """
 import sys, time
 from pathlib import Path
-from emanet.rundir import RunFolder
+from emanet.run.folder import RunFolder
 run = RunFolder(Path(sys.argv[1]))
 run.own()
 print("held", flush=True)

@@ -23,13 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoint import load
 from ..emau import EMAU
 from ..errors import InputError
 from ..evaluate import evaluate
 from ..model import EMANet
 from ..ops.em_attention import em_step
 from ..predict.predictor import Picture, Predictor
+from ..run.checkpoints import load
 
 Array = np.ndarray
 

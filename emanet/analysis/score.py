@@ -9,7 +9,6 @@ from rich.console import Console
 
 from .. import distributed
 from ..atomic import write_json
-from ..checkpoint import load, model_path, spec_of
 from ..config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
 from ..data.datasets import at_hand, open_dataset, open_folders, resolve
 from ..data.images import read_mask, read_mask_values
@@ -18,6 +17,7 @@ from ..evaluate import evaluate
 from ..experiments import load_experiment, override
 from ..metrics import ConfusionMatrix, print_report
 from ..predict.predictor import Predictor
+from ..run.checkpoints import load, model_path, spec_of
 
 
 def score(

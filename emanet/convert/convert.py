@@ -18,13 +18,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from .. import backbones, checkpoint
+from .. import backbones
 from ..atomic import write_whole
 from ..config import IGNORE, BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from ..data.datasets import SPECS, resolve
 from ..errors import InputError, some, suggest
 from ..experiments import override, read_json
 from ..model import build_model
+from ..run import checkpoints as checkpoint
 from ..weights import foreign
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
 from .mmconfig import Stated, mmseg_classes, mmseg_settings

@@ -25,15 +25,15 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from . import __version__, distributed
-from .analysis.compare import read_log, read_rows
-from .atomic import write_json, write_text, write_whole
-from .config import Experiment
-from .errors import InputError
-from .experiments import to_dict
-from .metrics import MEANS, ConfusionMatrix, percent, print_report
-from .model import EMANet
-from .show.colours import triptych
+from .. import __version__, distributed
+from ..analysis.compare import read_log, read_rows
+from ..atomic import write_json, write_text, write_whole
+from ..config import Experiment
+from ..errors import InputError
+from ..experiments import to_dict
+from ..metrics import MEANS, ConfusionMatrix, percent, print_report
+from ..model import EMANet
+from ..show.colours import triptych
 
 PACKAGE = Path(__file__).parent
 LAUNCH = ".launch"  # file in the run folder: see _launch
@@ -195,7 +195,7 @@ class RunFolder:
         report = matrix.report()
         print_report(report, self.console)
         try:
-            from .show.figures import confusion_picture, curves_picture
+            from ..show.figures import confusion_picture, curves_picture
 
             confusion_picture(matrix, self.folder / "confusion.png")
             curves_picture({self.folder.name: read_log(self.folder)}, self.folder / "curves.png")

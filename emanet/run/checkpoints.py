@@ -17,14 +17,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from . import __version__
-from .atomic import sync_folder, write_whole
-from .backbones import read_weights
-from .config import DatasetSpec, Experiment
-from .distributed import pick_device
-from .errors import InputError, some
-from .experiments import from_dict, override, read_header, to_dict
-from .model import EMANet, build_model
+from .. import __version__
+from ..atomic import sync_folder, write_whole
+from ..backbones import read_weights
+from ..config import DatasetSpec, Experiment
+from ..distributed import pick_device
+from ..errors import InputError, some
+from ..experiments import from_dict, override, read_header, to_dict
+from ..model import EMANet, build_model
 
 STEP_DIGITS = 6
 
