@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from . import distributed
 from .config import EvalConfig
-from .data.workers import delivered, end_with_main
+from .data.loader import delivered, end_with_main
 from .errors import InputError
 from .metrics import ConfusionMatrix
 from .model import EMANet

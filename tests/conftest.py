@@ -55,7 +55,7 @@ def tiny() -> Experiment:
 @pytest.fixture
 def scenes(tmp_path) -> Path:
     """A folder data set of drawn scenes: 6 for training, 3 for validation."""
-    from emanet.data.export import write_drawn
+    from emanet.data.drawn import write_drawn
 
     write_drawn(tmp_path / "scenes", {"train": 6, "val": 3})
     return tmp_path / "scenes"

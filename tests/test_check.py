@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from emanet.config import DataConfig
-from emanet.data import export
-from emanet.data.check import KINDS, check_dataset
+from emanet.data import drawn as export
+from emanet.data.check.splits import KINDS, check_dataset
 from emanet.data.datasets import SPECS, open_dataset, resolve
 from emanet.errors import InputError
 

@@ -5,7 +5,7 @@ import pytest
 
 from emanet.config import DataConfig
 from emanet.data.datasets import DRAWN_SIZE, open_dataset
-from emanet.data.export import write_drawn
+from emanet.data.drawn import write_drawn
 from emanet.data.synthetic import SCENE_CLASSES, draw_scene
 from emanet.errors import InputError
 

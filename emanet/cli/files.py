@@ -190,7 +190,7 @@ def data(arguments: list[str]) -> None:
             train: Images of the training split.
             val: Images of the validation split.
         """
-        from ..data.export import write_drawn
+        from ..data.drawn import write_drawn
 
         write_drawn(Path(folder), {"train": train, "val": val})
 
@@ -203,7 +203,7 @@ def data(arguments: list[str]) -> None:
             root: Folder for it; default data/NAME.
             archives: Folder of archives, used if they are there; default ROOT/archives.
         """
-        from ..data.prepare import prepare as run
+        from ..data.prepare.recipes import prepare as run
 
         run(name, root, archives)
 
@@ -280,8 +280,8 @@ def data(arguments: list[str]) -> None:
         from rich.progress import Progress
 
         from ..atomic import write_json, write_text
-        from ..data.check import check_dataset
-        from ..data.check_report import page, print_report, record
+        from ..data.check.report import page, print_report, record
+        from ..data.check.splits import check_dataset
         from ..data.datasets import resolve
 
         config, experiment = _data_of(source, root)

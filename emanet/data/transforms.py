@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from ..config import IGNORE, DataConfig, Experiment
 from ..errors import InputError
-from .workers import delivered, end_with_main
+from .loader import delivered, end_with_main
 
 ORDER, SAMPLE = 0, 1  # what a generator is for, as part of its seed
 PREFETCH = 4  # batches that each worker may be ahead

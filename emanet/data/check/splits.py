@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import IGNORE, DataConfig, DatasetSpec
-from ..errors import InputError
-from .datasets import THREADS, Fault, Listing, list_split, one_class
-from .images import meanings
-from .pack import SUFFIX
+from ...config import IGNORE, DataConfig, DatasetSpec
+from ...errors import InputError
+from ..datasets import THREADS, Fault, Listing, list_split, one_class
+from ..images import meanings
+from ..pack import SUFFIX
 from .pairs import Facts, File, Severity, inspect_pair
 
 SEVERITIES = ("error", "warning", "note")

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..config import IGNORE
-from ..errors import InputError
-from .download import bar, replacing
-from .images import write_mask
-from .specs import COCOSTUFF_NUMBERS, CONTEXT_VALUES, SPECS
+from ...config import IGNORE
+from ...errors import InputError
+from ..images import write_mask
+from ..specs import COCOSTUFF_NUMBERS, CONTEXT_VALUES, SPECS
+from .archives import bar, replacing
 
 CHUNK = 32  # files that a process takes at a time
 

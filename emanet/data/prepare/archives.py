@@ -28,8 +28,8 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .. import __version__
-from ..errors import InputError
+from ... import __version__
+from ...errors import InputError
 
 BLOCK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..config import DataConfig
-from ..errors import InputError, some, suggest
-from ..experiments import read_json
-from . import annotations
-from .datasets import open_dataset
-from .download import Archive, obtain, present, replacing, unpack
-from .specs import COCO_OF_VOC
+from ...config import DataConfig
+from ...errors import InputError, some, suggest
+from ...experiments import read_json
+from ..datasets import open_dataset
+from ..specs import COCO_OF_VOC
+from . import masks as annotations
+from .archives import Archive, obtain, present, replacing, unpack
 
 OXFORD = ("https://thor.robots.ox.ac.uk/pascal/VOC", "http://host.robots.ox.ac.uk/pascal/VOC")
 CALVIN = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"

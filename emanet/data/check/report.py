@@ -15,12 +15,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..config import IGNORE, DatasetSpec
-from ..errors import InputError, some
-from ..show.colours import IGNORE_COLOUR
-from .check import KINDS, SEVERITIES, Finding, Report, Split, printable, utf8
-from .images import meanings, read_image, read_mask_values
+from ...config import IGNORE, DatasetSpec
+from ...errors import InputError, some
+from ...show.colours import IGNORE_COLOUR
+from ..images import meanings, read_image, read_mask_values
 from .pairs import File
+from .splits import KINDS, SEVERITIES, Finding, Report, Split, printable, utf8
 
 FIRST = 3  # files named in the terminal, and pairs pictured in the page, of a kind
 MOST = 500  # files named in the page, of a kind; the JSON has all
