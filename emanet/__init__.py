@@ -17,10 +17,10 @@ _HOME = {
     "DatasetSpec": "config",
     "ModelConfig": "config",
     "InputError": "errors",
-    "Predictor": "predict",
+    "Predictor": "predict.predictor",
     "build_model": "model",
     "em_attention": "ops.em_attention",
-    "load": "checkpoint",
+    "load": "run.checkpoints",
     "load_experiment": "experiments",
     "override": "experiments",
 }

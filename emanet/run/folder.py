@@ -35,7 +35,7 @@ from ..metrics import MEANS, ConfusionMatrix, percent, print_report
 from ..model import EMANet
 from ..show.colours import triptych
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 LAUNCH = ".launch"  # file in the run folder: see _launch
 
 
