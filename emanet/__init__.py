@@ -20,7 +20,7 @@ _HOME = {
     "Predictor": "predict.predictor",
     "build_model": "model",
     "em_attention": "ops.em_attention",
-    "load": "run.checkpoints",
+    "load": "loading",
     "load_experiment": "experiments",
     "override": "experiments",
 }

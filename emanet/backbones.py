@@ -1,14 +1,12 @@
 """Backbones: any timm model that gives feature maps, with output stride, multi-grid and input channels set."""
 
-from pathlib import Path
-
 import timm
 import torch
 from torch import Tensor, nn
 
 from .config import BackboneConfig
 from .errors import InputError, some, suggest
-from .weights import foreign
+from .weights.tensors import read_weights
 
 
 class Backbone(nn.Module):
@@ -140,19 +138,3 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
             raise InputError(f"{path} does not fit backbone {config.name}: {name} has shape {shapes}")
         state[key] = value
     net.load_state_dict(state)
-
-
-def read_weights(path: str) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file, or of a PyTorch file read without running code from it."""
-    if not Path(path).is_file():
-        raise InputError(f"no file of pretrained weights at {path}")
-    try:
-        content = foreign.read(Path(path))
-    except InputError as error:
-        reason = str(error).removeprefix(f"cannot read {Path(path)}: ").replace(str(Path(path)), "it", 1)
-        raise InputError(f"cannot read weights from {path}: {reason}") from error
-    state = content.get("state_dict", content)
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else []
-    if not isinstance(state, dict) or odd:
-        raise InputError(f"cannot read weights from {path}: {some(odd) or 'state_dict'} is no tensor")
-    return state

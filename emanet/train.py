@@ -29,11 +29,12 @@ from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, flatten, load_experiment, override, read_json
 from .interrupt import Interruption
+from .loading import start_from
 from .losses import PixelLoss
 from .model import EMANet, build_model
 from .ops import recompute
 from .optim import build_optimizer, lr_at, set_lr
-from .run import checkpoints as checkpoint
+from .run.checkpoints import checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -112,7 +113,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     distributed.agree(**{"the version of emanet": __version__}, **shared, **files)
     folder, resume = pick_run_folder(out, name, resume)
     run = RunFolder(folder)
-    distributed.first_on_rank_zero(lambda: (run.own(), checkpoint.put_back(folder)))
+    distributed.first_on_rank_zero(lambda: (run.own(), put_back(folder)))
     if config.data.check:
         distributed.first_on_rank_zero(lambda: [check_labels(s, run.console) for s in (train_set, val_set)])
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
@@ -121,12 +122,12 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
 
     # Model: the same random start on every rank.
     torch.manual_seed(config.seed)
-    start = resume and bool(checkpoint.checkpoints(run.folder))
+    start = resume and bool(checkpoints(run.folder))
     distributed.agree(**{f"whether {run.folder} has a checkpoint": start})
     model_config = override(config.model, {"backbone.pretrained": False}) if start or config.init_from else config.model
     net = build_model(model_config, spec)
     if config.init_from and not start:
-        loaded, fresh = checkpoint.start_from(net, config.init_from)
+        loaded, fresh = start_from(net, config.init_from)
         run.say(f"from {config.init_from}: {len(loaded)} tensors; {len(fresh)} start anew: {some(fresh) or 'none'}")
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(device, memory_format=layout)
@@ -144,12 +145,12 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     if start:
         earlier = load_experiment(str(run.folder))
         _require_same(config, earlier, run.folder)
-        source, training, broken = checkpoint.load_checkpoint(run.folder, net, device)
+        source, training, broken = load_checkpoint(run.folder, net, device)
         distributed.agree(**{"the checkpoint to resume from": source.name})
         first_step, progress = int(source.name), TrainingState(**training["progress"])
         for problem in broken.values():
             run.say(f"warning: {problem}; going on from {source.name}")
-        distributed.first_on_rank_zero(lambda: checkpoint.set_aside(broken))
+        distributed.first_on_rank_zero(lambda: set_aside(broken))
         optimizer.load_state_dict(training["optimizer"])
         scaler.load_state_dict(training["scaler"])
         run.say(f"resumed at step {first_step} of {config.steps}")
@@ -188,13 +189,13 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
                 run.log("val", step=done, **report)
                 if report["mIoU"] is not None and report["mIoU"] > progress.best:
                     progress.best = report["mIoU"]
-                    distributed.first_on_rank_zero(lambda: checkpoint.save_best(run.folder, net, config, done, report))
+                    distributed.first_on_rank_zero(lambda: save_best(run.folder, net, config, done, report))
             mark = time.perf_counter()
         if validate or stop or done % config.save_every == 0 or (config.keep_every and done % config.keep_every == 0):
             progress.seconds = before + time.perf_counter() - began
             progress.unvalidated = validate and stop
             state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "progress": asdict(progress)}
-            distributed.first_on_rank_zero(lambda: checkpoint.save_checkpoint(run.folder, net, config, state, done))
+            distributed.first_on_rank_zero(lambda: save_checkpoint(run.folder, net, config, state, done))
         if stop:
             by = next(name for name in distributed.gather(asked.by) if name)
             saved = f"step {done} of {config.steps} is saved in {run.folder}; --resume goes on"

@@ -14,6 +14,7 @@ import torch
 from emanet.cli import main
 from emanet.config import Experiment
 from emanet.experiments import load_experiment, override
+from emanet.weights.model_file import save_model
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -66,14 +67,13 @@ def model(tiny, tmp_path):
     """A model file for the drawn scenes, untrained."""
     from emanet.data.datasets import SPECS
     from emanet.model import build_model
-    from emanet.run import checkpoints as checkpoint
 
     torch.manual_seed(0)
     experiment = override(tiny, {"data.spec": SPECS["drawn"]})
     path = tmp_path / "model.safetensors"
     model = build_model(experiment.model, SPECS["drawn"])
     torch.nn.init.normal_(model.head.classifier.weight)  # strong enough that every class is predicted somewhere
-    checkpoint.save_model(path, model, experiment, step=0)
+    save_model(path, model, experiment, step=0)
     return path
 
 

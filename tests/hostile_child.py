@@ -44,14 +44,13 @@ def images():
 def checkpoints():
     import torch
 
-    from emanet.backbones import read_weights
     from emanet.convert.convert import convert
     from emanet.experiments import load_experiment
-    from emanet.run import checkpoints as checkpoint
     from emanet.weights import foreign
+    from emanet.weights.tensors import read_weights
 
     def load(path):
-        model = checkpoint.load(path)
+        model = load(path)
         with torch.no_grad():
             model(torch.zeros(1, model.backbone.in_channels, 33, 33, dtype=torch.uint8))
 

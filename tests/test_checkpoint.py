@@ -10,8 +10,11 @@ import emanet
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header
+from emanet.loading import model_path, start_from
 from emanet.model import build_model
 from emanet.run import checkpoints as checkpoint
+from emanet.run.checkpoints import checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
+from emanet.weights.model_file import save_model
 
 SPEC = DatasetSpec(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)))
 
@@ -25,7 +28,7 @@ def experiment(tiny):
 def saved(experiment, tmp_path):
     model = build_model(experiment.model, SPEC).eval()
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, model, experiment, step=7, metrics={"mIoU": 0.5})
+    save_model(path, model, experiment, step=7, metrics={"mIoU": 0.5})
     return path, model
 
 
@@ -41,7 +44,7 @@ def test_one_file_gives_the_model_back(saved):
 def test_a_pretrained_path_that_is_gone_does_not_matter(experiment, tmp_path):
     model = build_model(experiment.model, SPEC)
     gone = override(experiment, {"model.backbone.pretrained": "/gone.pth"})
-    checkpoint.save_model(tmp_path / "m.safetensors", model, gone)
+    save_model(tmp_path / "m.safetensors", model, gone)
     assert emanet.load(tmp_path / "m.safetensors").classes == SPEC.classes
 
 
@@ -100,7 +103,7 @@ def test_a_flipped_bit_is_found(saved, where):
     with pytest.raises(InputError, match=r"model.safetensors"):
         emanet.load(path)
     with pytest.raises(InputError, match=r"model.safetensors"):
-        checkpoint.start_from(model, str(path))
+        start_from(model, str(path))
 
 
 def test_of_several_bits_none_goes_unseen(saved):
@@ -127,7 +130,7 @@ def test_a_failed_write_leaves_the_old_file(saved, experiment):
     path, model = saved
     before = path.read_bytes()
     with files_of_at_most(10_000), pytest.raises(OSError, match="File too large"):
-        checkpoint.save_model(path, model, experiment)
+        save_model(path, model, experiment)
     assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == [path.name]
 
 
@@ -135,50 +138,50 @@ def test_a_failed_write_leaves_the_old_file(saved, experiment):
 def test_a_failed_checkpoint_leaves_those_before(experiment, tmp_path, room):
     model = build_model(experiment.model, SPEC)
     training = {"optimizer": torch.zeros(300_000)}
-    checkpoint.save_checkpoint(tmp_path, model, experiment, training, 10)
+    save_checkpoint(tmp_path, model, experiment, training, 10)
     with files_of_at_most(room):
         with pytest.raises(
             InputError, match="cannot write the checkpoint .*000020: File too large; --resume goes on from"
         ):
-            checkpoint.save_checkpoint(tmp_path, model, experiment, training, 20)
+            save_checkpoint(tmp_path, model, experiment, training, 20)
         with pytest.raises(InputError, match="File too large; there is none before it"):
-            checkpoint.save_checkpoint(tmp_path / "other", model, experiment, training, 20)
+            save_checkpoint(tmp_path / "other", model, experiment, training, 20)
         with pytest.raises(
             InputError, match="cannot write .*best.safetensors: File too large; what it held before stays"
         ):
-            checkpoint.save_best(tmp_path, model, experiment, 20, {})
+            save_best(tmp_path, model, experiment, 20, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000010"]
-    folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+    folder, training, broken = load_checkpoint(tmp_path, model, torch.device("cpu"))
     assert folder.name == "000010" and not broken and training["optimizer"].shape == (300_000,)
 
 
 def test_start_from_another_class_count(saved, experiment):
     path, source = saved
     model = build_model(experiment.model, ["x", "y", "z"])
-    loaded, fresh = checkpoint.start_from(model, str(path))
+    loaded, fresh = start_from(model, str(path))
     assert fresh == ["head.classifier.weight", "head.classifier.bias"]
     assert torch.equal(model.head.fc0[0].weight, source.head.fc0[0].weight) and "head.fc0.0.weight" in loaded
     same = build_model(experiment.model, SPEC)
-    assert checkpoint.start_from(same, str(path))[1] == []
+    assert start_from(same, str(path))[1] == []
     wider = build_model(override(experiment.model, {"head.channels": 24}), SPEC)
     with pytest.raises(InputError, match="of another shape: head.fc0.0.weight"):
-        checkpoint.start_from(wider, str(path))
+        start_from(wider, str(path))
 
 
 def test_retention_keeps_two_to_resume_and_every_nth(experiment, tmp_path):
     model = build_model(experiment.model, SPEC)
     experiment = override(experiment, {"keep_every": 20})
     for step in range(10, 60, 10):
-        checkpoint.save_checkpoint(tmp_path, model, experiment, {"optimizer": {}}, step)
-    assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["000020", "000040", "000050"]
+        save_checkpoint(tmp_path, model, experiment, {"optimizer": {}}, step)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["000020", "000040", "000050"]
     assert not (tmp_path / "checkpoints/000020/training.pt").exists()
-    checkpoint.save_checkpoint(tmp_path, model, override(experiment, {"keep_last": 3}), {"optimizer": {}}, 50)
-    assert [folder.name for folder in checkpoint.checkpoints(tmp_path)] == ["000020", "000040", "000050"]
-    assert checkpoint.model_path(tmp_path).parent.name == "000050"
+    save_checkpoint(tmp_path, model, override(experiment, {"keep_last": 3}), {"optimizer": {}}, 50)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["000020", "000040", "000050"]
+    assert model_path(tmp_path).parent.name == "000050"
     older = tmp_path / "checkpoints" / "000020"
-    assert checkpoint.model_path(older).parent == older and load_experiment(str(older)).keep_every == 20
-    checkpoint.save_model(tmp_path / "best.safetensors", model, experiment)
-    assert checkpoint.model_path(tmp_path).name == "best.safetensors"
+    assert model_path(older).parent == older and load_experiment(str(older)).keep_every == 20
+    save_model(tmp_path / "best.safetensors", model, experiment)
+    assert model_path(tmp_path).name == "best.safetensors"
 
 
 def damage(path, how):
@@ -201,26 +204,26 @@ def test_the_checkpoint_before_a_broken_one_is_taken(experiment, tmp_path, name,
     for step in (10, 20, 30):
         with torch.no_grad():
             model.head.classifier.bias.fill_(step)
-        checkpoint.save_checkpoint(tmp_path, model, override(experiment, {"keep_last": 3}), {"best": step}, step)
+        save_checkpoint(tmp_path, model, override(experiment, {"keep_last": 3}), {"best": step}, step)
     for step in (20, 30):
         damage(tmp_path / "checkpoints" / f"{step:06d}" / name, how)
-    folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+    folder, training, broken = load_checkpoint(tmp_path, model, torch.device("cpu"))
     assert (folder.name, training["best"], model.head.classifier.bias[0].item()) == ("000010", 10, 10)
     assert [folder.name for folder in broken] == ["000030", "000020"]
     assert all(f"{folder.name}/{name}" in why for folder, why in broken.items())
-    checkpoint.set_aside(broken)
+    set_aside(broken)
     names = ["000010", "000020.broken", "000030.broken"]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == names
     damage(folder / name, how)
     with pytest.raises(InputError, match=f"has no checkpoint to resume from: .*000010/{name}"):
-        checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+        load_checkpoint(tmp_path, model, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("when", ["between", "after"])
 def test_a_checkpoint_is_never_gone_while_it_is_written_again(experiment, tmp_path, monkeypatch, when):
     """The folder of the same step, from before a validation that was cut off, is there until the new one is."""
     model = build_model(experiment.model, SPEC)
-    checkpoint.save_checkpoint(tmp_path, model, experiment, {"best": 1}, 10)
+    save_checkpoint(tmp_path, model, experiment, {"best": 1}, 10)
     rename, renamed = type(tmp_path).rename, []
 
     def killed(path, target):
@@ -233,17 +236,17 @@ def test_a_checkpoint_is_never_gone_while_it_is_written_again(experiment, tmp_pa
         if when == "after":
             patch.setattr(checkpoint, "sync_folder", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save_checkpoint(tmp_path, model, experiment, {"best": 2}, 10)
-    checkpoint.put_back(tmp_path)
-    folder, training, broken = checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+            save_checkpoint(tmp_path, model, experiment, {"best": 2}, 10)
+    put_back(tmp_path)
+    folder, training, broken = load_checkpoint(tmp_path, model, torch.device("cpu"))
     assert (folder.name, training["best"], broken) == ("000010", 1 if when == "between" else 2, {})
-    checkpoint.save_checkpoint(tmp_path, model, experiment, {"best": 3}, 10)
+    save_checkpoint(tmp_path, model, experiment, {"best": 3}, 10)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["000010"]
 
 
 def test_a_checkpoint_without_a_checksum_says_so(experiment, tmp_path):
     model = build_model(experiment.model, SPEC)
-    checkpoint.save_checkpoint(tmp_path, model, experiment, {}, 10)
-    checkpoint.save_model(tmp_path / "checkpoints/000010/model.safetensors", model, experiment, step=10)
+    save_checkpoint(tmp_path, model, experiment, {}, 10)
+    save_model(tmp_path / "checkpoints/000010/model.safetensors", model, experiment, step=10)
     with pytest.raises(InputError, match="000010: a version of emanet wrote it that kept no checksums"):
-        checkpoint.load_checkpoint(tmp_path, model, torch.device("cpu"))
+        load_checkpoint(tmp_path, model, torch.device("cpu"))

@@ -159,7 +159,7 @@ FUNCTION = {
 @pytest.fixture
 def settled(monkeypatch):
     """convert() down to the experiment: no weights are written."""
-    monkeypatch.setattr("emanet.run.checkpoints.save_model", lambda *arguments, **facts: None)
+    monkeypatch.setattr("emanet.weights.model_file.save_model", lambda *arguments, **facts: None)
     return convert
 
 

@@ -19,8 +19,9 @@ from emanet.data.synthetic import draw_scene
 from emanet.emau import EMAU
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
+from emanet.loading import load
 from emanet.model import build_model
-from emanet.run.checkpoints import load, save_model
+from emanet.weights.model_file import save_model
 
 SIZES = [(33, 41), (50, 37), (32, 70)]
 VARIANTS = {

@@ -204,7 +204,7 @@ def told(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "emanet.weights.foreign._require_real", lambda content, path, size: None
     )  # state_of() repeats values
-    monkeypatch.setattr("emanet.run.checkpoints.save_model", lambda *arguments, **facts: None)
+    monkeypatch.setattr("emanet.weights.model_file.save_model", lambda *arguments, **facts: None)
 
     def told(content, **options):
         torch.save(content, tmp_path / "mine.pth")

@@ -9,8 +9,9 @@ from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
+from emanet.loading import start_from
 from emanet.model import build_model
-from emanet.run import checkpoints as checkpoint
+from emanet.weights.model_file import save_model
 
 BACKBONES = ["test_resnet", "test_convnext", "mobilenetv2_100", "resnet50s"]
 SPEC = DatasetSpec(classes=("a", "b", "c"))
@@ -53,7 +54,7 @@ class TestContract:
         padded = 96 if model.backbone.divisor == 32 else 65
         low = model.low_logits(model.normalise(images))[0]
         assert low.shape[2] == -(-padded // (4 if head in DECODERS else stride))
-        checkpoint.save_model(tmp_path / "m.safetensors", model, config, step=3)
+        save_model(tmp_path / "m.safetensors", model, config, step=3)
         again = emanet.load(tmp_path / "m.safetensors")
         assert torch.equal(again(images), model.eval()(images))
         assert again.classes == ("a", "b", "c") and again.palette == SPEC.colours
@@ -123,9 +124,9 @@ def test_learns_from_one_image_at_a_time(head):
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_goes_to_other_classes(head, tmp_path):
     source = build(head=head)
-    checkpoint.save_model(tmp_path / "m.safetensors", source, experiment(head=head))
+    save_model(tmp_path / "m.safetensors", source, experiment(head=head))
     target = build_model(experiment(head=head).model, ["w", "x", "y", "z"])
-    loaded, fresh = checkpoint.start_from(target, str(tmp_path / "m.safetensors"))
+    loaded, fresh = start_from(target, str(tmp_path / "m.safetensors"))
     assert fresh and all(key.startswith("head.classifier.") for key in fresh)
     weights = source.state_dict()
     assert all(torch.equal(target.state_dict()[key], weights[key]) for key in loaded if key not in ("mean", "std"))

@@ -19,12 +19,12 @@ from parity import cases
 
 import emanet
 from emanet import backbones
-from emanet.backbones import read_weights
 from emanet.config import BackboneConfig, LossConfig, ModelConfig, OptimConfig
 from emanet.convert.convert import convert
 from emanet.losses import PixelLoss
 from emanet.optim import build_optimizer, set_lr
 from emanet.train import StepNet
+from emanet.weights.tensors import read_weights
 
 BOUND = 1e-4  # of the spread (largest less smallest) of what is compared
 DOCS = ROOT / "docs" / "parity.md"

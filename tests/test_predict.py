@@ -15,7 +15,7 @@ from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor, find_images, predict_files
-from emanet.run.checkpoints import save_model
+from emanet.weights.model_file import save_model
 
 TINY = ModelConfig(
     backbone=BackboneConfig(name="test_resnet", pretrained=False, output_stride=8),

@@ -28,8 +28,8 @@ from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, E
 from emanet.errors import InputError
 from emanet.evaluate import predict_labels, probabilities, window_starts
 from emanet.predict.predictor import Predictor, predict_files, raster
-from emanet.run.checkpoints import save_model
 from emanet.show.colours import IGNORE_COLOUR
+from emanet.weights.model_file import save_model
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.control import GroundControlPoint  # noqa: E402

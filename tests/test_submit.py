@@ -18,7 +18,7 @@ from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor
-from emanet.run import checkpoints as checkpoint
+from emanet.weights.model_file import save_model
 
 SIZES = [(33, 49), (40, 31), (17, 17)]
 
@@ -34,7 +34,7 @@ def saved(tiny, tmp_path, spec):
             module.momentum = 1.0
     model(torch.randint(0, 256, (4, 3, 33, 33), dtype=torch.uint8))
     path = tmp_path / "model.safetensors"
-    checkpoint.save_model(path, model, experiment, step=0)
+    save_model(path, model, experiment, step=0)
     return path
 
 

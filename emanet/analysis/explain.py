@@ -26,10 +26,10 @@ from torch import nn
 from ..emau import EMAU
 from ..errors import InputError
 from ..evaluate import evaluate
+from ..loading import load
 from ..model import EMANet
 from ..ops.em_attention import em_step
 from ..predict.predictor import Picture, Predictor
-from ..run.checkpoints import load
 
 Array = np.ndarray
 

@@ -16,9 +16,9 @@ from ..atomic import write_json
 from ..data.datasets import at_hand, open_dataset
 from ..errors import InputError, some
 from ..experiments import load_experiment
+from ..loading import load, model_path
 from ..model import EMANet
 from ..predict.predictor import find_images
-from ..run.checkpoints import load, model_path
 from ..show.colours import Palette
 from . import explain_figures as draw
 from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components

@@ -15,9 +15,9 @@ from ..data.images import read_mask, read_mask_values
 from ..errors import InputError
 from ..evaluate import evaluate
 from ..experiments import load_experiment, override
+from ..loading import load, model_path, spec_of
 from ..metrics import ConfusionMatrix, print_report
 from ..predict.predictor import Predictor
-from ..run.checkpoints import load, model_path, spec_of
 
 
 def score(

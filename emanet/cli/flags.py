@@ -62,7 +62,7 @@ def parse_for_model(command, arguments: list[str], prog: str) -> dict[str, Any]:
 
     given = run_with(command, arguments, prog)
     if given["model"]:
-        from ..run.checkpoints import model_path
+        from ..loading import model_path
 
         own = load_experiment(str(model_path(given["model"]))).eval
         command.__defaults__ = (*command.__defaults__[:-1], own)

@@ -25,8 +25,8 @@ from ..data.datasets import SPECS, resolve
 from ..errors import InputError, some, suggest
 from ..experiments import override, read_json
 from ..model import build_model
-from ..run import checkpoints as checkpoint
 from ..weights import foreign
+from ..weights.model_file import save_model
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
 from .mmconfig import Stated, mmseg_classes, mmseg_settings
 
@@ -298,7 +298,7 @@ def _write_model(found: Translated, destination: Path, experiment: Experiment) -
     counters = {key: torch.zeros((), dtype=torch.int64) for key in own if key.endswith(COUNTER)}
     model.load_state_dict(counters | values | stated, assign=True)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_model(destination, model, experiment, converted_from=found.path.name)
+    save_model(destination, model, experiment, converted_from=found.path.name)
     return experiment
 
 

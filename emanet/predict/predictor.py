@@ -61,7 +61,7 @@ class Predictor:
         max_pixels: int | None = None,
     ):
         if not isinstance(model, nn.Module):
-            from ..run.checkpoints import load, model_path
+            from ..loading import load, model_path
 
             path = model_path(model)
             model, config = load(path), config or load_experiment(str(path)).eval

@@ -1,0 +1,24 @@
+"""Tensors of any file that we can read: safetensors, or a PyTorch file read without running code from it."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import InputError, some
+from . import foreign
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a PyTorch file read without running code from it."""
+    if not Path(path).is_file():
+        raise InputError(f"no file of pretrained weights at {path}")
+    try:
+        content = foreign.read(Path(path))
+    except InputError as error:
+        reason = str(error).removeprefix(f"cannot read {Path(path)}: ").replace(str(Path(path)), "it", 1)
+        raise InputError(f"cannot read weights from {path}: {reason}") from error
+    state = content.get("state_dict", content)
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else []
+    if not isinstance(state, dict) or odd:
+        raise InputError(f"cannot read weights from {path}: {some(odd) or 'state_dict'} is no tensor")
+    return state
