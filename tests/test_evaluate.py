@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from emanet.config import BackboneConfig, EvalConfig, HeadConfig, ModelConfig
 from emanet.errors import InputError
-from emanet.evaluate import evaluate, predict_labels, probabilities, window_starts
+from emanet.evaluate import evaluate
+from emanet.inference import predict_labels, probabilities, window_starts
 from emanet.model import build_model
 
 

@@ -10,7 +10,6 @@ import torch
 from conftest import run_cli, sentence
 from PIL import Image
 
-from emanet import evaluate
 from emanet.analysis.explain import ClassUse, class_use, explain, principal_components
 from emanet.analysis.explain_figures import base_colours, components_figure, heat_map, iterations_figure, usage_figure
 from emanet.config import IGNORE
@@ -19,6 +18,7 @@ from emanet.data.synthetic import draw_scene
 from emanet.emau import EMAU
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
+from emanet.inference import padded_logits, predict_labels
 from emanet.loading import load
 from emanet.model import build_model
 from emanet.weights.model_file import save_model
@@ -79,7 +79,7 @@ class TestExplanation:
         np.testing.assert_allclose(seen.z.sum(1), 1, rtol=1e-5)
         assert seen.strongest[-1] > 0.2
         np.testing.assert_array_equal(seen.mu[0], emau.bases[0])
-        np.testing.assert_array_equal(seen.labels, evaluate.predict_labels(model, _batch(image))[0])
+        np.testing.assert_array_equal(seen.labels, predict_labels(model, _batch(image))[0])
 
     @pytest.mark.parametrize("size", SIZES)
     @pytest.mark.parametrize("variant", ["resnet", "half-pixel", "padded-backbone"])
@@ -89,7 +89,7 @@ class TestExplanation:
         # The logits of a classifier that copies the responsibilities, through evaluation's own padding.
         model.head.forward = lambda features: torch.from_numpy(seen.z[-1])[None]
         with torch.no_grad():
-            expected = evaluate.padded_logits(model, model.normalise(_batch(image)))[0].numpy()
+            expected = padded_logits(model, model.normalise(_batch(image)))[0].numpy()
         maps = np.stack([seen.over_image(base) for base in range(len(expected))])
         assert maps.shape[1:] == size
         np.testing.assert_allclose(maps, expected, atol=1e-6)

@@ -15,6 +15,7 @@ from emanet.deploy.engines import FOLDABLE, Compiled, Network, check, faster, fo
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
+from emanet.inference import predict_labels, probabilities
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor, predict_files
 
@@ -204,7 +205,7 @@ class TestEngines:
     def test_evaluation_and_windows_take_it(self, plain):
         quick, images = faster(plain, "eager"), torch.rand(1, 3, 50, 61)
         config = EvalConfig(mode="slide", window=(33, 33), scales=(1.0, 1.25), flip=True)
-        wanted, got = (evaluate.probabilities(model, images, config) for model in (plain, quick))
+        wanted, got = (probabilities(model, images, config) for model in (plain, quick))
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
 
     @pytest.mark.slow
@@ -311,7 +312,7 @@ class TestBatches:
 
     def test_passes_of_the_model(self, plain, monkeypatch):
         seen = []
-        labels = evaluate.predict_labels
+        labels = predict_labels
         monkeypatch.setattr(evaluate, "predict_labels", lambda m, x, c: seen.append(tuple(x.shape)) or labels(m, x, c))
         Predictor(plain, device="cpu").many(self.images())
         assert seen == [(4, 3, 33, 41), (1, 3, 57, 25)]

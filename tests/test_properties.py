@@ -16,8 +16,8 @@ from emanet.config import IGNORE, DataConfig, DatasetSpec, EvalConfig, Experimen
 from emanet.data.images import read_image, read_mask, read_mask_values, write_mask
 from emanet.data.transforms import augment
 from emanet.errors import InputError
-from emanet.evaluate import window_starts
 from emanet.experiments import flatten, from_dict, load_experiment, override, to_dict
+from emanet.inference import window_starts
 from emanet.metrics import ConfusionMatrix
 from emanet.ops.em_attention import em_attention, em_attention_plain, em_step
 from emanet.ops.upsample import upsample_argmax

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from emanet.analysis.cost import peak_memory
 from emanet.config import BackboneConfig, HeadConfig, LossConfig, ModelConfig
-from emanet.evaluate import padded_logits, predict_labels
+from emanet.inference import padded_logits, predict_labels
 from emanet.losses import PixelLoss
 from emanet.model import build_model
 from emanet.ops import upsample

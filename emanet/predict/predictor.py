@@ -23,13 +23,13 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from .. import evaluate
 from ..config import Engine, EvalConfig, Precision
 from ..data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
 from ..deploy.engines import faster
 from ..distributed import pick_device
 from ..errors import InputError
 from ..experiments import load_experiment
+from ..inference import predict_labels, probabilities
 from ..model import EMANet
 from ..show import colours as pictures
 from . import raster
@@ -74,7 +74,7 @@ class Predictor:
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Class indices (H, W) uint8, of the image's size."""
-        return evaluate.predict_labels(self.model, self._batch(image), self.config)[0].cpu().numpy()
+        return predict_labels(self.model, self._batch(image), self.config)[0].cpu().numpy()
 
     def many(self, images: Sequence[Picture]) -> list[np.ndarray]:
         """The same for several images, those of one batch_size in one pass: what each has alone, to rounding."""
@@ -85,7 +85,7 @@ class Predictor:
         found: dict[int, np.ndarray] = {}
         for size, members in groups.items():
             stacked = torch.cat([self._filled(batches[i], size) for i in members])
-            labels = evaluate.predict_labels(self.model, stacked, self.config).cpu().numpy()
+            labels = predict_labels(self.model, stacked, self.config).cpu().numpy()
             for i, own in zip(members, labels, strict=True):
                 h, w = batches[i].shape[2:]
                 found[i] = own[:h, :w]
@@ -121,7 +121,7 @@ class Predictor:
 
     def probabilities(self, image: Picture) -> np.ndarray:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
-        return evaluate.probabilities(self.model, self._batch(image), self.config)[0].cpu().numpy()
+        return probabilities(self.model, self._batch(image), self.config)[0].cpu().numpy()
 
     def raster(self, path: str | Path, out: str | Path, **options: Any) -> None:
         """Write the labels of a TIFF of any size as a TIFF, in windows: raster.predict_raster with its options."""

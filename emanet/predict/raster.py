@@ -34,7 +34,7 @@ from rich.progress import Progress
 from ..atomic import move_whole
 from ..config import IGNORE, EvalConfig
 from ..errors import InputError
-from ..evaluate import probabilities, window_starts
+from ..inference import probabilities, window_starts
 from ..model import EMANet
 from ..show.colours import IGNORE_COLOUR
 
