@@ -17,7 +17,8 @@ from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
 from emanet.inference import predict_labels, probabilities
 from emanet.model import build_model
-from emanet.predict.predictor import Predictor, predict_files
+from emanet.predict.files import predict_files
+from emanet.predict.predictor import Predictor
 
 CLOSE = 1e-4  # of the logits' spread: what float32 leaves after as many layers, in another order of sums
 needs_openvino = pytest.mark.skipif(not importlib.util.find_spec("openvino"), reason="openvino is not installed")

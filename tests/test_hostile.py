@@ -22,7 +22,8 @@ from emanet.config import BackboneConfig, DataConfig, EvalConfig, Experiment, He
 from emanet.data.images import IMAGE_SUFFIXES, image_size, read_image, read_mask_values
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, read_json, to_dict
-from emanet.predict.predictor import Predictor, find_images
+from emanet.predict.inputs import find_images
+from emanet.predict.predictor import Predictor
 from emanet.weights import foreign
 
 # In this process, where pytest has filters of its own; in others images.py silences Pillow itself.

@@ -14,7 +14,9 @@ from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, E
 from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
-from emanet.predict.predictor import Predictor, find_images, predict_files
+from emanet.predict.files import predict_files
+from emanet.predict.inputs import find_images
+from emanet.predict.predictor import Predictor
 from emanet.weights.model_file import save_model
 
 TINY = ModelConfig(

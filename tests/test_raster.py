@@ -27,7 +27,8 @@ from test_evaluate import tiny_model
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.inference import predict_labels, probabilities, window_starts
-from emanet.predict.predictor import Predictor, predict_files, raster
+from emanet.predict.files import predict_files
+from emanet.predict.predictor import Predictor, raster
 from emanet.show.colours import IGNORE_COLOUR
 from emanet.weights.model_file import save_model
 

@@ -18,7 +18,7 @@ from ..errors import InputError, some
 from ..experiments import load_experiment
 from ..loading import load, model_path
 from ..model import EMANet
-from ..predict.predictor import find_images
+from ..predict.inputs import find_images
 from ..show.colours import Palette
 from . import explain_figures as draw
 from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components

@@ -138,7 +138,7 @@ def predict(arguments: list[str]) -> None:
     given = parse_for_model(command, arguments, "predict")
     if not given["images"]:
         raise InputError("predict needs at least one image, folder or glob after MODEL")
-    from ..predict.predictor import predict_files
+    from ..predict.files import predict_files
 
     predictor = _predictor(given)
     options = {key: given[key] for key in ("overlay", "batch", "rasters", "bands")}

@@ -9,33 +9,27 @@ On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER
 TIFFs too large for memory or with a georeference go through raster.py.
 """
 
-import glob
-import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 
 from ..config import Engine, EvalConfig, Precision
-from ..data.images import IMAGE_SUFFIXES, image_array, read_image, write_mask
+from ..data.images import image_array, read_image
 from ..deploy.engines import faster
 from ..distributed import pick_device
-from ..errors import InputError
 from ..experiments import load_experiment
 from ..inference import predict_labels, probabilities
 from ..model import EMANet
 from ..show import colours as pictures
 from . import raster
+from .inputs import find_images
 
 Picture = np.ndarray | Image.Image | str | Path
-JPEG_QUALITY = 90
 CALIBRATION_IMAGES = 100  # about so many are taken, evenly spread, where more are given
 
 
@@ -148,154 +142,3 @@ class Predictor:
         pixels = self.pixels(image).transpose(2, 0, 1)[None]
         # A copy: the array may be read-only or a mirrored view, and torch takes neither.
         return torch.from_numpy(np.array(pixels, order="C")).to(self.device)
-
-
-def predict_files(
-    predictor: Predictor,
-    inputs: Sequence[str],
-    out: str | Path,
-    *,
-    overlay: bool = True,
-    batch: int = 1,
-    rasters: Literal["auto", "always", "never"] = "auto",
-    bands: Sequence[int] = (),
-) -> list[str]:
-    """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
-
-    inputs, name: as find_images has them. batch: so many images of one size, padded, go through the model at once. An
-    unreadable image is reported on stderr and left out; returned are these reports. Raises InputError, before anything
-    is written, if there is no image or OUT is a folder of the images.
-
-    rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay; auto:
-    those of raster.is_raster, or where bands are named, always.
-    """
-    if batch < 1:
-        raise InputError(f"batch is {batch}, but must be at least 1")
-    out, console = Path(out), Console(stderr=True)
-    images = find_images(inputs)
-    if rasters == "auto":
-        chosen = raster.tiff_tags if bands else raster.is_raster
-    else:
-        chosen = raster.tiff_tags if rasters == "always" else (lambda _: False)
-    large = {path: name for path, name in images if chosen(path)}
-    if bands and not large:
-        raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
-    folders = {path.resolve().parent: path for path, _ in images}
-    for _, name in images:
-        taken = folders.get((out / name).resolve().parent)
-        if taken:
-            raise InputError(f"the output folder {(out / name).parent} holds the image {taken}; name another one")
-    failures = []
-    waiting: dict[tuple[int, int], list[tuple[Path, Path, np.ndarray]]] = {}
-
-    def failed(error: InputError) -> None:
-        failures.append(str(error))
-        console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
-
-    def finish(size: tuple[int, int]) -> None:
-        group = waiting.pop(size)
-        for (path, name, pixels), labels in zip(group, predictor.many([each[2] for each in group]), strict=True):
-            _write(predictor, path, out / name, pixels, labels, overlay)
-
-    ordinary = [(path, name) for path, name in images if path not in large]
-    hidden = not (ordinary and console.is_terminal)
-    for path, name in track(ordinary, "predict", console=console, transient=True, disable=hidden):
-        try:
-            pixels = predictor.pixels(path)
-        except InputError as error:
-            failed(error)
-            continue
-        size = predictor.batch_size(pixels.shape[:2])
-        waiting.setdefault(size, []).append((path, name, pixels))
-        if len(waiting[size]) == batch:
-            finish(size)
-        elif sum(map(len, waiting.values())) >= 4 * batch:  # many sizes: memory does not grow with the folder
-            finish(max(waiting, key=lambda size: len(waiting[size])))
-    for size in list(waiting):
-        finish(size)
-    for path, name in large.items():
-        try:
-            predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
-        except InputError as error:
-            failed(error)
-    return failures
-
-
-def _write(
-    predictor: Predictor, path: Path, target: Path, pixels: np.ndarray, labels: np.ndarray, overlay: bool
-) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(f"{target}.png", labels, predictor.palette)
-        if overlay:
-            picture = Image.fromarray(predictor.overlay(pixels, labels))
-            picture.save(f"{target}_overlay.jpg", quality=JPEG_QUALITY)
-    except OSError as error:
-        raise InputError(f"cannot write the prediction of {path} as {target}: {error.strerror or error}") from error
-
-
-def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
-    """Files, folders (with their subfolders) and globs -> (file, name), sorted by file, each file once.
-
-    A name is the path below the folder, or below the part of a glob before its first wildcard, without the extension.
-    Files of one name keep their extension in it (a.jpg, a.png -> a_jpg, a_png), and if that does not help get a
-    number (a_jpg, a_jpg_2). Folders and globs give files with IMAGE_SUFFIXES and no hidden ones; a file that is named
-    is taken as it is. Raises InputError for an input without any image.
-    """
-    found: dict[Path, tuple[Path, Path]] = {}  # real path -> path as found, path below its input
-    for given in inputs:
-        below = _below(given)
-        if not below:
-            raise InputError(f"folder {given} holds no image" if Path(given).is_dir() else f"no image {given}")
-        for path, relative in below:
-            found.setdefault(path.resolve(), (path, relative))
-    images = sorted(found.values())
-    count = Counter(relative.with_suffix("") for _, relative in images)
-    taken = {stem for stem, times in count.items() if times == 1}
-    named = []
-    for path, relative in images:
-        stem = name = relative.with_suffix("")
-        if count[stem] > 1:
-            name = base = Path(f"{stem}_{relative.suffix[1:]}")
-            number = 1
-            while name in taken:
-                number += 1
-                name = Path(f"{base}_{number}")
-            taken.add(name)
-        named.append((path, name))
-    return named
-
-
-def _below(given: str) -> list[tuple[Path, Path]]:
-    """The image files of one input, and their paths below its fixed part."""
-    path = Path(given)
-    if path.is_file():
-        return [(path, Path(path.name))]
-    if path.is_dir():
-        root, files = path, _inside(path)
-    else:
-        parts = path.parts
-        fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        root, rest = Path(*parts[:fixed]), parts[fixed:]
-        if "**" in rest:  # pathlib's follows no links, which may lead in circles; glob's does, but finds no hidden ones
-            matches = root.glob(os.path.join(*rest, *["*"] * (rest[-1] == "**")))
-            files = [file for file in matches if not any(part[0] == "." for part in file.relative_to(root).parts)]
-        else:
-            files = [Path(name) for name in glob.glob(given)]
-    known = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-    return [(file, file.relative_to(root)) for file in known]
-
-
-def _inside(root: Path) -> list[Path]:
-    """The files of a folder and its subfolders, links to folders followed, each folder entered once; none hidden."""
-    files, entered = [], {root.resolve()}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        files += [Path(folder, name) for name in names if name[0] != "."]
-        found = [name for name in folders if name[0] != "."]
-        folders.clear()
-        for name in sorted(found, key=lambda name: (Path(folder, name).is_symlink(), name)):
-            real = Path(folder, name).resolve()
-            if real not in entered:
-                entered.add(real)
-                folders.append(name)
-    return files

@@ -24,7 +24,8 @@ from ..config import IGNORE, voc_palette
 from ..data.images import image_size
 from ..data.specs import SPECS
 from ..errors import InputError, some
-from .predictor import Predictor, find_images
+from .inputs import find_images
+from .predictor import Predictor
 
 
 @dataclass(frozen=True)
