@@ -23,7 +23,6 @@ import torch.multiprocessing as mp
 from bench import Row, compare, machine, print_machine, print_table, write_csv
 from torch import nn
 
-from emanet import distributed
 from emanet.analysis.cost import peak_memory
 from emanet.config import Experiment
 from emanet.data.specs import SPECS
@@ -32,6 +31,7 @@ from emanet.experiments import load_experiment, override
 from emanet.heads.non_local import NonLocal
 from emanet.losses import PixelLoss
 from emanet.model import EMANet, build_model
+from emanet.ops.sync_batch_norm import sync_batch_norm
 from emanet.optim import build_optimizer
 from emanet.train import StepNet
 
@@ -152,7 +152,7 @@ def _train(rank: int, world: int, sync: bool, port: int, times: dict[int, list[f
         experiment = load_experiment("drawn")
         net = _model(experiment)
         if sync:
-            net = distributed.sync_batch_norm(net)
+            net = sync_batch_norm(net)
         net.train()
         optimizer = build_optimizer(net, experiment.optim)
         step_net: nn.Module = StepNet(net, PixelLoss(experiment.loss, net.classes))

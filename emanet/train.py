@@ -33,6 +33,7 @@ from .loading import start_from
 from .losses import PixelLoss
 from .model import EMANet, build_model
 from .ops import recompute
+from .ops.sync_batch_norm import sync_batch_norm
 from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder
@@ -132,7 +133,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(device, memory_format=layout)
     if world > 1 and config.sync_bn:
-        net = distributed.sync_batch_norm(net)
+        net = sync_batch_norm(net)
     if config.recompute:
         recompute.blocks(net.backbone)
     net.train()

@@ -8,8 +8,8 @@ from conftest import ROOT
 from torch import nn
 
 from emanet import distributed
-from emanet.distributed import SyncBatchNorm, sync_batch_norm
 from emanet.errors import InputError
+from emanet.ops.sync_batch_norm import SyncBatchNorm, sync_batch_norm
 
 PROBE = """
 import os, sys, torch
@@ -27,7 +27,7 @@ plain, synced = (nn.Sequential(nn.BatchNorm2d(5), nn.ReLU()) for _ in range(2))
 for net in (plain, synced):
     nn.init.uniform_(net[0].weight)
 synced.load_state_dict(plain.state_dict())
-synced = distributed.sync_batch_norm(synced).train()
+synced = sync_batch_norm(synced).train()
 plain.train()
 whole, part = x.clone().requires_grad_(), x[share].clone().requires_grad_()
 target = torch.randn(6, 5, 4, 3)

@@ -28,10 +28,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..config import Engine, Precision
-from ..distributed import SyncBatchNorm
 from ..errors import InputError
 from ..heads.layers import PooledBatchNorm
 from ..model import EMANet
+from ..ops.sync_batch_norm import SyncBatchNorm
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
