@@ -19,7 +19,8 @@ import torch
 from bench import Row, compare, machine, print_machine, print_table, write_csv
 from torch import Tensor
 
-from emanet.ops.em_attention import em_attention, product, unit_columns
+from emanet.ops.em_attention import em_attention, unit_columns
+from emanet.ops.em_attention_cpu import product
 
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}  # of the largest value; bf16 rounds y and the gradients
 

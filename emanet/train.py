@@ -24,7 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 from . import __version__, distributed
 from .config import Experiment
 from .data.datasets import Dataset, check, one_class, open_dataset, resolve
-from .data.transforms import TrainingSamples, training_loader
+from .data.loader import training_loader
+from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, flatten, load_experiment, override, read_json

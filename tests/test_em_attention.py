@@ -8,7 +8,8 @@ import torch
 
 from emanet.analysis.cost import peak_memory
 from emanet.ops import em_attention as module
-from emanet.ops.em_attention import EPS, em_attention, em_attention_buffered, em_attention_plain, unit_columns
+from emanet.ops.em_attention import EPS, em_attention, em_attention_plain, unit_columns
+from emanet.ops.em_attention_cpu import em_attention_buffered
 
 
 def reference(x, mu, steps):

@@ -16,8 +16,9 @@ from emanet.analysis.compare import read_log
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data import pack as packing
 from emanet.data.datasets import check, open_dataset
+from emanet.data.loader import training_loader
 from emanet.data.pack import Member, pack
-from emanet.data.transforms import TrainingSamples, training_loader
+from emanet.data.transforms import TrainingSamples
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.train import train

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from emanet.config import DataConfig
 from emanet.data import transforms
 from emanet.data.datasets import open_dataset
-from emanet.data.transforms import StepPositions, TrainingSamples, augment, training_loader
+from emanet.data.loader import StepPositions, training_loader
+from emanet.data.transforms import TrainingSamples, augment
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 
