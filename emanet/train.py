@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from . import __version__, distributed
 from .config import Experiment
-from .data.datasets import Dataset, check, one_class, open_dataset, resolve
+from .data.check.quick import check, one_class
+from .data.datasets import Dataset, open_dataset, resolve
 from .data.loader import training_loader
 from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some

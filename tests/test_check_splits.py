@@ -12,8 +12,9 @@ from test_check import found, report_of, save
 
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data import drawn as export
+from emanet.data.check.quick import check
 from emanet.data.check.splits import check_dataset, find_splits
-from emanet.data.datasets import SPECS, check, open_dataset, resolve
+from emanet.data.datasets import SPECS, open_dataset, resolve
 from emanet.data.pack import pack
 from emanet.errors import InputError
 

@@ -8,16 +8,8 @@ from PIL import Image
 from rich.console import Console
 
 from emanet.config import DataConfig, DatasetSpec
-from emanet.data.datasets import (
-    SPECS,
-    check,
-    check_pair,
-    list_split,
-    one_class,
-    open_dataset,
-    open_folders,
-    resolve,
-)
+from emanet.data.check.quick import check, check_pair, one_class
+from emanet.data.datasets import SPECS, list_split, open_dataset, open_folders, resolve
 from emanet.errors import InputError
 from emanet.train import check_labels
 

@@ -15,7 +15,8 @@ from PIL import Image
 from emanet.analysis.compare import read_log
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data import pack as packing
-from emanet.data.datasets import check, open_dataset
+from emanet.data.check.quick import check
+from emanet.data.datasets import open_dataset
 from emanet.data.loader import training_loader
 from emanet.data.pack import Member, pack
 from emanet.data.transforms import TrainingSamples

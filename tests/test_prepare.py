@@ -13,7 +13,8 @@ from PIL import Image
 from test_download import packed, serving
 
 from emanet.config import DataConfig, voc_palette
-from emanet.data.datasets import check, open_dataset
+from emanet.data.check.quick import check
+from emanet.data.datasets import open_dataset
 from emanet.data.prepare.recipes import recipes as prepare
 from emanet.data.specs import SPECS
 from emanet.experiments import load_experiment

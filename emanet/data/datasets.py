@@ -7,8 +7,7 @@ A new one is a DatasetSpec: a line of SPECS, an argument in an experiment file, 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import IGNORE, DataConfig, DatasetSpec
+from ..config import DataConfig, DatasetSpec
 from ..errors import InputError, some, suggest
 from ..experiments import from_dict, override, read_json, to_dict
-from .images import IMAGE_SUFFIXES, image_size, meanings, pixels_per_label, read_image, read_mask
+from .check.quick import _sizes
+from .images import IMAGE_SUFFIXES, read_image, read_mask
 from .pack import Member, packed_pairs, packed_spec
 from .specs import SPECS
 from .synthetic import SCENE_CLASSES, DrawnScenes
@@ -230,64 +230,3 @@ def _is_there(path: Path) -> bool:
         return path.is_file()
     except PermissionError:
         return True
-
-
-def check_pair(image: Path | Member, mask: Path | Member, spec: DatasetSpec) -> np.ndarray:
-    """The labels (H, W) uint8 of a mask that is sound, and of its image's size by the image's header.
-
-    Raises InputError. This is what a pair must pass, before a training and for `data check`, which looks further.
-    """
-    labels = read_mask(mask, spec)
-    size = image_size(image)
-    if size != labels.shape:
-        raise InputError(_sizes(image, size, mask, labels.shape))
-    return labels
-
-
-def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None) -> np.ndarray | None:
-    """Open every mask and every image's header before a training starts on them; `data check` finds all faults.
-
-    Returns the pixels per label as int64 (256,), or None if this very listing has passed before. Raises InputError for
-    the first file that is unreadable, of another size than its pair or with values outside the classes, and where no
-    pixel at all has a class.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    stamp = cache / "emanet" / "checked" / dataset.listing
-    if stamp.exists():
-        return None
-
-    def count(pair: tuple[Path | Member, Path | Member]) -> np.ndarray:
-        return pixels_per_label(check_pair(*pair, dataset.spec))
-
-    total = np.zeros(IGNORE + 1, np.int64)
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            for done, counts in enumerate(pool.map(count, dataset.pairs), 1):
-                total += counts
-                progress(done)
-        except InputError:
-            pool.shutdown(cancel_futures=True)
-            raise
-    if not total[:IGNORE].any():
-        raise InputError(f"every pixel of the {len(dataset)} masks is ignored: {dataset.pairs[0][1].parent}")
-    try:
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.touch()
-    except OSError:
-        pass  # a read-only home: the check will simply run again
-    return total
-
-
-def one_class(pixels: np.ndarray, spec: DatasetSpec) -> str:
-    """What to say of masks, by their pixels per label (256,), that label one class alone of several; else nothing."""
-    (present,) = np.nonzero(pixels[:IGNORE])
-    if len(spec.classes) == 1 or len(present) != 1:
-        return ""
-    share, meaning = pixels[IGNORE] / pixels.sum(), meanings(spec)
-    binary = share and meaning.get(0) == present[0] and meaning.get(255) == IGNORE
-    text = f"every labelled pixel is {spec.classes[present[0]]}, {share:.1%} of all pixels are ignored"
-    return text + ": are masks 0 and 255?" * bool(binary)
-
-
-def _sizes(image: object, image_hw: tuple[int, ...], mask: object, mask_hw: tuple[int, ...]) -> str:
-    return f"{image} is {image_hw[1]}x{image_hw[0]}, but its mask {mask} is {mask_hw[1]}x{mask_hw[0]} (width x height)"

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ...config import DatasetSpec
 from ...errors import InputError, some
-from ..datasets import check_pair
 from ..images import FORMATS, TURNS, colour_codes, meanings, orientation, pixels_per_label, read_image, read_mask_values
 from ..pack import Member
+from .quick import check_pair
 
 File = Path | Member
 Severity = Literal["error", "warning", "note"]

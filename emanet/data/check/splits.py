@@ -23,10 +23,11 @@ import numpy as np
 
 from ...config import IGNORE, DataConfig, DatasetSpec
 from ...errors import InputError
-from ..datasets import THREADS, Fault, Listing, list_split, one_class
+from ..datasets import THREADS, Fault, Listing, list_split
 from ..images import meanings
 from ..pack import SUFFIX
 from .pairs import Facts, File, Severity, inspect_pair
+from .quick import one_class
 
 SEVERITIES = ("error", "warning", "note")
 EXIT_CODES = {"error": 2, "warning": 3, "note": 0}  # 1 is a fault of the program
