@@ -4,8 +4,9 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from emanet.analysis.compare import compare, read_log
+from emanet.analysis.compare import compare
 from emanet.errors import InputError
+from emanet.run.log import read_log
 
 VAL = {"kind": "val", "pAcc": 0.9, "mAcc": 0.7, "fIoU": 0.8}
 

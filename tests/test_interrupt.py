@@ -12,11 +12,11 @@ from conftest import ROOT, run_cli
 from safetensors.torch import load_file
 
 from emanet import train as training
-from emanet.analysis.compare import read_log
 from emanet.errors import InputError, Interrupted
 from emanet.experiments import override, to_dict
 from emanet.interrupt import Interruption
 from emanet.run.checkpoints import checkpoints
+from emanet.run.log import read_log
 
 
 def process(code, *arguments, **options):

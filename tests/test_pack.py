@@ -12,7 +12,6 @@ import torch
 from conftest import run_cli, sentence
 from PIL import Image
 
-from emanet.analysis.compare import read_log
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data import pack as packing
 from emanet.data.check.quick import check
@@ -22,6 +21,7 @@ from emanet.data.pack import Member, pack
 from emanet.data.transforms import TrainingSamples
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
+from emanet.run.log import read_log
 from emanet.train import train
 
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 
 import emanet
 from emanet import train as training
-from emanet.analysis.compare import read_log
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header, to_dict
 from emanet.run.checkpoints import checkpoints
+from emanet.run.log import read_log
 
 GOLDEN = ROOT / "tests" / "golden" / "loss_curve.json"
 

@@ -5,7 +5,6 @@
 A run is a folder with log.jsonl and, for the steps planned and the parameters, config.json and environment.json.
 """
 
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -16,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import InputError
 from ..experiments import load_experiment, read_json
 from ..metrics import MEANS, percent
+from ..run.log import read_log
 
 Cells = Sequence[float | None]
 
@@ -62,34 +61,6 @@ def compare(runs: Sequence[str], out: str | None = None, console: Console | None
 
         curves_picture(logs, out)
     return {"runs": names, "metrics": metrics, "IoU": ious}
-
-
-def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The rows of a run's log.jsonl by step; of rows repeated by a resumed run, the last.
-
-    A line that is no JSON object is skipped: a crash cuts one off, and a resumed run may go on behind it.
-    """
-    path = Path(folder) / "log.jsonl"
-    try:
-        rows = read_rows(path)
-    except OSError as error:
-        raise InputError(f"{folder} is not a run: cannot read {path}: {error.strerror}") from error
-    if not rows:
-        raise InputError(f"{path} holds no row of a training yet")
-    return rows
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The same of a file, which may hold none; OSError where there is no file."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = {}
-    for line in lines:
-        try:
-            row = json.loads(line)
-            rows[row["kind"], row["step"]] = row
-        except (ValueError, TypeError, KeyError):
-            continue
-    return sorted(rows.values(), key=lambda row: row["step"])
 
 
 def _summary(folder: Path, log: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, float | None]]:

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import __version__, distributed
-from ..analysis.compare import read_log, read_rows
 from ..atomic import write_json, write_text, write_whole
 from ..config import Experiment
 from ..errors import InputError
@@ -34,6 +33,7 @@ from ..experiments import to_dict
 from ..metrics import MEANS, ConfusionMatrix, percent, print_report
 from ..model import EMANet
 from ..show.colours import triptych
+from .log import read_log, read_rows
 
 PACKAGE = Path(__file__).parent.parent
 LAUNCH = ".launch"  # file in the run folder: see _launch
