@@ -11,7 +11,8 @@ from torch import nn
 
 from emanet import evaluate
 from emanet.config import EvalConfig
-from emanet.deploy.engines import FOLDABLE, Compiled, Network, check, faster, fold
+from emanet.deploy.engines import FOLDABLE, Compiled, check, faster, fold
+from emanet.deploy.network import Network
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS

@@ -32,6 +32,7 @@ from ..errors import InputError
 from ..heads.layers import PooledBatchNorm
 from ..model import EMANet
 from ..ops.sync_batch_norm import SyncBatchNorm
+from .network import Network, Pixels, Whole
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
@@ -94,39 +95,6 @@ def check(engine: Engine, precision: Precision, device: torch.device) -> None:
         raise InputError(f"int8 needs --engine openvino, not {engine}")
     if precision == "fp16" and device.type != "cuda":
         raise InputError(f"fp16 needs a CUDA device, not {device}; bf16 is the fast type of CPUs")
-
-
-class Network(nn.Module):
-    """What engines get: normalised images (B, C, H, W), padded to the backbone's divisor, to low-resolution logits."""
-
-    def __init__(self, backbone: nn.Module, head: nn.Module):
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x))
-
-
-class Pixels(nn.Module):
-    """In the backbone's place: its facts, and the images themselves as the one map, so that Whole sees them."""
-
-    def __init__(self, of: nn.Module):
-        super().__init__()
-        self.channels, self.stride, self.in_channels, self.divisor = of.channels, of.stride, of.in_channels, of.divisor
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        return [x]
-
-
-class Whole(nn.Module):
-    """In the head's place: an engine that runs backbone and head at once."""
-
-    def __init__(self, run: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.run = run
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        return self.run(features[-1])
 
 
 class Torch:
