@@ -1,4 +1,4 @@
-"""Images to labels or probabilities: padding, windows, scales, flips. Everything that runs a model goes through here."""
+"""Images to labels or probabilities: padding, windows, scales and flips, for all that runs a model."""
 
 import math
 

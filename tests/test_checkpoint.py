@@ -12,7 +12,6 @@ from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header
 from emanet.loading import model_path, start_from
 from emanet.model import build_model
-from emanet.run import checkpoints as checkpoint
 from emanet.run.checkpoints import checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from emanet.weights.model_file import save_model
 
@@ -234,7 +233,7 @@ def test_a_checkpoint_is_never_gone_while_it_is_written_again(experiment, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(type(tmp_path), "rename", killed)
         if when == "after":
-            patch.setattr(checkpoint, "sync_folder", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr("emanet.run.checkpoints.sync_folder", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             save_checkpoint(tmp_path, model, experiment, {"best": 2}, 10)
     put_back(tmp_path)

@@ -301,7 +301,7 @@ def test_two_processes_train_as_one(tiny, tmp_path, average):
     probe = tmp_path / "probe.py"
     probe.write_text(
         "import sys, torch\n"
-        "from emanet import checkpoint, distributed\n"
+        "from emanet import distributed\n"
         "from emanet import train as training\n"
         "from emanet.experiments import load_experiment\n"
         "nets = []\n"

@@ -18,7 +18,6 @@ import numpy as np
 from ..config import DataConfig, DatasetSpec
 from ..errors import InputError, some, suggest
 from ..experiments import from_dict, override, read_json, to_dict
-from .check.quick import _sizes
 from .images import IMAGE_SUFFIXES, read_image, read_mask
 from .pack import Member, packed_pairs, packed_spec
 from .specs import SPECS
@@ -72,7 +71,7 @@ class Dataset:
         image, mask = self.pairs[index]
         pixels, labels = read_image(image, self.channels), read_mask(mask, self.spec)
         if pixels.shape[:2] != labels.shape:
-            raise InputError(_sizes(image, pixels.shape[:2], mask, labels.shape))
+            raise InputError(size_difference(image, pixels.shape[:2], mask, labels.shape))
         return pixels, labels
 
     @cached_property
@@ -230,3 +229,7 @@ def _is_there(path: Path) -> bool:
         return path.is_file()
     except PermissionError:
         return True
+
+
+def size_difference(image: object, image_hw: tuple[int, ...], mask: object, mask_hw: tuple[int, ...]) -> str:
+    return f"{image} is {image_hw[1]}x{image_hw[0]}, but its mask {mask} is {mask_hw[1]}x{mask_hw[0]} (width x height)"

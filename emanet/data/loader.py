@@ -1,5 +1,4 @@
-"""What a DataLoader's processes deliver, and how they end: at no signal but the main process's, and if they die anyway,
-with a sentence."""
+"""Batches, and the worker processes that make them: they end with the main process, and if one dies a sentence says so."""
 
 import multiprocessing
 import os
@@ -18,7 +17,6 @@ from torch.utils.data import DataLoader
 from ..config import Experiment
 from ..errors import InputError
 from ..interrupt import SIGNALS
-from .loader import delivered, end_with_main
 from .transforms import TrainingSamples
 
 

@@ -1,4 +1,4 @@
-"""The network that engines get, and what makes its runs a model again: normalised images in, low-resolution logits out."""
+"""The network that engines get: normalised images in, low-resolution logits out."""
 
 from collections.abc import Callable, Sequence
 

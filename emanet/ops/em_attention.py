@@ -6,7 +6,6 @@ Shapes: B images, C channels, N pixels, K bases. x_BCN pixels, mu_BCK bases, z_B
 on the CPU where nothing needs gradient, em_attention_triton.py on CUDA. benchmarks/em_attention.py measures them.
 """
 
-import contextlib
 import functools
 import logging
 from typing import Literal, get_args
@@ -14,7 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .em_attention_cpu import _fits_buffer, em_attention_buffered
+from .autocast import no_autocast
+from .em_attention_cpu import em_attention_buffered, fits_buffer
 
 EPS = 1e-6  # the released code's, in both divisions of the M-step
 Gradient = Literal["detached", "last", "unrolled"]
@@ -32,7 +32,7 @@ def em_attention_plain(
 
     Arguments and results as in `em_attention`.
     """
-    with _no_autocast(x_BCN.device.type):
+    with no_autocast(x_BCN.device.type):
         x = x_BCN.to(torch.promote_types(x_BCN.dtype, torch.float32))
         mu = mu_1CK.to(x.dtype).expand(len(x), -1, -1)
         for step in range(1, steps + 1):
@@ -90,7 +90,7 @@ def em_attention(
             raise ValueError(f"backend='triton' cannot be had: {reason}")
         elif not torch.compiler.is_compiling():
             _log_once(f"EM attention runs without its Triton kernels: {reason}")
-    elif _fits_buffer(x_BCN, mu_1CK, gradient):
+    elif fits_buffer(x_BCN, mu_1CK, gradient):
         return em_attention_buffered(x_BCN, mu_1CK, steps, eps=eps)
     return run(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
 
@@ -107,10 +107,3 @@ def _triton_refusal(x_BCN: Tensor, bases: int) -> str:
 @functools.cache
 def _log_once(message: str) -> None:
     logging.getLogger("emanet").warning(message)
-
-
-def _no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast off, on devices that have it; meta has none."""
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()

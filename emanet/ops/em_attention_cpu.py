@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-from .em_attention import EPS, Gradient, _no_autocast
+from .autocast import no_autocast
 
 
 @torch.no_grad()
-def em_attention_buffered(x_BCN: Tensor, mu_1CK: Tensor, steps: int = 3, *, eps: float = EPS) -> tuple[Tensor, Tensor]:
+def em_attention_buffered(x_BCN: Tensor, mu_1CK: Tensor, steps: int = 3, *, eps: float) -> tuple[Tensor, Tensor]:
     """The same for CPUs, without gradient: image by image, with one matrix of N x K at a time and one copy of an X.
 
     Dividing the sums, C x K, replaces dividing the N x K responsibilities. y_BCN has the memory format of x_BCN.
     """
-    with _no_autocast("cpu"):
+    with no_autocast("cpu"):
         y_BCN = torch.empty_like(x_BCN)
         dtype = torch.promote_types(x_BCN.dtype, torch.float32)
         mu_BCK = mu_1CK.detach().to(dtype).expand(len(x_BCN), -1, -1).clone(memory_format=torch.contiguous_format)
@@ -46,7 +46,7 @@ def product(a_PQ: Tensor, b_QR: Tensor) -> Tensor:
     return out_1RP1[0, :, :, 0].T.contiguous()
 
 
-def _fits_buffer(x_BCN: Tensor, mu_1CK: Tensor, gradient: Gradient) -> bool:
+def fits_buffer(x_BCN: Tensor, mu_1CK: Tensor, gradient: str) -> bool:
     """Whether the input has content on the CPU, nothing traces it, and no gradient is wanted.
 
     The subclasses of Tensor are those that trace, count or distribute.

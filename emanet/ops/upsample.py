@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..config import IGNORE
-from .em_attention import _no_autocast
+from .autocast import no_autocast
 
 # Values in a block, of which a few copies exist at a time. CPU: they fit into the cache. CUDA: few launches. A single
 # tile's rows may have CUT times as many before they are cut, which repeats the horizontal half of the upsampling.
@@ -49,7 +49,7 @@ def upsample_argmax(
     """
     if low.shape[1] > 256:
         raise ValueError(f"labels are uint8, and {low.shape[1]} classes do not fit into it")
-    with _no_autocast(low.device.type):
+    with no_autocast(low.device.type):
         low = _exact(low)
         shape = (low.shape[0], *size)
         labels = torch.empty(shape, dtype=torch.uint8, device=low.device)
@@ -91,7 +91,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx.padded, ctx.align_corners = padded, align_corners
         size = labels.shape[1:]
         losses = low.new_empty(labels.shape)
-        with _no_autocast(low.device.type):
+        with no_autocast(low.device.type):
             for block in _row_blocks(low, padded, size, align_corners):
                 index, ignored = _targets(labels[block.place])
                 log_p = F.log_softmax(_spread(low, block, padded, size, align_corners), 1)
@@ -105,7 +105,7 @@ class _CrossEntropy(torch.autograd.Function):
         low, labels = ctx.saved_tensors
         padded, align_corners, size = ctx.padded, ctx.align_corners, labels.shape[1:]
         grad_low = torch.zeros_like(low)
-        with _no_autocast(low.device.type):
+        with no_autocast(low.device.type):
             for block in _row_blocks(low, padded, size, align_corners):
                 index, ignored = _targets(labels[block.place])
                 scale = grad[block.place].masked_fill_(ignored, 0)[:, None]

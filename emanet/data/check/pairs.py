@@ -1,4 +1,4 @@
-"""Everything that one pair of an image and its mask tells, and why `datasets.check_pair` refuses it."""
+"""Everything that one pair of an image and its mask tells, and why `quick.check_pair` refuses it."""
 
 import hashlib
 import stat

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...config import IGNORE, DatasetSpec
 from ...errors import InputError
-from ..datasets import THREADS, Dataset
+from ..datasets import THREADS, Dataset, size_difference
 from ..images import image_size, meanings, pixels_per_label, read_mask
 from ..pack import Member
 
@@ -22,7 +22,7 @@ def check_pair(image: Path | Member, mask: Path | Member, spec: DatasetSpec) -> 
     labels = read_mask(mask, spec)
     size = image_size(image)
     if size != labels.shape:
-        raise InputError(_sizes(image, size, mask, labels.shape))
+        raise InputError(size_difference(image, size, mask, labels.shape))
     return labels
 
 
@@ -69,7 +69,3 @@ def one_class(pixels: np.ndarray, spec: DatasetSpec) -> str:
     binary = share and meaning.get(0) == present[0] and meaning.get(255) == IGNORE
     text = f"every labelled pixel is {spec.classes[present[0]]}, {share:.1%} of all pixels are ignored"
     return text + ": are masks 0 and 255?" * bool(binary)
-
-
-def _sizes(image: object, image_hw: tuple[int, ...], mask: object, mask_hw: tuple[int, ...]) -> str:
-    return f"{image} is {image_hw[1]}x{image_hw[0]}, but its mask {mask} is {mask_hw[1]}x{mask_hw[0]} (width x height)"

@@ -2,7 +2,7 @@
 
     python -m emanet data check EXPERIMENT|DATASET
 
-A pair is sound if it passes `datasets.check_pair`, which training runs too; here images are decoded as well and causes
+A pair is sound if it passes `quick.check_pair`, which training runs too; here images are decoded as well and causes
 told apart (pairs.py), and splits are compared. An error is what training refuses or would learn wrong labels from, a
 warning is suspicious, a note is worth knowing. check_report.py shows the result.
 """
