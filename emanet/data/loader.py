@@ -1,4 +1,4 @@
-"""Batches, and the worker processes that make them: they end with the main process, and if one dies a sentence says so."""
+"""Batches, and the worker processes that make them, which end with the main process."""
 
 import multiprocessing
 import os
