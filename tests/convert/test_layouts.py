@@ -1,8 +1,8 @@
 """Keys of others and ours, both ways, and which layout a file's keys are."""
 
 import pytest
-from emanet.convert.convert.layouts import LAYOUTS, recognise, resnet_name, stem_of
 
+from emanet.convert.layouts import LAYOUTS, recognise, resnet_name, stem_of
 from emanet.errors import InputError
 
 PAIRS = [

@@ -4,12 +4,12 @@ import re
 
 import pytest
 import torch
-from emanet.convert.convert.mmconfig import UNREAD, Stated, mmseg_classes, mmseg_settings, parse
 from source_shapes import AUX, C1
 from test_convert import state_of
 
 from emanet.config import EvalConfig
 from emanet.convert.convert import convert
+from emanet.convert.mmconfig import UNREAD, Stated, mmseg_classes, mmseg_settings, parse
 from emanet.data.datasets import SPECS
 from emanet.errors import InputError
 

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_cli, sentence
-from emanet.predict.predictor.raster import (
+from PIL import Image
+from test_evaluate import tiny_model
+
+from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.errors import InputError
+from emanet.inference import predict_labels, probabilities, window_starts
+from emanet.predict import raster
+from emanet.predict.files import predict_files
+from emanet.predict.predictor import Predictor
+from emanet.predict.raster import (
     CACHE,
     LARGE,
     MEMORY,
@@ -21,14 +30,6 @@ from emanet.predict.predictor.raster import (
     tiff_tags,
     window_weight,
 )
-from PIL import Image
-from test_evaluate import tiny_model
-
-from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
-from emanet.errors import InputError
-from emanet.inference import predict_labels, probabilities, window_starts
-from emanet.predict.files import predict_files
-from emanet.predict.predictor import Predictor, raster
 from emanet.show.colours import IGNORE_COLOUR
 from emanet.weights.model_file import save_model
 
@@ -526,7 +527,7 @@ import resource, sys
 sys.path[:0] = sys.argv[1:3]
 import torch
 from test_evaluate import tiny_model
-from emanet.predict.predictor.raster import predict_raster
+from emanet.predict.raster import predict_raster
 torch.set_num_threads(1)
 predict_raster(tiny_model(), sys.argv[3], sys.argv[4])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

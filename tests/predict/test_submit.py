@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import run_cli, sentence
-from emanet.predict.predictor.submit import _verify, format_of, submit
 from PIL import Image
 
 from emanet.config import EvalConfig, voc_palette
@@ -18,6 +17,7 @@ from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor
+from emanet.predict.submit import _verify, format_of, submit
 from emanet.weights.model_file import save_model
 
 SIZES = [(33, 49), (40, 31), (17, 17)]

@@ -5,12 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from emanet.data.check.splits.pairs import BLURRED, SIDEWAYS, blur, inspect_pair
 from PIL import Image
 
 from emanet.config import DatasetSpec
 from emanet.data import images
-from emanet.data.check.splits import pairs
+from emanet.data.check import pairs
+from emanet.data.check.pairs import BLURRED, SIDEWAYS, blur, inspect_pair
 from emanet.data.synthetic import SCENE_CLASSES, SCENE_PALETTE, draw_scene
 
 SPEC = DatasetSpec(classes=SCENE_CLASSES, palette=SCENE_PALETTE)

@@ -11,11 +11,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import ROOT, run_cli, sentence
-from emanet.data.check.splits.report import _coloured
 from PIL import Image
 
 from emanet.config import DatasetSpec
 from emanet.data import drawn as export
+from emanet.data.check.report import _coloured
 from emanet.data.check.splits import printable
 from emanet.data.images import read_mask
 from emanet.show.colours import IGNORE_COLOUR

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from emanet.data.prepare.recipes.archives import Archive, fetch, obtain, present, unpack
 
-from emanet.data.prepare.recipes import archives as download
+from emanet.data.prepare import archives as download
+from emanet.data.prepare.archives import Archive, fetch, obtain, present, unpack
 from emanet.errors import InputError
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: more than one block

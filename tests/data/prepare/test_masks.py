@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from test_prepare import SIZE, halves, mat, sbd_mat
+from test_recipes import SIZE, halves, mat, sbd_mat
 
 from emanet.data.prepare.recipes import masks as annotations
 from emanet.errors import InputError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_cli, sentence
 from PIL import Image
-from test_download import packed, serving
+from test_archives import packed, serving
 
 from emanet.config import DataConfig, voc_palette
 from emanet.data.check.quick import check
