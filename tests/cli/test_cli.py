@@ -161,7 +161,7 @@ def test_help_fits_a_terminal(command):
 
 
 def test_prepare_names_all_that_is_to_be_fetched_and_where_it_cannot_go(tmp_path, monkeypatch):
-    from emanet.data.prepare.recipes import archives as download
+    from emanet.data.prepare import archives as download
 
     def nowhere(urls, target):
         raise InputError(f"cannot download {target.name}")

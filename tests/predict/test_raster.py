@@ -338,7 +338,7 @@ class TestFile:
 
 FULL = """
 import resource, sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/predict"]
 from test_raster import *
 model, path, out, config = tiny_model(), *map(Path, sys.argv[3:]), EvalConfig(window=(305, 305), overlap=0)
 predict_raster(model, path, out, config)
@@ -355,7 +355,7 @@ for share in (0, 0.5, 0.95, 0.999):
 
 SIGNALLED = """
 import os, signal, sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/predict"]
 from test_raster import *
 path, out, number = *map(Path, sys.argv[3:5]), getattr(signal, sys.argv[5])
 
@@ -524,7 +524,7 @@ class TestFiles:
 
 PEAK = """
 import resource, sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/predict"]
 import torch
 from test_evaluate import tiny_model
 from emanet.predict.raster import predict_raster

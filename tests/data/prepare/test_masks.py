@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from test_recipes import SIZE, halves, mat, sbd_mat
 
-from emanet.data.prepare.recipes import masks as annotations
+from emanet.data.prepare import masks as annotations
 from emanet.errors import InputError
 
 

@@ -15,7 +15,7 @@ from test_archives import packed, serving
 from emanet.config import DataConfig, voc_palette
 from emanet.data.check.quick import check
 from emanet.data.datasets import open_dataset
-from emanet.data.prepare.recipes import recipes as prepare
+from emanet.data.prepare import recipes as prepare
 from emanet.data.specs import SPECS
 from emanet.experiments import load_experiment
 
