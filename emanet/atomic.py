@@ -1,29 +1,41 @@
-"""Files written whole: whoever reads `path` sees the old file or all of the new one, also after a power failure."""
+"""Atomic writes: write a temporary file, fsync, rename. A reader sees the old file or all of the new one."""
 
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .errors import InputError
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Beside its place, onto the disk, then renamed. Folders on the way are made; a failure leaves nothing behind."""
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write; it becomes `path` when the block ends, or is removed when the block raises.
+
+    Folders on the way are made. An OSError names `path` instead of the temporary file, whose name holds the process
+    id: two processes that write the same file do not disturb each other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = str(path)  # writing itself does not say
+            error.filename = str(path)
         with contextlib.suppress(OSError):
-            partial.unlink()
+            temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,10 +55,27 @@ def move_whole(partial: Path, path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """A rename is on the disk once its folder is."""
+    """fsync a folder: until then a power failure may undo a rename in it."""
     if os.name == "posix":  # elsewhere folders cannot be opened
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def require_writable(*paths: str | Path) -> None:
+    """Before hours of work: InputError for the first path that could not be written as a file afterwards.
+
+    Empty paths are skipped, folders on the way are made, existing files stay as they are.
+    """
+    for path in map(Path, filter(None, paths)):
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; give the name of a file to write")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            trial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            trial.touch()
+            trial.unlink()
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error

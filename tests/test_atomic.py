@@ -1,6 +1,7 @@
 import pytest
 
 from emanet import atomic
+from emanet.errors import InputError
 
 
 def test_what_is_written_is_there_whole_with_its_folders(tmp_path):
@@ -31,3 +32,23 @@ def test_a_full_disk_is_told_with_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(OSError, match="No space left on device: .*a.txt"):
         atomic.write_text(tmp_path / "a.txt", "new")
+
+
+def test_two_processes_writing_one_file_use_two_temporary_files(tmp_path, monkeypatch):
+    names = []
+    for process in (1, 2):
+        monkeypatch.setattr(atomic.os, "getpid", lambda process=process: process)
+        with atomic.replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text(str(process))
+            names.append(temporary.name)
+    assert len(set(names)) == 2 and [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_could_not_be_written_is_known_before_the_work(tmp_path):
+    atomic.require_writable("", tmp_path / "new" / "a.json")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new"]
+    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+        atomic.require_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot write .*file/a.json: "):
+        atomic.require_writable(tmp_path / "file" / "a.json")
