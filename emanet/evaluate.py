@@ -15,11 +15,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from . import distributed
 from .config import EvalConfig
-from .data.loader import delivered, end_with_main
+from .data.loader import delivered
 from .errors import InputError
 from .inference import predict_labels
 from .metrics import ConfusionMatrix
@@ -49,10 +48,9 @@ def evaluate(
     device = model.mean.device
     matrix = ConfusionMatrix(model.classes, device)
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
-    loader = DataLoader(_Samples(dataset, indices), batch_size=None, num_workers=workers, worker_init_fn=end_with_main)
     console = Console(stderr=True)
     bar = track(
-        delivered(loader),
+        delivered(_Samples(dataset, indices), workers, batch_size=None),
         "evaluate",
         total=len(indices),
         console=console,
@@ -62,12 +60,9 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        for i, sample in zip(indices, bar, strict=True):
+        for i, (image, labels) in zip(indices, bar, strict=True):
             if until():
                 break
-            if isinstance(sample, str):
-                raise InputError(sample)
-            image, labels = sample
             with torch.inference_mode():
                 predicted = predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
             try:
@@ -83,11 +78,8 @@ def evaluate(
     return matrix
 
 
-class _Samples(torch.utils.data.Dataset):
-    """The samples of one rank as tensors, images (H, W, C), for the loader; of a bad one, what is wrong with it.
-
-    An error raised in a worker would come back with that worker's traceback as its message.
-    """
+class _Samples:
+    """The samples of one rank as tensors, images (H, W, C), for the loader."""
 
     def __init__(self, dataset: Any, indices: Sequence[int]):
         self.dataset, self.indices = dataset, indices
@@ -95,13 +87,10 @@ class _Samples(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, k: int) -> tuple[Tensor, Tensor] | str:
+    def __getitem__(self, k: int) -> tuple[Tensor, Tensor]:
         i = self.indices[k]
-        try:
-            image, labels = self.dataset.read(i)
-            if image.shape[:2] != labels.shape:
-                sizes = f"{image.shape[:2]}, but its labels are {labels.shape}"
-                raise InputError(f"{self.dataset.name(i)}: the image is (h, w) = {sizes}")
-        except InputError as error:
-            return str(error)
+        image, labels = self.dataset.read(i)
+        if image.shape[:2] != labels.shape:
+            sizes = f"{image.shape[:2]}, but its labels are {labels.shape}"
+            raise InputError(f"{self.dataset.name(i)}: the image is (h, w) = {sizes}")
         return torch.from_numpy(image.copy()), torch.from_numpy(labels.copy())  # readers may give read-only arrays

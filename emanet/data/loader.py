@@ -1,4 +1,8 @@
-"""Batches, and the worker processes that make them, which end with the main process."""
+"""Batches, and the worker processes that read them.
+
+Workers end with the main process, and hand it their errors: `delivered` is the one way for both, training and
+evaluation.
+"""
 
 import multiprocessing
 import os
@@ -12,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import Experiment
 from ..errors import InputError
@@ -20,9 +24,37 @@ from ..interrupt import SIGNALS
 from .transforms import TrainingSamples
 
 
-def delivered(loader: DataLoader) -> Iterator[Any]:
-    """The loader's batches. InputError where its processes cannot be started, or one has died."""
-    batches = _start(loader)
+class _Careful(Dataset):
+    """A data set whose bad samples travel as Unreadable; an error raised in a worker would come back in a traceback."""
+
+    def __init__(self, samples: Any):
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.samples[index]
+        except InputError as error:
+            return Unreadable(str(error))
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What is wrong with a sample, in place of the sample or of the batch that it belongs to."""
+
+    reason: str
+
+
+def delivered(samples: Any, workers: int, **options: Any) -> Iterator[Any]:
+    """What a DataLoader over `samples` delivers, with the errors of its processes as InputError.
+
+    samples: anything with samples[i], and with a length unless a batch_sampler is given. options: DataLoader's.
+    Raises InputError where a sample raises it, where the processes cannot be started, and where one of them has died.
+    The processes end with the iterator.
+    """
+    batches = _start(DataLoader(_Careful(samples), num_workers=workers, worker_init_fn=end_with_main, **options))
     while True:
         try:
             batch = next(batches)
@@ -32,19 +64,26 @@ def delivered(loader: DataLoader) -> Iterator[Any]:
             if "DataLoader worker" not in str(error):
                 raise
             raise InputError(
-                f"a process that reads samples has died, as a rule for want of memory ({error}): give fewer "
-                "--data.workers, or 0 to read in the process that trains"
+                f"a process that reads samples has died, probably for lack of memory ({error}); use fewer "
+                "--data.workers, or 0 to read in the main process"
             ) from error
+        if isinstance(batch, Unreadable):
+            del batches  # a traceback would keep it, and its processes, alive
+            raise InputError(batch.reason)
         yield batch
 
 
 def end_with_main(worker: int) -> None:
-    """The loaders' worker_init_fn. Terminals and schedulers signal every process, but the step that is to be finished
-    still needs its batch: a worker, in which SIGNALS are held back, ends only where the main process sends one."""
-    parent = multiprocessing.parent_process().pid
+    """The loaders' worker_init_fn: only the main process may end a worker.
+
+    Terminals and schedulers signal every process, but the step to finish still needs its batch. So SIGNALS are blocked
+    in a worker, and a thread ends it when one comes from its parent.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in workers only
 
     def listen() -> None:
-        while signal.sigwaitinfo(SIGNALS).si_pid != parent:
+        while signal.sigwaitinfo(SIGNALS).si_pid != parent.pid:
             pass
         os._exit(0)
 
@@ -54,21 +93,21 @@ def end_with_main(worker: int) -> None:
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:
-    """iter(loader), with SIGNALS held back meanwhile, for the processes to inherit."""
-    if not hasattr(signal, "pthread_sigmask"):
-        return iter(loader)  # no POSIX system
+    """iter(loader), with SIGNALS blocked while its processes start, so that they inherit the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # not a POSIX system
+        return iter(loader)
     child = signal.getsignal(signal.SIGCHLD)
     held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return iter(loader)
     except OSError as error:
         raise InputError(
-            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; lower --data.workers"
+            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; use fewer --data.workers"
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
         if _is_torchs(signal.getsignal(signal.SIGCHLD)) and threading.current_thread() is threading.main_thread():
-            # When a worker dies it would raise wherever the main thread is. Without it, waiting for a batch finds out.
+            # torch's handler raises wherever the main thread is when a worker dies. Waiting for a batch finds out too.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL if child is None or _is_torchs(child) else child)
 
 
@@ -77,8 +116,6 @@ def _is_torchs(handler: object) -> bool:
 
 
 PREFETCH = 4  # batches that each worker may be ahead
-
-
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; Docker gives 64 MB
 
 
@@ -104,19 +141,23 @@ class StepPositions:
 
 @dataclass(frozen=True)
 class _Slots:
-    """Shared memory for batches, written by a loader's workers in turn.
+    """Shared memory for batches, written by the workers in turn.
 
-    Fresh shared memory for every batch takes a core longer, page by page, than resizing its images does.
+    Allocating shared memory for every batch costs more CPU time (page faults) than resizing its images.
     """
 
     images: Tensor  # (slots, b, h, w, C) uint8
     labels: Tensor  # (slots, b, h, w) uint8
     batch_size: int
 
-    def __call__(self, samples: list[tuple[Tensor, Tensor, int]] | InputError) -> tuple[int, list[int]] | InputError:
-        """In a worker: put a batch into its step's slot; the slot's number and the positions."""
-        if isinstance(samples, InputError):
-            return samples
+    def __call__(self, samples: list[Any]) -> tuple[int, list[int]] | Unreadable:
+        """The collate_fn, run in a worker: copy the samples into their step's slot.
+
+        samples: (image, labels, position) or Unreadable. Returns the slot's number and the positions.
+        """
+        for sample in samples:
+            if isinstance(sample, Unreadable):
+                return sample
         images, labels, positions = zip(*samples, strict=True)
         slot = positions[0] // self.batch_size % len(self.images)
         for i, (image, target) in enumerate(zip(images, labels, strict=True)):
@@ -127,32 +168,30 @@ class _Slots:
 
 def training_loader(
     samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int
-) -> Iterator[list[Tensor] | InputError]:
+) -> Iterator[list[Tensor]]:
     """Batches [images (b, C, h, w) uint8 channels last, labels (b, h, w) uint8, positions (b,)] from step `start` on.
 
-    A sample that cannot be read gives its InputError in place of the batch, for the caller to raise. Raises InputError
-    at once where shared memory is too small for the workers, and from the iterator where one of them was killed.
+    Raises InputError at once if shared memory is too small for the workers, and as `delivered` does from the iterator.
     """
     workers, share = config.data.workers, config.batch_size // world_size
-    # One slot more than batches can be under way: a batch is copied out before its slot's next one is asked for.
+    # One slot more than there can be batches on their way: a batch is copied out before its slot is used again.
     shape = (PREFETCH * workers + 1 if workers else 1, share, *config.data.crop)
     images = torch.empty(*shape, len(samples.fill), dtype=torch.uint8)
     labels = torch.empty(shape, dtype=torch.uint8)
     if workers:
         _share(images, labels)
-    loader = DataLoader(
+    filled = delivered(
         samples,
+        workers,
         batch_sampler=StepPositions(start, config.steps, config.batch_size, rank, world_size),
-        num_workers=workers,
         collate_fn=_Slots(images, labels, config.batch_size),
         prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=end_with_main,
     )
-    return _batches(loader, images, labels)
+    return _batches(filled, images, labels)
 
 
 def _share(*tensors: Tensor) -> None:
-    """Move them to shared memory; InputError where it has no room: filled beyond its end it would kill the process."""
+    """Move tensors to shared memory. InputError if it has no room: writing beyond its end would kill the process."""
     needed = sum(x.numel() for x in tensors)
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
     try:
@@ -160,19 +199,15 @@ def _share(*tensors: Tensor) -> None:
             raise RuntimeError
         for x in tensors:
             x.share_memory_()
-    except RuntimeError as error:  # torch's own, where another rank has taken the rest meanwhile
+    except RuntimeError as error:  # torch's own, if another rank has taken the rest in the meantime
         raise InputError(
-            f"{SHARED_MEMORY} has {free} bytes free, but the batches of the loader's workers need {needed}: give fewer "
-            "--data.workers (0 needs no shared memory), or to docker run a larger --shm-size"
+            f"{SHARED_MEMORY} has {free} bytes free, but the loader's workers need {needed} for their batches: use "
+            "fewer --data.workers (0 needs no shared memory), or a larger --shm-size of docker run"
         ) from error
 
 
-def _batches(loader: DataLoader, images: Tensor, labels: Tensor) -> Iterator[list[Tensor] | InputError]:
+def _batches(filled: Iterator[tuple[int, list[int]]], images: Tensor, labels: Tensor) -> Iterator[list[Tensor]]:
     pinned = torch.cuda.is_available()
-    for batch in delivered(loader):
-        if isinstance(batch, InputError):
-            yield batch
-            continue
-        slot, positions = batch
+    for slot, positions in filled:
         taken = [torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x) for x in (images[slot], labels[slot])]
         yield [taken[0].permute(0, 3, 1, 2), taken[1], torch.tensor(positions)]

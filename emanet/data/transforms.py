@@ -49,13 +49,6 @@ class TrainingSamples:
         rng = np.random.default_rng([self.seed, SAMPLE, position])
         return *augment(image, labels, rng, self.config, self.fill), position
 
-    def __getitems__(self, positions: Sequence[int]) -> list[tuple[Tensor, Tensor, int]] | InputError:
-        """What a loader's worker calls. An error raised there would come back wrapped in a traceback."""
-        try:
-            return [self[position] for position in positions]
-        except InputError as error:
-            return error
-
 
 @lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:

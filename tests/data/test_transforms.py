@@ -1,11 +1,4 @@
 import itertools
-import multiprocessing
-import os
-import shutil
-import signal
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +6,6 @@ import torch
 import torch.nn.functional as F
 
 from emanet.config import DataConfig
-from emanet.data import transforms
 from emanet.data.datasets import open_dataset
 from emanet.data.loader import StepPositions, training_loader
 from emanet.data.transforms import TrainingSamples, augment
@@ -232,86 +224,3 @@ def test_positions_of_ranks_make_up_the_batch():
     ranks = [list(StepPositions(1, 3, 8, rank, 4)) for rank in range(4)]
     assert [p for share in ranks for p in share[0]] == list(range(8, 16))
     assert [p for share in ranks for p in share[1]] == list(range(16, 24))
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_sample_arrives_as_its_sentence(scenes, workers):
-    config = override(
-        load_experiment("drawn"),
-        {"data.dataset": str(scenes), "data.workers": workers, "data.crop": (33, 33), "batch_size": 6, "steps": 1},
-    )
-    (scenes / "train" / "images" / "0003.jpg").write_bytes(b"no picture")
-    train = samples(config.data)
-    (batch,) = training_loader(train, config, 0, 0, 1)
-    assert isinstance(batch, InputError) and "0003.jpg" in str(batch) and "Traceback" not in str(batch)
-
-
-def of_files(scenes, **changes):
-    changes = {"data.dataset": str(scenes), "data.crop": (33, 33), "batch_size": 2} | changes
-    config = override(load_experiment("drawn"), changes)
-    return samples(config.data), config
-
-
-def test_too_little_shared_memory_is_a_sentence_before_any_worker_starts(scenes, monkeypatch):
-    train, config = of_files(scenes, **{"data.workers": 2, "data.crop": (513, 513), "batch_size": 16})
-    needed = 9 * 16 * 513 * 513 * 4
-    message = f"^/dev/shm has 67108864 bytes free, but .* need {needed}: give fewer --data.workers .* --shm-size$"
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**26, 0, 2**26))
-        patch.setattr(transforms, "SHARED_MEMORY", Path("/dev/shm"))
-        patch.setattr(Path, "is_dir", lambda path: True)
-        with pytest.raises(InputError, match=message):
-            training_loader(train, config, 0, 0, 1)
-        training_loader(train, override(config, {"data.workers": 0}), 0, 0, 1)
-
-    def full(tensor):  # by another rank, after we looked
-        raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device")
-
-    monkeypatch.setattr(torch.Tensor, "share_memory_", full)
-    with pytest.raises(InputError, match=f"need {needed}"):
-        training_loader(train, config, 0, 0, 1)
-
-
-@pytest.mark.parametrize("waits", [True, False], ids=["while it waits", "while the caller computes"])
-def test_a_worker_that_is_killed_is_a_sentence(scenes, waits, monkeypatch):
-    polling = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
-    monkeypatch.setattr(polling, "__defaults__", (0.5,))  # seconds, of 5
-    handling = torch.utils.data._utils.signal_handling
-    monkeypatch.setattr(handling, "_SIGCHLD_handler_set", False)
-    if not waits:
-        handling._set_SIGCHLD_handler()  # as after an evaluation in the same process
-    train, config = of_files(scenes, **{"data.workers": 1, "steps": 40})
-    batches = training_loader(train, config, 0, 0, 1)
-    next(batches)
-    (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGSTOP if waits else signal.SIGKILL)
-    if waits:
-        threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
-    else:
-        time.sleep(0.3)  # torch's own handler of the signal would raise here
-    with pytest.raises(InputError, match=r"has died, .* \(DataLoader worker .*\): give fewer --data.workers") as error:
-        list(batches)
-    assert "\n" not in str(error.value)
-
-
-def test_workers_that_are_spawned_give_the_same(scenes, monkeypatch):
-    train, config = of_files(scenes, **{"data.workers": 1, "steps": 3})
-    wanted = list(training_loader(train, override(config, {"data.workers": 0}), 1, 0, 1))
-    method = multiprocessing.get_start_method()
-    multiprocessing.set_start_method("spawn", force=True)
-    try:
-        found = list(training_loader(train, config, 1, 0, 1))
-    finally:
-        multiprocessing.set_start_method(method, force=True)
-    for batch, other in zip(found, wanted, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
-
-
-def test_more_workers_than_the_system_allows_is_a_sentence(scenes, monkeypatch):
-    def refused(*_):
-        raise OSError(24, "Too many open files")
-
-    train, config = of_files(scenes, **{"data.workers": 2})
-    monkeypatch.setattr(torch.utils.data.dataloader.DataLoader, "__iter__", refused)
-    with pytest.raises(InputError, match="^cannot start 2 processes that read samples: Too many open files; lower"):
-        next(training_loader(train, config, 0, 0, 1))
