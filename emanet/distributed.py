@@ -1,9 +1,9 @@
-"""Processes: what does nothing with one of them and is exact with several."""
+"""Collective operations of the processes of one run (ranks): no-ops with one rank, exact with several."""
 
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from .errors import InputError, Interrupted, some
 
-# What keeps DDP from sending buffers around at every step. The option has another name in new versions.
+# DDP must not send buffers around at every step. The option has another name in new versions of torch.
 _OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
 KEEP_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
 
 
 def init(device: torch.device) -> None:
-    """Join the group that torchrun announces in the environment; nothing without torchrun."""
+    """Join the group that torchrun announces in the environment; does nothing without torchrun."""
     if "RANK" in os.environ and not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         store, rank, world = next(dist.rendezvous("env://"))
@@ -32,7 +32,7 @@ def init(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """The end of another rank, which comes as whatever the backend raises, as an InputError."""
+    """Turn the error that a backend raises when another rank ends into an InputError."""
     try:
         yield
     except (dist.DistError, RuntimeError) as error:
@@ -40,11 +40,11 @@ def ending_together() -> Iterator[None]:
         if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in text or "NCCL" in text):
             raise
         first = text.splitlines()[0].rpartition("] ")[2].partition(". ")[0]
-        raise InputError(f"rank {rank()} ends, as another one has ended or cannot be reached: {first}") from error
+        raise InputError(f"rank {rank()} stops: another one has ended or cannot be reached: {first}") from error
 
 
 def restarts() -> tuple[int, int]:
-    """How often torchrun --max-restarts has started this training again, and how often it may."""
+    """How often torchrun --max-restarts has restarted this run, and how often it may."""
     names = "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS"
     done, allowed = (int(os.environ.get(name, 0)) for name in names)
     return done, allowed
@@ -64,7 +64,7 @@ def world_size() -> int:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`: this rank's CUDA device if there is one, else the CPU. InputError if there is no such device."""
+    """`auto`: this rank's CUDA device if there is one, else the CPU. InputError if the device does not exist."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda":
@@ -72,9 +72,9 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"no device {name!r}: it is auto, cpu, cuda or cuda:N") from error
+        raise InputError(f"no device {name!r}: use auto, cpu, cuda or cuda:N") from error
     if device.type not in ("cpu", "cuda"):
-        raise InputError(f"no device {name!r}: it is auto, cpu, cuda or cuda:N")
+        raise InputError(f"no device {name!r}: use auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")
@@ -83,25 +83,25 @@ def pick_device(name: str) -> torch.device:
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of every rank's tensor, in place; the same bits on every rank. Carries no gradient."""
+    """Replace a tensor by its sum over all ranks; the same bits on every rank. No gradient flows through it."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
 def take_rank_zeros(tensors: Iterable[Tensor]) -> None:
-    """Every rank's tensors become those of rank 0, in place."""
+    """Overwrite every rank's tensors with those of rank 0."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor, 0)
 
 
-def first_on_rank_zero(work: Callable[[], None]) -> None:
-    """Run work on rank 0 alone, the others waiting; where it fails, every rank ends."""
+def first_on_rank_zero(work: Callable[..., object], *arguments: Any) -> None:
+    """Call work(*arguments) on rank 0 while the others wait. If it fails, every rank ends."""
     failed = torch.zeros(1)
     try:
         if rank() == 0:
-            work()
+            work(*arguments)
     except BaseException:
         failed += 1
         raise
@@ -114,16 +114,16 @@ def first_on_rank_zero(work: Callable[[], None]) -> None:
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's value, by rank; values that pickle takes."""
+    """Every rank's value, by rank. The values are pickled."""
     if world_size() == 1:
         return [value]
-    values = [None] * world_size()
+    values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def agree(**facts: object) -> None:
-    """Every rank ends unless each fact is the same on all of them; rank 0 says which is not."""
+def agree(facts: Mapping[str, object]) -> None:
+    """End every rank unless each fact has the same value on all of them; rank 0 names one that differs."""
     every = gather(facts)
     for name in dict.fromkeys(name for own in every for name in own):
         values = [own.get(name) for own in every]
@@ -133,5 +133,5 @@ def agree(**facts: object) -> None:
 
 
 def end(why: InputError | Interrupted) -> NoReturn:
-    """On all ranks for the same reason, which rank 0 tells."""
+    """End every rank for the same reason, which rank 0 reports. Call it on all ranks."""
     raise why if rank() == 0 else SystemExit(why.exit_code)

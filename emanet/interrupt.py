@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a training to finish its step, to save and to end; a second one ends it at once."""
+"""SIGTERM and SIGINT make a run finish its step, save and stop; a second signal ends it at once."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """`with Interruption() as asked:` true once a signal has come, whose name is asked.by.
+    """`with Interruption() as interruption:` true once a signal has arrived; interruption.by is its name.
 
-    Python hears signals in the main thread only; in another one it stays false. tell: answer on stderr.
+    Python delivers signals to the main thread only; in another thread it stays false. tell: answer on stderr.
     """
 
     def __init__(self, tell: bool = True):
@@ -26,9 +26,9 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
-            # What is ignored stays so: a script's `train &` is not to end with the script's Ctrl-C.
-            heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-            self._before = {number: signal.signal(number, self._note) for number in heard}
+            # Ignored signals stay ignored: Ctrl-C in a script must not end the script's `train &`.
+            handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in handled}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -38,6 +38,6 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.__exit__()
         self.by = signal.Signals(number).name
-        if self._tell:  # print is not to be used here: the signal may have come in the middle of one
-            with contextlib.suppress(OSError):  # whoever read it may have ended at the same signal
+        if self._tell:  # not with print: the signal may have arrived in the middle of one
+            with contextlib.suppress(OSError):  # the reader may have ended at the same signal
                 os.write(2, f"\n{self.by}: finishing the step, then saving; a second signal ends at once\n".encode())

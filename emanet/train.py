@@ -1,18 +1,17 @@
-"""Training, whole, to be read downwards: the same code on a CPU, one GPU, or the ranks of torchrun.
+"""Training, to be read downwards: the same code on a CPU, one GPU, or the ranks of torchrun.
 
     python -m emanet train EXPERIMENT [--steps 1000 ...]
     torchrun --nproc-per-node 4 -m emanet train EXPERIMENT
 
-`net` is the plain model: what is saved and evaluated. `step_net` is the same weights with the loss, compiled and
-wrapped for several ranks: what is called.
+`train` prepares, restores and loops. `net` is the plain model: it is saved and evaluated. `step_net` is the same
+weights with the loss, compiled and wrapped for several ranks: it is called.
 """
 
 import contextlib
 import hashlib
 import itertools
 import math
-import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from . import __version__, distributed
 from .config import Experiment
-from .data.check.quick import check, one_class
-from .data.datasets import Dataset, open_dataset, resolve
+from .data.check.quick import check_labels
+from .data.datasets import open_dataset, resolve
 from .data.loader import training_loader
 from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
@@ -33,18 +33,47 @@ from .experiments import checked, flatten, load_experiment, override, read_json
 from .interrupt import Interruption
 from .loading import start_from
 from .losses import PixelLoss
+from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
 from .ops import recompute
 from .ops.sync_batch_norm import sync_batch_norm
+from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
-from .run.checkpoints import checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
-from .run.folder import RunFolder, pick_run_folder
+from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
+from .run.folder import RunFolder, pick_run_folder, require_same
+from .run.log import Clock, Drawings, RunLog
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-MAY_DIFFER = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every", "save_every")
-# settings that a resumed run may change: the weights do not know
-MAY_DIFFER += ("recompute", "keep_last", "keep_every", "skip_limit", "pictures", "eval.")
-PER_MACHINE = ("data.root", "data.workers", "device")  # settings that may differ between the ranks of one training
+PER_MACHINE = ("data.root", "data.workers", "device")  # settings in which the ranks of a run may differ
+
+
+@distributed.ending_together()
+def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False) -> dict[str, Any]:
+    """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
+
+    Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
+    checkpoint, if it has one, and so does a restart by torchrun; on one kind of CPU it ends with the weights of a run
+    that was never interrupted, to the bit. SIGTERM and SIGINT finish the step, save, and raise Interrupted.
+    Raises InputError before the first step for anything wrong with the data, the config or the weights; later if the
+    loss or the gradient stays infinite or NaN, if a checkpoint cannot be written, or if another rank ends.
+    """
+    run = prepare(checked(config), out, name, resume)
+    report = restore(run)
+    if report is not None:
+        return report
+    distributed.first_on_rank_zero(open_folder, run)
+    step_net = wrap(run)
+    run.clock = Clock(run.state.progress.seconds, run.state.step)
+    batches = training_loader(run.samples, run.config, run.state.step, distributed.rank(), distributed.world_size())
+    with Interruption(tell=distributed.rank() == 0) as interruption:
+        with run.log.bar(run.state.step, run.config.steps):
+            if run.state.progress.unvalidated:
+                validate_and_save(run, interruption, validate=True)
+            unread: list[Outcome] = []
+            for batch in batches:
+                unread.append(step(run, step_net, batch, stop=bool(interruption)))
+                after_step(run, unread, interruption)
+        return finish(run)
 
 
 class StepNet(nn.Module):
@@ -65,249 +94,360 @@ class StepNet(nn.Module):
 
 
 @dataclass
-class TrainingState:
-    """How far a training is, beside its step: part of its checkpoints."""
+class Run:
+    """What `prepare` makes and the other functions work on."""
 
-    best: float = -1.0
-    """mIoU of best.safetensors."""
-    seconds: float = 0.0
-    skipped: int = 0
-    """Steps whose loss or gradient was not finite, and of them the latest in a row."""
-    in_a_row: int = 0
-    unvalidated: bool = False
-    """A signal has cut this step's validation off."""
-    recent: list[float] = field(default_factory=list)
-    """Losses since the last line of the log."""
+    config: Experiment
+    device: torch.device
+    folder: RunFolder
+    log: RunLog
+    resume: bool
+    """Continue from a checkpoint, if there is one."""
+    has_checkpoint: bool
+    samples: TrainingSamples
+    val_set: Any
+    net: EMANet
+    loss: PixelLoss
+    state: State
+    undo: BufferUndo
+    clock: Clock = field(default_factory=Clock)
+    matrix: ConfusionMatrix | None = None
+    """Of the last validation."""
 
 
-@distributed.ending_together()
-def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False) -> dict[str, Any]:
-    """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
-
-    Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
-    checkpoint, if it has one; on one kind of CPU with the weights, to the bit, of a run that was never interrupted.
-    torchrun's restarts do so too. SIGTERM and SIGINT finish the step, save, and raise Interrupted.
-    Raises InputError for anything wrong with the data, the config or the weights before the first step, where the loss
-    or the gradient stays without a finite value, where a checkpoint cannot be written, and where another rank ends.
-    """
-    config = checked(config)
+def prepare(config: Experiment, out: str | Path, name: str, resume: bool) -> Run:
+    """Data, model and optimiser. Writes nothing, but locks the run folder if it exists."""
     if distributed.restarts()[1] and not str(out):
-        raise InputError("torchrun --max-restarts needs a run folder to go on in: train ... --out FOLDER")
+        raise InputError("torchrun --max-restarts needs a run folder to continue in: train ... --out FOLDER")
     device = distributed.pick_device(config.device)
     distributed.init(device)
-    rank, world = distributed.rank(), distributed.world_size()
-    share = config.batch_size // (world * config.accumulate)  # images of one pass on one rank
-    if share * world * config.accumulate != config.batch_size:
-        raise InputError(f"batch_size {config.batch_size} is no multiple of {world} ranks x {config.accumulate} passes")
+    _require_divisible(config)
 
-    if share == 1 and all(side <= config.model.backbone.output_stride for side in config.data.crop):
-        raise InputError(
-            f"BatchNorm cannot train on passes of 1 image with crops of {config.data.crop}: one pixel each"
-        )
-
-    # Data: the resolved spec and root become part of the config, and so of every file written from here on.
+    # Data. The resolved spec and root become part of the config, and so of every file written from here on.
     config = override(config, {"data": resolve(config.data)})
-    spec = config.data.spec
     channels = config.model.backbone.in_channels
     train_set = open_dataset(config.data, config.data.train_split, channels)
     val_set = open_dataset(config.data, config.data.val_split, channels)
-    shared = {key: value for key, value in flatten(config).items() if key not in PER_MACHINE}
-    files = {f"the files of {s}": _listing(d, config.data.root) for s, d in (("train", train_set), ("val", val_set))}
-    distributed.agree(**{"the version of emanet": __version__}, **shared, **files)
-    folder, resume = pick_run_folder(out, name, resume)
-    run = RunFolder(folder)
-    distributed.first_on_rank_zero(lambda: (run.own(), put_back(folder)))
+    _require_agreement(config, train_set, val_set)
+    path, resume = pick_run_folder(out, name, resume)
+    folder, log = RunFolder(path), RunLog(path, distributed.rank() == 0)
+    distributed.first_on_rank_zero(folder.lock)
+    distributed.first_on_rank_zero(put_back, path)
     if config.data.check:
-        distributed.first_on_rank_zero(lambda: [check_labels(s, run.console) for s in (train_set, val_set)])
+        for dataset in (train_set, val_set):
+            distributed.first_on_rank_zero(_check_labels, dataset, log)
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
-    loss_fn = PixelLoss(config.loss, spec.classes).to(device)
-
-    # Model: the same random start on every rank.
+    # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
+    spec = config.data.spec
+    loss = PixelLoss(config.loss, spec.classes).to(device)
+    has_checkpoint = resume and bool(checkpoints(path))
+    distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})
     torch.manual_seed(config.seed)
-    start = resume and bool(checkpoints(run.folder))
-    distributed.agree(**{f"whether {run.folder} has a checkpoint": start})
-    model_config = override(config.model, {"backbone.pretrained": False}) if start or config.init_from else config.model
-    net = build_model(model_config, spec)
-    if config.init_from and not start:
-        loaded, fresh = start_from(net, config.init_from)
-        run.say(f"from {config.init_from}: {len(loaded)} tensors; {len(fresh)} start anew: {some(fresh) or 'none'}")
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = net.to(device, memory_format=layout)
-    if world > 1 and config.sync_bn:
+    replaced = has_checkpoint or config.init_from
+    net = build_model(override(config.model, {"backbone.pretrained": False}) if replaced else config.model, spec)
+    net = net.to(device, memory_format=_layout(config))
+    if distributed.world_size() > 1 and config.sync_bn:
         net = sync_batch_norm(net)
     if config.recompute:
         recompute.blocks(net.backbone)
     net.train()
 
-    optimizer = build_optimizer(net, config.optim)
-    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    first_step, progress = 0, TrainingState()
-    if resume and not start:
-        run.say(f"no checkpoint in {run.folder}: starting anew")
-    if start:
-        earlier = load_experiment(str(run.folder))
-        _require_same(config, earlier, run.folder)
-        source, training, broken = load_checkpoint(run.folder, net, device)
-        distributed.agree(**{"the checkpoint to resume from": source.name})
-        first_step, progress = int(source.name), TrainingState(**training["progress"])
-        for problem in broken.values():
-            run.say(f"warning: {problem}; going on from {source.name}")
-        distributed.first_on_rank_zero(lambda: set_aside(broken))
-        optimizer.load_state_dict(training["optimizer"])
-        scaler.load_state_dict(training["scaler"])
-        run.say(f"resumed at step {first_step} of {config.steps}")
-        complete = first_step == config.steps and not progress.unvalidated and run.result.is_file()
-        if complete and config.eval == earlier.eval:
-            return read_json(run.result)  # there is nothing left to do
-    unvalidated = progress.unvalidated or first_step == config.steps
-    distributed.first_on_rank_zero(lambda: run.open(config, net, first_step, unvalidated))
+    state = State(
+        build_optimizer(net, config.optim), torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    )
+    return Run(
+        config, device, folder, log, resume, has_checkpoint, samples, val_set, net, loss, state, undo=BufferUndo(net)
+    )
 
-    step_net: nn.Module = StepNet(net, loss_fn)
-    if config.compile:
+
+def restore(run: Run) -> dict[str, Any] | None:
+    """Weights and state of the latest checkpoint, or the weights of init_from.
+
+    Returns the report if the run is complete and there is nothing left to do.
+    """
+    config, path, state = run.config, run.folder.path, run.state
+    if not run.has_checkpoint:
+        if run.resume:
+            run.log.say(f"no checkpoint in {path}: starting from step 0")
+        if config.init_from:
+            loaded, fresh = start_from(run.net, config.init_from)
+            run.log.say(
+                f"from {config.init_from}: {len(loaded)} tensors; {len(fresh)} start anew: {some(fresh) or 'none'}"
+            )
+        return None
+    earlier = load_experiment(str(path))
+    require_same(config, earlier, path)
+    source, saved, broken = load_checkpoint(path, run.net, run.device)
+    distributed.agree({"the checkpoint to resume from": source.name})
+    for problem in broken.values():
+        run.log.say(f"warning: {problem}; continuing from {source.name}")
+    distributed.first_on_rank_zero(set_aside, broken)
+    state.load_state_dict(saved, int(source.name))
+    run.log.say(f"resumed at step {state.step} of {config.steps}")
+    done = state.step == config.steps
+    if done and not state.progress.unvalidated and run.folder.result.is_file() and config.eval == earlier.eval:
+        return read_json(run.folder.result)
+    state.progress.unvalidated |= done
+    return None
+
+
+def open_folder(run: Run) -> None:
+    """Write how the run is made, and start its log."""
+    config, net, state = run.config, run.net, run.state
+    run.folder.write_origin(config, net, state.step)
+    run.log.open(state.step, state.progress.unvalidated)
+    count = sum(p.numel() for p in net.parameters())
+    run.log.say(
+        f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {run.device}, "
+        f"{config.steps} steps of {config.batch_size} images, into {run.folder.path}"
+    )
+
+
+def wrap(run: Run) -> nn.Module:
+    """The step_net. Call it after `restore`: DDP sends rank 0's weights to the other ranks."""
+    step_net: nn.Module = StepNet(run.net, run.loss)
+    if run.config.compile:
         step_net = torch.compile(step_net)
-    if world > 1:
-        devices = [device.index] if device.type == "cuda" else None
+    if distributed.world_size() > 1:
+        devices = [run.device.index] if run.device.type == "cuda" else None
         step_net = DistributedDataParallel(step_net, device_ids=devices, **distributed.KEEP_BUFFERS)
-    autocast = torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32")
-    parameters = [p for p in net.parameters() if p.requires_grad]
-    began = mark = time.perf_counter()
-    before, matrix = progress.seconds, None
-
-    def settle(done: int, validate: bool, stop: bool) -> None:
-        """What follows a step: a validation, a checkpoint, and the end that a signal asked for.
-
-        A validation that a signal cuts off is left to the resumed run, which begins with it.
-        """
-        nonlocal matrix, mark
-        if validate and not stop:
-            if not config.sync_bn:
-                distributed.take_rank_zeros(net.buffers())  # whose statistics are saved, so that they are scored
-            take = run.picture_taker(config, net, done)
-            options = {"workers": config.data.workers, "on_sample": take, "until": lambda: bool(asked)}
-            found = evaluate(net, val_set, config.eval, **options)
-            stop = distributed.sum_over_ranks(torch.tensor(float(bool(asked)), device=device)).item() > 0
-            if not stop:
-                matrix, report = found, found.report()
-                run.log("val", step=done, **report)
-                if report["mIoU"] is not None and report["mIoU"] > progress.best:
-                    progress.best = report["mIoU"]
-                    distributed.first_on_rank_zero(lambda: save_best(run.folder, net, config, done, report))
-            mark = time.perf_counter()
-        if validate or stop or done % config.save_every == 0 or (config.keep_every and done % config.keep_every == 0):
-            progress.seconds = before + time.perf_counter() - began
-            progress.unvalidated = validate and stop
-            state = {"optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "progress": asdict(progress)}
-            distributed.first_on_rank_zero(lambda: save_checkpoint(run.folder, net, config, state, done))
-        if stop:
-            by = next(name for name in distributed.gather(asked.by) if name)
-            saved = f"step {done} of {config.steps} is saved in {run.folder}; --resume goes on"
-            distributed.end(Interrupted(f"{by}: {saved}"))
-
-    logged = first_step
-    loader = training_loader(samples, config, first_step, rank, world)
-    with Interruption(tell=rank == 0) as asked, run.bar(first_step, config.steps):
-        if unvalidated:
-            settle(first_step, True, False)
-        for step, batch in enumerate(loader, first_step):
-            if isinstance(batch, InputError):
-                raise InputError(str(batch))  # raised itself, it would keep this frame, and with it the loader, alive
-            images, labels, positions = batch
-            # Whatever a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, step, rank]).generate_state(1)[0]))
-            lr = lr_at(step, config.steps, config.optim)
-            set_lr(optimizer, lr)
-            buffers = [buffer.clone() for buffer in net.buffers()]
-            labels = labels.to(device, non_blocking=True)
-            divisor = distributed.sum_over_ranks(loss_fn.divisor(labels)).float()
-            divisor = torch.where(divisor > 0, divisor, 1)  # nothing is labelled: the sum is 0 as well
-            total = torch.zeros(2, device=device)  # the loss, and whether a signal asks to stop
-            for i in range(config.accumulate):
-                passed = slice(i * share, (i + 1) * share)
-                part = images[passed].to(device, non_blocking=True, memory_format=layout)
-                # Gradients are summed over ranks once, in the last pass.
-                last = i == config.accumulate - 1
-                with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():
-                    with autocast:
-                        loss = step_net(part, labels[passed]) / divisor
-                    scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
-                total[0] += loss.detach()
-            own = total[0].clone()
-            total[1] = float(bool(asked))
-            value, stop = distributed.sum_over_ranks(total).tolist()
-            scaler.unscale_(optimizer)
-            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-            if config.optim.clip_norm:
-                nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
-            if math.isfinite(value) and math.isfinite(norm):
-                scaler.step(optimizer)
-                progress.in_a_row = 0
-                progress.recent.append(value)
-            else:  # the same on all ranks: the loss is the sum of theirs, and so is the gradient
-                for buffer, kept in zip(net.buffers(), buffers, strict=True):
-                    buffer.copy_(kept)
-                progress.skipped += 1
-                progress.in_a_row += 1
-                blamed = not math.isfinite(own) or math.isfinite(value)  # else it was another rank's batch
-                names = distributed.gather([samples.name(int(p)) for p in positions] if blamed else [])
-                what = f"the loss is {value:.4g}, the gradient's norm {norm:.4g}, the learning rate {lr:.3g}"
-                what = f"step {step} is skipped: {what}, the batch {some(itertools.chain(*names), 8)}"
-                if progress.in_a_row >= config.skip_limit:
-                    distributed.end(InputError(f"{what}; that makes {progress.in_a_row} in a row"))
-                run.say(what)
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-
-            done = step + 1
-            run.advance(done, value, lr)
-            if done % config.log_every == 0 or done == config.steps:
-                now = time.perf_counter()
-                facts = {"loss": float(np.mean(progress.recent))} if progress.recent else {}
-                facts |= {"lr": lr, "images_per_second": (done - logged) * config.batch_size / (now - mark)}
-                run.log("train", step=done, **facts, seconds=before + now - began, skipped=progress.skipped)
-                progress.recent, logged, mark = [], done, now
-            settle(done, done == config.steps or (config.val_every and done % config.val_every == 0), stop > 0)
-        if progress.skipped:
-            run.say(f"{progress.skipped} of {config.steps} steps were skipped: their loss or gradient was not finite")
-        run.close(matrix)
-    return matrix.report()
+    return step_net
 
 
-def check_labels(dataset: object, console: Any) -> None:
-    """Open every mask of a data set made of files, with a bar, before a training starts on it."""
-    if not isinstance(dataset, Dataset):
-        return
-    from rich.progress import Progress
+def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Outcome":
+    """One optimiser step. If loss or gradient are not finite, it changes nothing; the device decides that by itself.
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(f"checking {len(dataset)} masks", total=len(dataset))
-        counts = check(dataset, lambda done: bar.update(task, completed=done))
-    if counts is None:
-        return
-    absent = [name for name, count in zip(dataset.spec.classes, counts, strict=False) if not count]
-    note = one_class(counts, dataset.spec) or (f"no pixel is labelled {some(absent)}" if absent else "")
-    if note:
-        where = dataset.pairs[0][1].parent
-        console.print(f"note: under {where} {note}", markup=False, highlight=False, soft_wrap=True)
+    batch: see training_loader. stop: this rank wants to stop after the step.
+    """
+    config, device, state = run.config, run.device, run.state
+    rank, world = distributed.rank(), distributed.world_size()
+    images, labels, positions = batch
+    # What a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
+    torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
+    lr = lr_at(state.step, config.steps, config.optim)
+    set_lr(state.optimizer, lr)
+    run.undo.keep()
+
+    labels = labels.to(device, non_blocking=True)
+    divisor = distributed.sum_over_ranks(run.loss.divisor(labels)).float()
+    divisor = torch.where(divisor > 0, divisor, 1)  # if no pixel is labelled, the sum is 0 as well
+    total = torch.zeros(2, device=device)  # the loss, and how many ranks want to stop
+    share = len(images) // config.accumulate
+    for i in range(config.accumulate):
+        passed = slice(i * share, (i + 1) * share)
+        part = images[passed].to(device, non_blocking=True, memory_format=_layout(config))
+        # Gradients are summed over ranks once, in the last pass.
+        last = i == config.accumulate - 1
+        with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():
+            with torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32"):
+                loss = step_net(part, labels[passed]) / divisor
+            state.scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
+        total[0] += loss.detach()
+    own = total[0].clone()
+    total[1] = float(stop)
+    distributed.sum_over_ranks(total)
+
+    state.scaler.unscale_(state.optimizer)
+    parameters = [p for p in run.net.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    if config.optim.clip_norm:
+        nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
+    # The same on all ranks: the loss is the sum of theirs, and so is the gradient.
+    skip = ~(total[0].isfinite() & norm.isfinite())
+    run.undo.undo(skip)
+    _update(state.optimizer, skip)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return Outcome(state.step - 1, lr, positions, torch.stack([total[0], norm, own, total[1]]))
 
 
-def _listing(dataset: object, root: str) -> str:
-    """A digest of a data set's names in their order, wherever a machine has it."""
+def _update(optimizer: Optimizer, skip: Tensor) -> None:
+    """optimizer.step(), unless the bool scalar `skip` is true, which fused optimisers look up on the device."""
+    # Looked at once: a skipped first step would leave fused SGD's momentum uninitialised.
+    if optimizer.state or not skip:
+        optimizer.found_inf = skip.float()  # type: ignore[attr-defined]  # as GradScaler does it
+        optimizer.step()
+
+
+class Outcome:
+    """What a step came to. Its figures travel from the device while the next step is computed."""
+
+    def __init__(self, step: int, lr: float, positions: Tensor, figures: Tensor):
+        """figures: loss, gradient norm, this rank's part of the loss, and how many ranks want to stop."""
+        self.step, self.lr, self.positions = step, lr, positions
+        self._figures = figures.to("cpu", non_blocking=True)
+        self._arrived = torch.cuda.Event() if figures.is_cuda else None
+        if self._arrived:
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        if self._arrived:
+            self._arrived.synchronize()
+        return self._figures.tolist()
+
+
+def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> None:
+    """Read outcomes, log, validate, save, and stop if a signal arrived."""
+    config, done = run.config, run.state.step
+    last = done == config.steps
+    log = last or done % config.log_every == 0
+    validate = last or (config.val_every > 0 and done % config.val_every == 0)
+    save = done % config.save_every == 0 or (config.keep_every > 0 and done % config.keep_every == 0)
+    stop = read_outcomes(run, unread, all_of_them=log or validate or save)
+    if stop:
+        read_outcomes(run, unread, all_of_them=True)
+    if log:
+        write_log(run)
+    if validate or save or stop:
+        with run.clock.paused():
+            validate_and_save(run, interruption, validate, stop)
+
+
+def read_outcomes(run: Run, unread: list[Outcome], all_of_them: bool) -> bool:
+    """Count and report what steps came to; whether a rank wants to stop.
+
+    A GPU is never waited for unless all are needed: the newest outcome is left for the next call.
+    """
+    stop = False
+    while unread and (all_of_them or len(unread) > 1 or run.device.type == "cpu"):
+        outcome = unread.pop(0)
+        loss, norm, own, stopping = outcome.read()
+        if math.isfinite(loss) and math.isfinite(norm):
+            run.state.progress.in_a_row = 0
+            run.state.progress.recent.append(loss)
+        else:
+            report_skipped(run, outcome, loss, norm, own)
+        run.log.advance(outcome.step + 1, loss, outcome.lr)
+        stop |= stopping > 0
+    return stop
+
+
+def report_skipped(run: Run, outcome: Outcome, loss: float, norm: float, own: float) -> None:
+    """Say which step was skipped, with its images. InputError after skip_limit of them in a row."""
+    progress = run.state.progress
+    progress.skipped += 1
+    progress.in_a_row += 1
+    blamed = not math.isfinite(own) or math.isfinite(loss)  # otherwise it was another rank's part of the batch
+    names = distributed.gather([run.samples.name(int(p)) for p in outcome.positions] if blamed else [])
+    figures = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, the learning rate {outcome.lr:.3g}"
+    text = f"step {outcome.step} is skipped: {figures}, the batch {some(itertools.chain(*names), 8)}"
+    if progress.in_a_row >= run.config.skip_limit:
+        distributed.end(InputError(f"{text}; that makes {progress.in_a_row} in a row"))
+    run.log.say(text)
+
+
+def write_log(run: Run) -> None:
+    progress, done = run.state.progress, run.state.step
+    facts = {"loss": float(np.mean(progress.recent))} if progress.recent else {}
+    facts |= {"lr": lr_at(done - 1, run.config.steps, run.config.optim)}
+    facts |= {"images_per_second": run.clock.steps_per_second(done) * run.config.batch_size}
+    run.log.write("train", step=done, **facts, seconds=run.clock.seconds(), skipped=progress.skipped)
+    progress.recent = []
+
+
+def validate_and_save(run: Run, interruption: Interruption, validate: bool, stop: bool = False) -> None:
+    """Validate unless a signal stops the run, write a checkpoint, and stop.
+
+    A validation cut short by a signal is rerun on resume.
+    """
+    state, path = run.state, run.folder.path
+    if validate and not stop:
+        stop = not validated(run, interruption)
+    state.progress.seconds = run.clock.seconds()
+    state.progress.unvalidated = validate and stop
+    distributed.first_on_rank_zero(save_checkpoint, path, run.net, run.config, state.state_dict(), state.step)
+    if stop:
+        by = next(name for name in distributed.gather(interruption.by) if name)
+        saved = f"step {state.step} of {run.config.steps} is saved in {path}; continue with --resume"
+        distributed.end(Interrupted(f"{by}: {saved}"))
+
+
+def validated(run: Run, interruption: Interruption) -> bool:
+    """Evaluate the network, log the result and keep the best model; False if a signal cut it short."""
+    config, net, done = run.config, run.net, run.state.step
+    if not config.sync_bn:
+        distributed.take_rank_zeros(net.buffers())  # rank 0's statistics are the ones that are saved
+    drawings = Drawings(config.pictures, net.palette)
+    matrix = evaluate(
+        net,
+        run.val_set,
+        config.eval,
+        workers=config.data.workers,
+        on_sample=drawings,
+        until=lambda: bool(interruption),
+    )
+    if any(distributed.gather(bool(interruption))):
+        return False
+    run.matrix, report = matrix, matrix.report()
+    run.log.write("val", step=done, **report)
+    for drawn in distributed.gather(drawings.drawn):
+        run.log.images(done, drawn)
+    if report["mIoU"] is not None and report["mIoU"] > run.state.progress.best:
+        run.state.progress.best = report["mIoU"]
+        distributed.first_on_rank_zero(save_best, run.folder.path, net, config, done, report)
+    return True
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Show and write the result: the report of the last validation."""
+    assert run.matrix is not None  # every run validates after its last step
+    skipped, steps, report = run.state.progress.skipped, run.config.steps, run.matrix.report()
+    if skipped:
+        run.log.say(f"{skipped} of {steps} steps were skipped: their loss or gradient was not finite")
+    distributed.first_on_rank_zero(_write_result, run, run.matrix)
+    return report
+
+
+def _write_result(run: Run, matrix: ConfusionMatrix) -> None:
+    run.log.close()
+    run.log.report(matrix.report())
+    problem = run.folder.write_result(matrix)
+    if problem:
+        run.log.say(f"no plots: {problem}")
+    run.log.say(f"in {run.folder.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+
+
+def _require_divisible(config: Experiment) -> None:
+    world, passes = distributed.world_size(), config.accumulate
+    share = config.batch_size // (world * passes)  # images of one pass on one rank
+    if share * world * passes != config.batch_size:
+        ranks = f"{world} rank{'s' * (world > 1)} x {passes} pass{'es' * (passes > 1)}"
+        raise InputError(f"batch_size {config.batch_size} is not divisible by {ranks}")
+    if share == 1 and all(side <= config.model.backbone.output_stride for side in config.data.crop):
+        raise InputError(
+            f"BatchNorm cannot train on passes of 1 image with data.crop {config.data.crop}: that is one pixel of its "
+            "feature map; use a larger batch_size or data.crop"
+        )
+
+
+def _require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
+    """Every rank must have the same version, settings and files."""
+    facts: dict[str, object] = {"the version of emanet": __version__}
+    facts |= {name: value for name, value in flatten(config).items() if name not in PER_MACHINE}
+    facts |= {"the files of train": _listing(train_set, config.data.root)}
+    facts |= {"the files of val": _listing(val_set, config.data.root)}
+    distributed.agree(facts)
+
+
+def _listing(dataset: Any, root: str) -> str:
+    """A digest of the names in a data set, in order, that does not depend on its root."""
     names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
+def _check_labels(dataset: Any, log: RunLog) -> None:
+    note = check_labels(dataset)
+    if note:
+        log.say(f"note: {note}")
+
+
 def _fill(config: Experiment, channels: int) -> list[int]:
+    """The colour outside of an image: the mean, 0 to 255, of each channel."""
     mean = config.model.mean if len(config.model.mean) == channels else config.model.mean * channels
     return [round(255 * value) for value in mean]
 
 
-def _require_same(config: Experiment, before: Experiment, folder: Path) -> None:
-    now, then = flatten(config), flatten(before)
-    changed = [
-        f"{name} {then.get(name)} -> {now.get(name)}"
-        for name in now | then
-        if now.get(name) != then.get(name) and not name.startswith(MAY_DIFFER)
-    ]
-    if changed:
-        raise InputError(f"{folder} cannot be resumed with other settings: {some(changed)}")
+def _layout(config: Experiment) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format

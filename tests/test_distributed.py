@@ -73,14 +73,14 @@ def test_two_ranks_normalise_like_one_and_fail_together(tmp_path):
 def test_ranks_that_differ_are_told_apart(monkeypatch):
     others = {"model.head.num_bases": 32, "the files of val": "c"}
     own = {"steps": 3, "model.head.num_bases": 64, "the files of val": "c"}
-    distributed.agree(**own)
+    distributed.agree(own)
     monkeypatch.setattr(distributed, "gather", lambda facts: [facts, facts, facts | others])
     with pytest.raises(InputError, match="the ranks differ in model.head.num_bases: 64 on rank 0, but 32 on rank 2"):
-        distributed.agree(**own)
-    distributed.agree(**own | others)
+        distributed.agree(own)
+    distributed.agree(own | others)
     monkeypatch.setattr(distributed, "rank", lambda: 2)
     with pytest.raises(SystemExit) as end:  # rank 0 says it
-        distributed.agree(**own)
+        distributed.agree(own)
     assert end.value.code == 2
 
 
@@ -95,7 +95,7 @@ def test_only_the_end_of_another_rank_becomes_a_sentence(monkeypatch):
     with pytest.raises(RuntimeError, match="gloo"):
         fails(RuntimeError(closed))  # there is no other rank
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    sentence = r"rank 0 ends, as another one has ended or cannot be reached: Connection closed by peer \[10.0.0.2\]:41$"
+    sentence = r"rank 0 stops: another one has ended or cannot be reached: Connection closed by peer \[10.0.0.2\]:41$"
     with pytest.raises(InputError, match=sentence):
         fails(RuntimeError(closed))
     with pytest.raises(InputError, match="cannot be reached: timeout"):

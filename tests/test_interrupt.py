@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -88,14 +89,14 @@ def test_another_thread_hears_no_signals():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_has_an_exit_code(config, tmp_path, monkeypatch, number):
     training.train(config, tmp_path / "whole")
-    advance = training.RunFolder.advance
+    advance = training.RunLog.advance
 
     def signalled(self, step, *facts):
         if step == 7:
             os.kill(os.getpid(), number)
         advance(self, step, *facts)
 
-    monkeypatch.setattr(training.RunFolder, "advance", signalled)
+    monkeypatch.setattr(training.RunLog, "advance", signalled)
     done = run_cli("train", write(config, tmp_path / "config.json"), "--out", tmp_path / "cut")
     assert done.returncode == 75 and done.stderr.splitlines()[-1].startswith(f"{signal.Signals(number).name}: step 8 ")
     assert checkpoints(tmp_path / "cut")[-1].name == "000008", "the signal came once step 7 was settled"
@@ -107,15 +108,16 @@ def test_a_signal_finishes_the_step_saves_and_has_an_exit_code(config, tmp_path,
 
 def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypatch):
     training.train(config, tmp_path / "whole")
-    take = training.RunFolder.picture_taker
+    evaluate = training.evaluate
 
-    def signalled(self, config, net, step):
-        if step == 12:
+    def signalled(*arguments, **options):
+        if next(validations) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return take(self, config, net, step)
+        return evaluate(*arguments, **options)
 
-    monkeypatch.setattr(training.RunFolder, "picture_taker", signalled)
-    with pytest.raises(Interrupted, match="SIGTERM: step 12 of 12 is saved in .*cut; --resume goes on"):
+    validations = itertools.count(1)
+    monkeypatch.setattr(training, "evaluate", signalled)
+    with pytest.raises(Interrupted, match="SIGTERM: step 12 of 12 is saved in .*cut; continue with --resume"):
         training.train(config, tmp_path / "cut")
     assert [row["step"] for row in read_log(tmp_path / "cut") if row["kind"] == "val"] == [5, 10]
     monkeypatch.undo()
@@ -175,12 +177,12 @@ PIPED = """
 import os, signal, sys
 from emanet import cli
 from emanet import train as training
-advance = training.RunFolder.advance
+advance = training.RunLog.advance
 def signalled(self, step, *facts):
     if step == 7:
         os.kill(os.getpid(), signal.SIGINT)
     advance(self, step, *facts)
-training.RunFolder.advance = signalled
+training.RunLog.advance = signalled
 cli.main(["train", *sys.argv[1:]])
 """
 
@@ -247,12 +249,12 @@ PROBE = """
 import os, signal, sys
 from emanet import cli
 from emanet import train as training
-advance = training.RunFolder.advance
+advance = training.RunLog.advance
 def killed(self, step, *facts):
     if step == 7 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     advance(self, step, *facts)
-training.RunFolder.advance = killed
+training.RunLog.advance = killed
 cli.main(["train", *sys.argv[2:]])
 """
 
@@ -277,5 +279,5 @@ def test_torchrun_restarts_from_the_last_checkpoint(config, tmp_path, name):
 
 def test_restarts_need_a_folder_to_go_on_in(config, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "1")
-    with pytest.raises(InputError, match="torchrun --max-restarts needs a run folder to go on in: train ... --out"):
+    with pytest.raises(InputError, match="torchrun --max-restarts needs a run folder to continue in: train ... --out"):
         training.train(config)

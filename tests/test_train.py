@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT, run_cli, sentence
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import emanet
 from emanet import train as training
@@ -58,14 +59,14 @@ def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch):
     class Killed(Exception):
         pass
 
-    advance = training.RunFolder.advance
+    advance = training.RunLog.advance
 
     def dies(self, step, loss, lr):
         if step == 5:
             raise Killed
         advance(self, step, loss, lr)
 
-    monkeypatch.setattr(training.RunFolder, "advance", dies)
+    monkeypatch.setattr(training.RunLog, "advance", dies)
     with pytest.raises(Killed):
         training.train(tiny, tmp_path / "cut")
     monkeypatch.undo()
@@ -86,9 +87,9 @@ def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_pa
 
 def test_a_run_that_died_before_its_first_log_line_resumes(tiny, tmp_path, monkeypatch):
     tiny = override(tiny, {"log_every": 10, "save_every": 3})
-    advance = training.RunFolder.advance
+    advance = training.RunLog.advance
     monkeypatch.setattr(
-        training.RunFolder, "advance", lambda self, step, *a: advance(self, step, *a) if step < 5 else 1 / 0
+        training.RunLog, "advance", lambda self, step, *a: advance(self, step, *a) if step < 5 else 1 / 0
     )
     with pytest.raises(ZeroDivisionError):
         training.train(tiny, tmp_path / "run")
@@ -176,6 +177,70 @@ def test_a_step_without_a_finite_value_changes_nothing(tiny, tmp_path, monkeypat
     assert progress["skipped"] == 1 and progress["in_a_row"] == 0
 
 
+class Reads(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values that Python looks at."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}])
+def test_a_step_waits_for_nothing(tiny, tmp_path, changes):
+    config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
+    run = training.prepare(config, tmp_path / "run", "run", False)
+    run.undo._may_look = False  # as on a GPU
+    step_net = training.wrap(run)
+    batches = training.training_loader(run.samples, config, 0, 0, 1)
+    unread = [training.step(run, step_net, next(batches), stop=False)]  # the first one looks, see _update
+    with Reads() as reads:
+        unread.append(training.step(run, step_net, next(batches), stop=True))
+    assert reads.count == 0
+    assert [outcome.read()[3] for outcome in unread] == [0, 1] and run.state.step == 2
+
+
+def test_a_gpus_newest_outcome_is_read_a_step_later(tiny, tmp_path):
+    run = training.prepare(override(tiny, {"device": "cpu", "log_every": 100}), tmp_path / "run", "run", False)
+    run.device = torch.device("cuda")
+    unread = [training.Outcome(i, 0.1, torch.tensor([0]), torch.tensor([1.0 + i, 1, 1, i])) for i in range(2)]
+    assert not training.read_outcomes(run, unread, all_of_them=False)
+    assert run.state.progress.recent == [1.0] and [outcome.step for outcome in unread] == [1]
+    assert training.read_outcomes(run, unread, all_of_them=True) and not unread
+    assert run.state.progress.recent == [1.0, 2.0]
+
+
+def test_a_skipped_first_step_leaves_no_trace_in_the_momentum(tiny, tmp_path, monkeypatch):
+    """Fused SGD makes its momentum in its first step, and does not fill it if that is skipped on the device."""
+    tiny = override(tiny, {"optim.name": "sgd", "optim.momentum": 0.9, "save_every": 1, "keep_last": 6, "steps": 3})
+    spoiled(monkeypatch, 0, "loss")
+    training.train(tiny, tmp_path / "run")
+    first, second, _ = (torch.load(folder / "training.pt")["optimizer"] for folder in checkpoints(tmp_path / "run"))
+    assert first["state"] == {}
+    assert all(state["momentum_buffer"].isfinite().all() for state in second["state"].values())
+
+
+def test_validations_do_not_count_for_the_speed(tiny, tmp_path, monkeypatch):
+    now, step, evaluate = [0.0], training.step, training.evaluate
+    monkeypatch.setattr("emanet.run.log.time.perf_counter", lambda: now[0])
+
+    def a_second(*arguments, **options):
+        now[0] += 1
+        return step(*arguments, **options)
+
+    def a_minute(*arguments, **options):
+        now[0] += 60
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(training, "step", a_second)
+    monkeypatch.setattr(training, "evaluate", a_minute)
+    training.train(override(tiny, {"log_every": 2, "val_every": 3}), tmp_path / "run")
+    rows = [row for row in read_log(tmp_path / "run") if row["kind"] == "train"]
+    assert [row["images_per_second"] for row in rows] == pytest.approx([4, 4, 4])
+    assert [row["seconds"] for row in rows] == pytest.approx([2, 64, 66])
+
+
 def test_skipped_steps_have_a_limit_that_names_step_rate_and_files(tiny, tmp_path):
     wild = override(tiny, {"optim.name": "sgd", "optim.lr": 1e15, "optim.warmup_steps": 0, "skip_limit": 3})
     message = (
@@ -194,7 +259,7 @@ def test_a_limit_that_was_passed_before_is_not_stepped_over(tiny, tmp_path):
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence(tiny, tmp_path, monkeypatch):
-    advance = training.RunFolder.advance
+    advance = training.RunLog.advance
 
     def unwritable(self, step, *facts):
         if step == 3:
@@ -202,7 +267,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tiny, tmp_path, monkeypatc
             (self.folder / "log.jsonl").mkdir()
         advance(self, step, *facts)
 
-    monkeypatch.setattr(training.RunFolder, "advance", unwritable)
+    monkeypatch.setattr(training.RunLog, "advance", unwritable)
     with pytest.raises(InputError, match="cannot write .*log.jsonl at step 3: Is a directory"):
         training.train(tiny, tmp_path / "run")
 
@@ -214,7 +279,7 @@ def test_a_broken_checkpoint_costs_steps_not_the_run(tiny, tmp_path, capsys):
     broken = checkpoints(tmp_path / "run")[-1]
     (broken / "training.pt").write_bytes((broken / "training.pt").read_bytes()[:-1])
     training.train(tiny, tmp_path / "run", resume=True)
-    assert "training.pt: it is damaged, its checksum is another; going on from 000004" in capsys.readouterr().out
+    assert "training.pt: file is damaged: checksum mismatch; continuing from 000004" in capsys.readouterr().out
     again = weights(tmp_path / "run")
     assert [name for name in whole if not torch.equal(whole[name], again[name])] == []
     assert sorted(path.name for path in broken.parent.iterdir()) == ["000004", "000006", "000006.broken"]
@@ -240,7 +305,7 @@ import sys, time
 from pathlib import Path
 from emanet.run.folder import RunFolder
 run = RunFolder(Path(sys.argv[1]))
-run.own()
+run.lock()
 print("held", flush=True)
 time.sleep(60)
 """
@@ -254,7 +319,7 @@ def test_two_trainings_do_not_share_a_folder(tiny, tmp_path):
         assert holder.stdout.readline() == b"held\n"
         later = tmp_path / "run" / "checkpoints" / "000009"  # the other one's, just being written
         later.mkdir()
-        with pytest.raises(InputError, match="another training is at work in .*run"):
+        with pytest.raises(InputError, match="another process is training in .*run"):
             training.train(override(tiny, {"steps": 1}), tmp_path / "run", resume=True)
         later.rmdir()
     finally:
@@ -329,12 +394,15 @@ def test_two_processes_train_as_one(tiny, tmp_path, average):
 def test_without_synchronised_norms_the_score_is_the_saved_models(tiny, tmp_path, scenes):
     """Each rank's BatchNorm has statistics of its own then; rank 0's are saved."""
     changes = {"sync_bn": False, "device": "cpu", "steps": 8, "data.dataset": str(scenes), "optim.lr": 1e-2}
+    changes |= {"pictures": 2}
     (tmp_path / "config.json").write_text(json.dumps(to_dict(override(tiny, changes))))
     done = torchrun(2, tmp_path / "config.json", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     scored = run_cli("evaluate", tmp_path / "run", "--json", tmp_path / "again.json")
     assert scored.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["mIoU"] == written["mIoU"]
+    drawn = sorted(path.name for path in (tmp_path / "run" / "pictures").iterdir())
+    assert drawn == ["step_000008_0.png", "step_000008_1.png"], "each was evaluated by another rank"
 
 
 def test_under_torchrun_one_sentence_from_rank_zero(tiny, tmp_path, scenes):

@@ -38,15 +38,15 @@ def train(arguments: list[str]) -> None:
             resume: Go on from the run folder's latest checkpoint, if it has one.
         """
         from .. import distributed
+        from ..run.folder import default_name
         from ..train import train as run
 
         if config.data.dataset != experiment.data.dataset:  # a run's config carries the spec and root of its own
             same_root = config.data.root == experiment.data.root
             config = override(config, {"data.spec": None} | ({"data.root": ""} if same_root else {}))
-        name = Path(source).resolve().stem
         folder = source if resume and not out and Path(source).is_dir() else out
         try:
-            run(config, folder, name=name, resume=resume)
+            run(config, folder, name=default_name(source), resume=resume)
         finally:
             distributed.shutdown()
 

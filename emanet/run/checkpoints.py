@@ -1,18 +1,19 @@
-"""Checkpoints to resume from: runs/NAME/checkpoints/000400/, with model.safetensors and training.pt (optimiser, scaler,
-progress).
+"""Checkpoints to resume from: runs/NAME/checkpoints/000400/ with model.safetensors and training.pt (State).
 
-A checkpoint is written to a temporary folder and renamed, so a name never stands for half a file. Its model file also
-holds the SHA-256 of its training.pt; both are checked on reading.
+A checkpoint is written to a temporary folder and renamed, so that it is complete or absent. Its model file also holds
+the SHA-256 of its training.pt; both are checked on reading.
 """
 
 import hashlib
 import io
 import shutil
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
 from ..atomic import sync_folder, write_whole
 from ..config import Experiment
@@ -21,6 +22,43 @@ from ..model import EMANet
 from ..weights.model_file import load_strictly, read_model, save_model
 
 STEP_DIGITS = 6
+
+
+@dataclass
+class Progress:
+    """How a run is going."""
+
+    best: float = -1.0
+    """mIoU of best.safetensors."""
+    seconds: float = 0.0
+    skipped: int = 0
+    """Steps whose loss or gradient was not finite."""
+    in_a_row: int = 0
+    """The latest of them that came one after another."""
+    unvalidated: bool = False
+    """A signal cut this step's validation short."""
+    recent: list[float] = field(default_factory=list)
+    """Losses since the last line of the log."""
+
+
+@dataclass
+class State:
+    """What changes from step to step besides the network; a checkpoint's training.pt holds it whole."""
+
+    optimizer: Optimizer
+    scaler: torch.amp.GradScaler
+    progress: Progress = field(default_factory=Progress)
+    step: int = 0
+    """Steps done: the name of the checkpoint's folder."""
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        return parts | {"progress": asdict(self.progress)}
+
+    def load_state_dict(self, saved: dict[str, Any], step: int) -> None:
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.progress, self.step = Progress(**saved["progress"]), step
 
 
 def save_best(run: Path, model: EMANet, experiment: Experiment, step: int, metrics: dict[str, Any]) -> None:
@@ -32,8 +70,11 @@ def save_best(run: Path, model: EMANet, experiment: Experiment, step: int, metri
 
 
 def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: dict[str, Any], step: int) -> None:
-    """Write run/checkpoints/STEP and thin out the older ones: the last keep_last can be resumed from, every
-    keep_every-th keeps its model. InputError if it cannot be written, the ones before being as they were."""
+    """Write run/checkpoints/STEP and delete older ones.
+
+    The last keep_last can be resumed from; every keep_every-th keeps its model. If the checkpoint cannot be written,
+    raises InputError and leaves the earlier ones as they were.
+    """
     folder = run / "checkpoints" / f"{step:0{STEP_DIGITS}d}"
     partial = folder.with_name(f".{folder.name}.partial")
     content = io.BytesIO()
@@ -45,7 +86,7 @@ def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: 
         write_whole(partial / "training.pt", content.getbuffer())
         checksum = hashlib.sha256(content.getbuffer()).hexdigest()
         save_model(partial / "model.safetensors", model, experiment, step=step, training_sha256=checksum)
-        if folder.exists():  # from before a validation that was cut off
+        if folder.exists():  # written when a signal cut this step's validation short
             folder.rename(_replaced(folder))
         partial.rename(folder)
         sync_folder(folder.parent)
@@ -70,7 +111,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def put_back(run: Path) -> None:
-    """Mend what an end between the two renames of save_checkpoint leaves: the step's older folder beside its place."""
+    """Undo what a crash between the two renames of save_checkpoint leaves: the step's older folder, renamed."""
     for old in (run / "checkpoints").glob(".*.replaced"):
         folder = old.with_name(old.name.removeprefix(".").removesuffix(".replaced"))
         if folder.exists():
@@ -84,10 +125,10 @@ def _replaced(folder: Path) -> Path:
 
 
 def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[Path, dict[str, Any], dict[Path, str]]:
-    """Put the latest sound checkpoint's weights into the model.
+    """Load the latest readable checkpoint's weights into the model.
 
-    Returns its folder, its training state, and of each later folder, which cannot be read, why. InputError if there is
-    none that can.
+    Returns its folder, its training state, and why each later folder cannot be read. InputError if no checkpoint is
+    readable.
     """
     broken: dict[Path, str] = {}
     for folder in checkpoints(run)[::-1]:
@@ -106,16 +147,16 @@ def _read_checkpoint(folder: Path, model: EMANet, device: torch.device) -> dict[
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     if "training_sha256" not in header:
-        raise InputError(f"cannot resume from {folder}: a version of emanet wrote it that kept no checksums")
+        raise InputError(f"cannot resume from {folder}: it was written by an old version of emanet, without checksums")
     if hashlib.sha256(content).hexdigest() != header["training_sha256"]:
-        raise InputError(f"cannot read {path}: it is damaged, its checksum is another")
+        raise InputError(f"cannot read {path}: file is damaged: checksum mismatch")
     training = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
     load_strictly(model, state, str(folder / "model.safetensors"))
     return training
 
 
 def set_aside(folders: Iterable[Path]) -> None:
-    """Rename checkpoints that cannot be read to STEP.broken: nothing takes them for the latest."""
+    """Rename unreadable checkpoints to STEP.broken, so that they are not taken for the latest."""
     for folder in folders:
         target = folder.with_name(f"{folder.name}.broken")
         shutil.rmtree(target, ignore_errors=True)

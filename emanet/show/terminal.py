@@ -41,7 +41,7 @@ def show(*renderables: Any) -> None:
 def bar(label: str, total: int | None = None, *, unit: str = "", hidden: bool = False) -> Iterator[Callable[..., None]]:
     """A progress bar on stderr, cleared at the end and absent where stderr is not a terminal.
 
-    Yields advance(done, total=None), which is told how much is done so far. unit: "bytes" for downloads.
+    Yields advance(done, total=None, label=None), which is told how much is done so far. unit: "bytes" for downloads.
     """
     console = Console(stderr=True)
     amount: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
@@ -50,8 +50,8 @@ def bar(label: str, total: int | None = None, *, unit: str = "", hidden: bool = 
     with Progress(*columns, console=console, transient=True, disable=disable) as progress:
         task = progress.add_task(label, total=total or None)
 
-        def advance(done: int, total: int | None = None) -> None:
-            progress.update(task, completed=done, total=total)
+        def advance(done: int, total: int | None = None, label: str | None = None) -> None:
+            progress.update(task, completed=done, total=total, description=label)
 
         yield advance
 

@@ -1,6 +1,7 @@
 """The commands as a user runs them: what they write, and that whatever is wrong ends in one sentence."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -63,7 +64,7 @@ def test_public_names_load_lazily():
         (["evaluate"], "evaluate needs a MODEL, or --images and --masks"),
         (["evaluate", "nowhere.safetensors"], "no model file nowhere.safetensors"),
         (["predict", "nowhere", "x.jpg", "--out", "y"], "no model file nowhere"),
-        (["train", "drawn", "--device", "tpus"], "no device 'tpus': it is auto, cpu, cuda or cuda:N"),
+        (["train", "drawn", "--device", "tpus"], "no device 'tpus': use auto, cpu, cuda or cuda:N"),
         (["train", "drawn", "--device", "cuda:99"], "no device 'cuda:99': torch finds"),
         (["train", "drawn", "--log-every", "0"], "log_every is 0, but must be at least 1"),
         (["train", "drawn", "--optim.clip-norm", "-1"], "clip_norm is -1.0, but must be at least 0"),
@@ -187,3 +188,12 @@ def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):
     assert end.value.code == 1 and said.startswith("error: unexpected RuntimeError: first line (the traceback is in ")
     report = said.split("is in ")[1].strip().rstrip(")")
     assert "second line" in open(report).read()
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    run_cli("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    run_cli("--version")
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

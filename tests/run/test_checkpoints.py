@@ -247,5 +247,5 @@ def test_a_checkpoint_without_a_checksum_says_so(experiment, tmp_path):
     model = build_model(experiment.model, SPEC)
     save_checkpoint(tmp_path, model, experiment, {}, 10)
     save_model(tmp_path / "checkpoints/000010/model.safetensors", model, experiment, step=10)
-    with pytest.raises(InputError, match="000010: a version of emanet wrote it that kept no checksums"):
+    with pytest.raises(InputError, match="000010: it was written by an old version of emanet, without checksums"):
         load_checkpoint(tmp_path, model, torch.device("cpu"))

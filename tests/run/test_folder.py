@@ -1,14 +1,13 @@
-import json
-
 import pytest
-from rich.console import Console
 
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
 from emanet.run import folder as rundir
-from emanet.run.folder import RunFolder, pick_run_folder
+from emanet.run.folder import RunFolder, default_name, pick_run_folder, require_same
+
+SPEC = DatasetSpec(classes=("a", "b"))
 
 
 def chosen(*arguments):
@@ -28,12 +27,38 @@ def test_a_run_is_continued_or_left_alone(tmp_path, monkeypatch):
         pick_run_folder("runs/x", "y", False)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("voc_resnet101", "voc_resnet101"),
+        ("experiments/wide.py", "wide"),
+        ("experiments/lr0.01.json", "lr0.01"),
+        ("runs/lr0.01", "lr0.01"),
+        ("runs/lr0.01/", "lr0.01"),
+        ("runs/lr0.01/config.json", "lr0.01"),
+        ("runs/lr0.01/best.safetensors", "lr0.01"),
+        ("runs/lr0.01/checkpoints/000400", "lr0.01"),
+        ("runs/lr0.01/checkpoints/000400/model.safetensors", "lr0.01"),
+        ("models/street.safetensors", "street"),
+    ],
+)
+def test_the_default_name_is_that_of_the_experiment_or_run(tmp_path, monkeypatch, source, name):
+    (tmp_path / "runs/lr0.01/checkpoints/000400").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert default_name(source) == name
+
+
+def test_the_folder_that_one_stands_in_has_a_name_too(tmp_path, monkeypatch):
+    (tmp_path / "lr0.01").mkdir()
+    monkeypatch.chdir(tmp_path / "lr0.01")
+    assert default_name(".") == default_name("config.json") == "lr0.01"
+
+
 @pytest.mark.parametrize("name", ["none", "a-job"])
 def test_a_restart_continues_what_the_same_launch_began_and_nothing_else(tiny, tmp_path, monkeypatch, name):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
-    spec = DatasetSpec(classes=("a", "b"))
-    config = override(tiny, {"data.spec": spec})
-    RunFolder(tmp_path / "run").open(config, build_model(config.model, spec), 0)
+    config = override(tiny, {"data.spec": SPEC})
+    RunFolder(tmp_path / "run").write_origin(config, build_model(config.model, SPEC), 0)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert pick_run_folder(tmp_path / "run", "x", False) == (tmp_path / "run", True)
     if name == "none":
@@ -45,35 +70,12 @@ def test_a_restart_continues_what_the_same_launch_began_and_nothing_else(tiny, t
     assert pick_run_folder(tmp_path / "new", "x", False) == (tmp_path / "new", False)
 
 
-@pytest.fixture
-def opened(tiny, tmp_path):
-    run = RunFolder(tmp_path / "run")
-    spec = DatasetSpec(classes=("a", "b"))
-    config = override(tiny, {"data.spec": spec})
-    net = build_model(config.model, spec)
-    run.open(config, net, 0)
-    return run, config, net
+def test_a_resumed_run_may_change_what_does_not_affect_the_weights(tiny, tmp_path):
+    require_same(override(tiny, {"log_every": 7, "data.workers": 3, "eval.flip": True}), tiny, tmp_path)
+    with pytest.raises(InputError, match="other settings: batch_size 4 -> 8"):
+        require_same(override(tiny, {"batch_size": 8, "log_every": 7}), tiny, tmp_path)
 
 
-def test_resuming_cuts_the_log_back(opened):
-    run, config, net = opened
-    for step in (10, 20, 30):
-        run.log("train", step=step, loss=1.0, lr=0.1, images_per_second=2.0, seconds=3.0)
-    run.open(config, net, 20)
-    rows = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [10, 20]
-
-
-def test_git_state_is_this_packages_own_or_none(opened, monkeypatch, tmp_path):
-    _, _, net = opened
+def test_git_state_is_this_packages_own_or_none(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(rundir, "PACKAGE", tmp_path / "site-packages" / "emanet")
-    assert rundir.environment(net)["git_commit"] is None
-
-
-def test_the_bar_is_put_away_when_a_step_fails(opened):
-    run, _, _ = opened
-    run.console = Console(force_terminal=True, width=80)
-    with pytest.raises(ZeroDivisionError), run.bar(0, 10):
-        run.advance(1, 2.5, 0.1)
-        _ = 1 / 0
-    assert not run._bar.live.is_started
+    assert rundir.environment(build_model(tiny.model, SPEC))["git_commit"] is None

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ...config import IGNORE, DatasetSpec
-from ...errors import InputError
+from ...errors import InputError, some
+from ...show.terminal import bar
 from ..datasets import THREADS, Dataset, size_difference
 from ..images import image_size, meanings, pixels_per_label, read_mask
 from ..pack import Member
@@ -69,3 +70,19 @@ def one_class(pixels: np.ndarray, spec: DatasetSpec) -> str:
     binary = share and meaning.get(0) == present[0] and meaning.get(255) == IGNORE
     text = f"every labelled pixel is {spec.classes[present[0]]}, {share:.1%} of all pixels are ignored"
     return text + ": are masks 0 and 255?" * bool(binary)
+
+
+def check_labels(dataset: object) -> str:
+    """`check`, with a progress bar, of a data set made of files; any other passes.
+
+    Returns what to tell the user about classes that no mask has: a sentence, or "".
+    """
+    if not isinstance(dataset, Dataset):
+        return ""
+    with bar(f"checking {len(dataset)} masks", len(dataset)) as advance:
+        counts = check(dataset, advance)
+    if counts is None:
+        return ""
+    absent = [name for name, count in zip(dataset.spec.classes, counts, strict=False) if not count]
+    text = one_class(counts, dataset.spec) or (f"no pixel is labelled {some(absent)}" if absent else "")
+    return f"under {dataset.pairs[0][1].parent} {text}" if text else ""
