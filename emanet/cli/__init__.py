@@ -4,6 +4,7 @@ models.py has what runs a model, files.py the rest, flags.py how arguments are r
 """
 
 import contextlib
+import os
 import sys
 import tempfile
 import traceback
@@ -30,6 +31,9 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command. Whatever is wrong with what the user gave ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    # OpenMP threads sleep while they wait for each other: on a busy machine, spinning ones take the processor from those
+    # they wait for. It is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _dispatch(arguments)
     except InputError as error:
