@@ -15,7 +15,9 @@ from .errors import InputError, Interrupted, some
 
 # DDP must not send buffers around at every step. The option has another name in new versions of torch.
 _OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
-KEEP_BUFFERS = {"forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False}
+KEEP_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _OPTIONS else "broadcast_buffers": False
+}
 
 
 def init(device: torch.device) -> None:

@@ -7,10 +7,10 @@
 weights with the loss, compiled and wrapped for several ranks: it is called.
 """
 
-import contextlib
 import hashlib
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, flatten, load_experiment, override, read_json
 from .interrupt import Interruption
-from .loading import start_from
+from .loading import spec_of, start_from
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -139,14 +139,14 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool) -> Run
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
-    spec = config.data.spec
+    spec = spec_of(config)
     loss = PixelLoss(config.loss, spec.classes).to(device)
     has_checkpoint = resume and bool(checkpoints(path))
     distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})
     torch.manual_seed(config.seed)
     replaced = has_checkpoint or config.init_from
     net = build_model(override(config.model, {"backbone.pretrained": False}) if replaced else config.model, spec)
-    net = net.to(device, memory_format=_layout(config))
+    net = net.to(device, memory_format=_layout(config))  # type: ignore[call-overload]  # missing in torch's stubs
     if distributed.world_size() > 1 and config.sync_bn:
         net = sync_batch_norm(net)
     if config.recompute:
@@ -208,7 +208,7 @@ def wrap(run: Run) -> nn.Module:
     """The step_net. Call it after `restore`: DDP sends rank 0's weights to the other ranks."""
     step_net: nn.Module = StepNet(run.net, run.loss)
     if run.config.compile:
-        step_net = torch.compile(step_net)
+        step_net = torch.compile(step_net)  # type: ignore[assignment]  # a module again
     if distributed.world_size() > 1:
         devices = [run.device.index] if run.device.type == "cuda" else None
         step_net = DistributedDataParallel(step_net, device_ids=devices, **distributed.KEEP_BUFFERS)
@@ -239,7 +239,7 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
         part = images[passed].to(device, non_blocking=True, memory_format=_layout(config))
         # Gradients are summed over ranks once, in the last pass.
         last = i == config.accumulate - 1
-        with contextlib.nullcontext() if last or world == 1 else step_net.no_sync():
+        with step_net.no_sync() if isinstance(step_net, DistributedDataParallel) and not last else nullcontext():
             with torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32"):
                 loss = step_net(part, labels[passed]) / divisor
             state.scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
@@ -249,10 +249,9 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
     distributed.sum_over_ranks(total)
 
     state.scaler.unscale_(state.optimizer)
-    parameters = [p for p in run.net.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm([p.grad for p in parameters])
+    norm = nn.utils.get_total_norm([p.grad for p in run.net.parameters() if p.grad is not None])
     if config.optim.clip_norm:
-        nn.utils.clip_grads_with_norm_(parameters, config.optim.clip_norm, norm)
+        nn.utils.clip_grads_with_norm_(run.net.parameters(), config.optim.clip_norm, norm)
     # The same on all ranks: the loss is the sum of theirs, and so is the gradient.
     skip = ~(total[0].isfinite() & norm.isfinite())
     run.undo.undo(skip)
@@ -295,9 +294,9 @@ def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> N
     log = last or done % config.log_every == 0
     validate = last or (config.val_every > 0 and done % config.val_every == 0)
     save = done % config.save_every == 0 or (config.keep_every > 0 and done % config.keep_every == 0)
-    stop = read_outcomes(run, unread, all_of_them=log or validate or save)
+    stop = read_outcomes(run, unread, everything=log or validate or save)
     if stop:
-        read_outcomes(run, unread, all_of_them=True)
+        read_outcomes(run, unread, everything=True)
     if log:
         write_log(run)
     if validate or save or stop:
@@ -305,13 +304,13 @@ def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> N
             validate_and_save(run, interruption, validate, stop)
 
 
-def read_outcomes(run: Run, unread: list[Outcome], all_of_them: bool) -> bool:
+def read_outcomes(run: Run, unread: list[Outcome], everything: bool) -> bool:
     """Count and report what steps came to; whether a rank wants to stop.
 
     A GPU is never waited for unless all are needed: the newest outcome is left for the next call.
     """
     stop = False
-    while unread and (all_of_them or len(unread) > 1 or run.device.type == "cpu"):
+    while unread and (everything or len(unread) > 1 or run.device.type == "cpu"):
         outcome = unread.pop(0)
         loss, norm, own, stopping = outcome.read()
         if math.isfinite(loss) and math.isfinite(norm):

@@ -188,10 +188,12 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}])
-def test_a_step_waits_for_nothing(tiny, tmp_path, changes):
+def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
     run = training.prepare(config, tmp_path / "run", "run", False)
     run.undo._may_look = False  # as on a GPU
+    plain = lambda self, images, labels: self.net.low_logits(self.net.normalise(images))[0].square().sum()  # noqa: E731
+    monkeypatch.setattr(training.StepNet, "forward", plain)  # our upsampling reads tables of its own, on the CPU
     step_net = training.wrap(run)
     batches = training.training_loader(run.samples, config, 0, 0, 1)
     unread = [training.step(run, step_net, next(batches), stop=False)]  # the first one looks, see _update
@@ -205,9 +207,9 @@ def test_a_gpus_newest_outcome_is_read_a_step_later(tiny, tmp_path):
     run = training.prepare(override(tiny, {"device": "cpu", "log_every": 100}), tmp_path / "run", "run", False)
     run.device = torch.device("cuda")
     unread = [training.Outcome(i, 0.1, torch.tensor([0]), torch.tensor([1.0 + i, 1, 1, i])) for i in range(2)]
-    assert not training.read_outcomes(run, unread, all_of_them=False)
+    assert not training.read_outcomes(run, unread, everything=False)
     assert run.state.progress.recent == [1.0] and [outcome.step for outcome in unread] == [1]
-    assert training.read_outcomes(run, unread, all_of_them=True) and not unread
+    assert training.read_outcomes(run, unread, everything=True) and not unread
     assert run.state.progress.recent == [1.0, 2.0]
 
 

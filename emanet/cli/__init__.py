@@ -31,8 +31,8 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command. Whatever is wrong with what the user gave ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # OpenMP threads sleep while they wait for each other: on a busy machine, spinning ones take the processor from those
-    # they wait for. It is read when torch is loaded.
+    # Waiting threads sleep: on a busy machine, spinning ones take the processor from those they wait for.
+    # OpenMP reads it when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         _dispatch(arguments)

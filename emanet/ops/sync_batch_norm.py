@@ -1,33 +1,37 @@
 """BatchNorm over the batches of all ranks, on any device."""
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from ..distributed import sum_over_ranks, world_size
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 class _DifferentiableSum(torch.autograd.Function):
-    """sum_over_ranks, through which gradients flow: a rank's share in the sum counts in every rank's loss."""
+    """sum_over_ranks with a gradient: each rank's tensor counts in the loss of every rank."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         return sum_over_ranks(tensor.clone())
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return sum_over_ranks(gradient.clone())
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """BatchNorm over the batches of all ranks on any device; torch's own refuses the CPU.
+    """BatchNorm over the batches of all ranks on any device; torch's own does not run on the CPU.
 
-    `drop` and `act` are those of timm's BatchNormAct2d, which it can stand for.
+    `drop` and `act` are those of timm's BatchNormAct2d, which it can replace.
     """
 
     def __init__(self, of: nn.BatchNorm2d):
         super().__init__(of.num_features, of.eps, of.momentum, of.affine, of.track_running_stats)
         self.load_state_dict(of.state_dict())
-        self.weight, self.bias = of.weight, of.bias  # the very parameters, frozen or not
+        self.weight, self.bias = of.weight, of.bias  # the same parameters, frozen or not
         self.drop = getattr(of, "drop", nn.Identity())
         self.act = getattr(of, "act", nn.Identity())
         self.train(of.training)
@@ -40,6 +44,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return self.act(self.drop(y))
 
     def _normalise(self, x: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        assert self.num_batches_tracked is not None
         count = x.numel() / x.shape[1]
         moments = torch.cat([x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), x.new_tensor([count])])
         moments = _DifferentiableSum.apply(moments)
@@ -54,8 +60,8 @@ class SyncBatchNorm(nn.BatchNorm2d):
         return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
 
 
-def sync_batch_norm(module: nn.Module) -> nn.Module:
-    """The module with every BatchNorm2d, timm's included, made to see the batches of all ranks."""
+def sync_batch_norm(module: Module) -> Module:
+    """The module with every BatchNorm2d, timm's included, replaced by one over the batches of all ranks."""
     if any(parameter.is_cuda for parameter in module.parameters()):
         from timm.layers import convert_sync_batchnorm
 

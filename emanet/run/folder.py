@@ -28,8 +28,8 @@ from .log import read_log
 PACKAGE = Path(__file__).parent.parent
 LAUNCH = ".launch"  # a file in the run folder: see _launch
 # Settings that do not affect the weights: a resumed run may change them.
-MAY_DIFFER = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every", "save_every")
-MAY_DIFFER += ("recompute", "keep_last", "keep_every", "skip_limit", "pictures", "eval.")
+MAY_DIFFER: tuple[str, ...] = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every")
+MAY_DIFFER += ("save_every", "recompute", "keep_last", "keep_every", "skip_limit", "pictures", "eval.")
 
 
 def default_name(source: str) -> str:
@@ -61,7 +61,7 @@ def pick_run_folder(out: str | Path, name: str, resume: bool) -> tuple[Path, boo
         folder = Path("runs") / f"{name}-{count}"
     if distributed.restarts()[0] and (folder / LAUNCH).exists():
         resume = resume or (folder / LAUNCH).read_text() == _launch()
-    choice = [folder, resume, (folder / "config.json").exists() and not resume]
+    choice: list[Any] = [folder, resume, (folder / "config.json").exists() and not resume]
     if distributed.world_size() > 1:
         dist.broadcast_object_list(choice)  # rank 0 may create the folder before another rank looks
     folder, resume, taken = choice

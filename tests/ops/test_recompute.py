@@ -33,8 +33,8 @@ def step(model):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_same_gradients_and_statistics_to_the_bit(name):
-    model, own, found = pair(name, 32 if name == "convnext_atto" else 8, drop_path_rate=0.2)
-    assert len(found) == BACKBONES[name] and list(own.state_dict()) == list(model.state_dict())
+    model, own, names = pair(name, 32 if name == "convnext_atto" else 8, drop_path_rate=0.2)
+    assert len(names) == BACKBONES[name] and list(own.state_dict()) == list(model.state_dict())
     for each in (model, own):
         step(each)
     for (label, wanted), got in zip(model.named_parameters(), own.parameters(), strict=True):
@@ -54,13 +54,14 @@ def test_without_the_guard_statistics_move_twice(monkeypatch):
 
 
 def test_less_memory():
-    model, own, _ = pair()
+    """Of 17 blocks one is in memory at a time: 0.23 of it, with AVX-512 and with AVX2."""
+    model, own, _ = pair("mobilenetv2_035")
     device = torch.device("cpu")
     kept, recomputed = (measure(each, (129, 129), 2, device, training=True)["training"] for each in (model, own))
-    assert recomputed < 0.8 * kept
+    assert recomputed < 0.4 * kept
 
 
-def test_a_training_gives_the_same_losses(tiny, tmp_path):
+def test_a_run_gives_the_same_losses(tiny, tmp_path):
     runs = {flag: override(tiny, {"recompute": flag, "steps": 2}) for flag in (False, True)}
     plain, own = (train.train(config, tmp_path / str(flag)) for flag, config in runs.items())
     assert plain == own
