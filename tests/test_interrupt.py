@@ -19,11 +19,13 @@ from emanet.interrupt import Interruption
 from emanet.run.checkpoints import checkpoints
 from emanet.run.log import read_log
 
+PROGRAMS = ROOT / "tests" / "programs"
 
-def process(code, *arguments, **options):
-    """Python with the package at hand, in its own process group, as a terminal starts it."""
+
+def process(program, *arguments, **options):
+    """A file of tests/programs in its own process group, as a terminal starts it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", code, *map(str, arguments)]
+    command = [sys.executable, PROGRAMS / program, *map(str, arguments)]
     return subprocess.Popen(command, env=environment, text=True, start_new_session=True, **options)
 
 
@@ -52,10 +54,10 @@ def rows(run):
 
 
 def test_a_signal_is_noted_and_the_next_one_ends():
-    with Interruption(tell=False) as asked:
-        assert not asked
+    with Interruption(tell=False) as interruption:
+        assert not interruption
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked and asked.by == "SIGINT"
+        assert interruption and interruption.by == "SIGINT"
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
@@ -65,10 +67,10 @@ def test_a_signal_is_noted_and_the_next_one_ends():
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Interruption(tell=False) as asked:
+        with Interruption(tell=False) as interruption:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
-        assert not asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        assert not interruption and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -77,8 +79,8 @@ def test_another_thread_hears_no_signals():
     before, seen = signal.getsignal(signal.SIGTERM), []
 
     def work():
-        with Interruption() as asked:
-            seen.append(bool(asked) or signal.getsignal(signal.SIGTERM) is not before)
+        with Interruption() as interruption:
+            seen.append(bool(interruption) or signal.getsignal(signal.SIGTERM) is not before)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -129,26 +131,9 @@ def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypa
     same(best, load_file(tmp_path / "cut" / "best.safetensors"))
 
 
-SPOILED = """
-import sys, time
-from emanet import cli
-from emanet.data.transforms import TrainingSamples
-from emanet.errors import InputError
-read = TrainingSamples.__getitem__
-def spoiled(self, position):
-    if position == 23 and sys.argv[1] == "raises":
-        raise InputError("/x/y.jpg is torn")
-    if position == 23:
-        time.sleep(300)  # as on a network disk that does not answer
-    return read(self, position)
-TrainingSamples.__getitem__ = spoiled
-cli.main(["train", *sys.argv[2:]])
-"""
-
-
-def test_a_training_whose_loader_meets_a_bad_file_ends(config, tmp_path):
-    given = "raises", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
-    running = process(SPOILED, *given, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def test_a_run_whose_loader_meets_a_bad_file_ends(config, tmp_path):
+    arguments = "raises", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
+    running = process("train_with_a_bad_sample.py", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _, said = running.communicate(timeout=60)
     finally:
@@ -157,8 +142,8 @@ def test_a_training_whose_loader_meets_a_bad_file_ends(config, tmp_path):
 
 
 def test_a_second_signal_ends_also_where_a_worker_waits_for_a_file(config, tmp_path):
-    given = "waits", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
-    running = process(SPOILED, *given, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    arguments = "waits", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
+    running = process("train_with_a_bad_sample.py", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         for line in running.stdout:
             if line.startswith("step      5  mIoU"):
@@ -173,24 +158,10 @@ def test_a_second_signal_ends_also_where_a_worker_waits_for_a_file(config, tmp_p
     assert running.returncode == 130 and said.endswith("error: interrupted\n") and "Traceback" not in said
 
 
-PIPED = """
-import os, signal, sys
-from emanet import cli
-from emanet import train as training
-advance = training.RunLog.advance
-def signalled(self, step, *facts):
-    if step == 7:
-        os.kill(os.getpid(), signal.SIGINT)
-    advance(self, step, *facts)
-training.RunLog.advance = signalled
-cli.main(["train", *sys.argv[1:]])
-"""
-
-
 def test_what_the_output_is_piped_into_may_end_first(config, tmp_path):
     """`train 2>&1 | tee log`, and Ctrl-C: tee is gone when the signal is answered."""
-    given = write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
-    running = process(PIPED, *given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    arguments = "SIGINT", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
+    running = process("train_with_a_signal.py", *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         running.stdout.close()
         assert running.wait(timeout=60) == 75
@@ -245,33 +216,18 @@ def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks):
     assert steps and all(set(kill["codes"]) == {75} for kill in steps), steps
 
 
-PROBE = """
-import os, signal, sys
-from emanet import cli
-from emanet import train as training
-advance = training.RunLog.advance
-def killed(self, step, *facts):
-    if step == 7 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-    advance(self, step, *facts)
-training.RunLog.advance = killed
-cli.main(["train", *sys.argv[2:]])
-"""
-
-
 @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_torchrun_restarts_from_the_last_checkpoint(config, tmp_path, name):
-    (tmp_path / "probe.py").write_text(PROBE)
     write(config, tmp_path / "config.json")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    probe = [str(tmp_path / "probe.py"), name, str(tmp_path / "config.json")]
+    program = [str(PROGRAMS / "train_with_a_signal.py"), name, str(tmp_path / "config.json")]
 
     def run(*command):
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
 
-    whole = run(*launch, "-m", "emanet", "train", probe[-1], "--out", str(tmp_path / "whole"))
-    cut = run(*launch, "--max-restarts", "1", *probe, "--out", str(tmp_path / "cut"))
+    whole = run(*launch, "-m", "emanet", "train", program[-1], "--out", str(tmp_path / "whole"))
+    cut = run(*launch, "--max-restarts", "1", *program, "--out", str(tmp_path / "cut"))
     assert whole.returncode == cut.returncode == 0, cut.stderr[-3000:]
     assert f"resumed at step {6 if name == 'SIGKILL' else 8} of 12" in cut.stdout
     same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

@@ -17,6 +17,7 @@ from emanet.experiments import load_experiment, override, read_header, to_dict
 from emanet.run.checkpoints import checkpoints
 from emanet.run.log import read_log
 
+PROGRAMS = ROOT / "tests" / "programs"
 GOLDEN = ROOT / "tests" / "golden" / "loss_curve.json"
 
 
@@ -302,21 +303,11 @@ def test_a_run_that_ended_before_its_results_were_written_writes_them(tiny, tmp_
     assert [row["step"] for row in lines if row["kind"] == "val"] == [6]
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from emanet.run.folder import RunFolder
-run = RunFolder(Path(sys.argv[1]))
-run.lock()
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-def test_two_trainings_do_not_share_a_folder(tiny, tmp_path):
+def test_two_runs_do_not_share_a_folder(tiny, tmp_path):
     training.train(override(tiny, {"steps": 1}), tmp_path / "run")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, tmp_path / "run"], env=environment, stdout=subprocess.PIPE)
+    command = [sys.executable, PROGRAMS / "hold_folder.py", tmp_path / "run"]
+    holder = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     try:
         assert holder.stdout.readline() == b"held\n"
         later = tmp_path / "run" / "checkpoints" / "000009"  # the other one's, just being written
@@ -365,22 +356,14 @@ def test_two_processes_train_as_one(tiny, tmp_path, average):
     }  # small images: ranks differ in their share of ignored pixels
     config = override(tiny, changes)
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
-    probe = tmp_path / "probe.py"
-    probe.write_text(
-        "import sys, torch\n"
-        "from emanet import distributed\n"
-        "from emanet import train as training\n"
-        "from emanet.experiments import load_experiment\n"
-        "nets = []\n"
-        "build = training.build_model\n"
-        "training.build_model = lambda *a: nets.append(build(*a)) or nets[-1]\n"
-        "training.train(load_experiment(sys.argv[1]), sys.argv[2])\n"
-        "torch.save(nets[0].state_dict(), f'{sys.argv[2]}/rank{distributed.rank()}.pt')\n"
-        "distributed.shutdown()\n"
-    )
     for ranks in (1, 2):
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [*launch, str(probe), str(tmp_path / "config.json"), str(tmp_path / f"run{ranks}")]
+        command = [
+            *launch,
+            str(PROGRAMS / "train_and_keep_weights.py"),
+            str(tmp_path / "config.json"),
+            str(tmp_path / f"run{ranks}"),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]

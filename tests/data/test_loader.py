@@ -96,7 +96,7 @@ def test_a_worker_that_is_killed_is_a_sentence(scenes, waits, monkeypatch):
         threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
     else:
         time.sleep(0.3)  # torch's own handler of the signal would raise here
-    with pytest.raises(InputError, match=r"has died, .* \(DataLoader worker .*\): use fewer --data.workers") as error:
+    with pytest.raises(InputError, match=r"has died, .* \(DataLoader worker .*\); use fewer --data.workers") as error:
         list(batches)
     assert "\n" not in str(error.value)
 
