@@ -4,7 +4,6 @@ models.py has what runs a model, files.py the rest, flags.py how arguments are r
 """
 
 import contextlib
-import os
 import sys
 import tempfile
 import traceback
@@ -12,6 +11,7 @@ import traceback
 from .. import __version__
 from ..errors import InputError, Interrupted, suggest
 from . import files, models
+from .threads import choose_wait_policy
 
 # Each is handled by the function of the same name in models.py or files.py, whose docstring is its help.
 COMMANDS = {
@@ -31,9 +31,7 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Run one command. Whatever is wrong with what the user gave ends in one sentence and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Waiting threads sleep: on a busy machine, spinning ones take the processor from those they wait for.
-    # OpenMP reads it when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    choose_wait_policy()
     try:
         _dispatch(arguments)
     except InputError as error:

@@ -1,7 +1,6 @@
 """The commands as a user runs them: what they write, and that whatever is wrong ends in one sentence."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -188,12 +187,3 @@ def test_a_fault_of_ours_is_a_sentence_with_a_report(monkeypatch, capsys):
     assert end.value.code == 1 and said.startswith("error: unexpected RuntimeError: first line (the traceback is in ")
     report = said.split("is in ")[1].strip().rstrip(")")
     assert "second line" in open(report).read()
-
-
-def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    run_cli("--version")
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    run_cli("--version")
-    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -1,0 +1,18 @@
+"""How CPU threads wait for each other. OpenMP reads it when torch is imported, so that it is chosen before."""
+
+import os
+from pathlib import Path
+
+
+def choose_wait_policy(loadavg: Path = Path("/proc/loadavg")) -> None:
+    """Make waiting OpenMP threads sleep if other work is running on this machine; the user's OMP_WAIT_POLICY wins.
+
+    By default they spin. On a quiet machine that is faster, by a tenth for a small network; on a busy one they take the
+    processor from the very threads that they wait for. Does nothing where there is no /proc.
+    """
+    try:
+        running = int(loadavg.read_text().split()[3].split("/")[0])  # "0.20 0.18 0.12 1/80 11206"
+    except OSError:
+        return
+    if running > 1:  # this process is one
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
