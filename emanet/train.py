@@ -135,7 +135,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool) -> Run
     distributed.first_on_rank_zero(put_back, path)
     if config.data.check:
         for dataset in (train_set, val_set):
-            distributed.first_on_rank_zero(_check_labels, dataset, log)
+            distributed.first_on_rank_zero(check_labels, dataset, log.say)
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
@@ -172,9 +172,8 @@ def restore(run: Run) -> dict[str, Any] | None:
             run.log.say(f"no checkpoint in {path}: starting from step 0")
         if config.init_from:
             loaded, fresh = start_from(run.net, config.init_from)
-            run.log.say(
-                f"from {config.init_from}: {len(loaded)} tensors; {len(fresh)} start anew: {some(fresh) or 'none'}"
-            )
+            rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
+            run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)
@@ -395,17 +394,10 @@ def finish(run: Run) -> dict[str, Any]:
     skipped, steps, report = run.state.progress.skipped, run.config.steps, run.matrix.report()
     if skipped:
         run.log.say(f"{skipped} of {steps} steps were skipped: their loss or gradient was not finite")
-    distributed.first_on_rank_zero(_write_result, run, run.matrix)
-    return report
-
-
-def _write_result(run: Run, matrix: ConfusionMatrix) -> None:
     run.log.close()
-    run.log.report(matrix.report())
-    problem = run.folder.write_result(matrix)
-    if problem:
-        run.log.say(f"no plots: {problem}")
-    run.log.say(f"in {run.folder.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+    run.log.report(report)
+    distributed.first_on_rank_zero(run.folder.write_result, run.matrix, run.log)
+    return report
 
 
 def _require_divisible(config: Experiment) -> None:
@@ -434,12 +426,6 @@ def _listing(dataset: Any, root: str) -> str:
     """A digest of the names in a data set, in order, that does not depend on its root."""
     names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-
-
-def _check_labels(dataset: Any, log: RunLog) -> None:
-    note = check_labels(dataset)
-    if note:
-        log.say(f"note: {note}")
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

@@ -139,7 +139,7 @@ def test_staged_training_says_what_was_loaded(tiny, tmp_path, scenes, capsys):
     second = override(tiny, {"steps": 1, "init_from": str(tmp_path / "first"), "data.dataset": str(scenes)})
     training.train(second, tmp_path / "second")
     said = capsys.readouterr().out
-    assert "2 start anew: head.classifier.weight, head.classifier.bias" in said
+    assert "2 keep their initial values: head.classifier.weight, head.classifier.bias" in said
     assert emanet.load(tmp_path / "second").classes == ("stuff", "thing")
 
 

@@ -1,7 +1,7 @@
 """Batches, and the worker processes that read them.
 
-Workers end with the main process, and hand it their errors: `delivered` is the one way for both, training and
-evaluation.
+Training and evaluation both get their samples through `delivered`, so that workers end with the main process and their
+errors come out of it as InputError.
 """
 
 import multiprocessing
@@ -23,9 +23,12 @@ from ..errors import InputError
 from ..interrupt import SIGNALS
 from .transforms import TrainingSamples
 
+PREFETCH = 4  # batches that each worker may be ahead
+SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; Docker gives 64 MB
+
 
 class _Careful(Dataset):
-    """A data set whose bad samples travel as Unreadable; an error raised in a worker would come back in a traceback."""
+    """A data set that returns Unreadable for a bad sample. An error raised in a worker would arrive as a traceback."""
 
     def __init__(self, samples: Any):
         self.samples = samples
@@ -48,11 +51,10 @@ class Unreadable:
 
 
 def delivered(samples: Any, workers: int, **options: Any) -> Iterator[Any]:
-    """What a DataLoader over `samples` delivers, with the errors of its processes as InputError.
+    """Iterate over DataLoader(samples, num_workers=workers, **options); the workers end with the iterator.
 
-    samples: anything with samples[i], and with a length unless a batch_sampler is given. options: DataLoader's.
-    Raises InputError where a sample raises it, where the processes cannot be started, and where one of them has died.
-    The processes end with the iterator.
+    samples: anything with samples[i], and with a length unless there is a batch_sampler.
+    Raises InputError if a sample raises one, if the workers cannot be started, or if one of them dies.
     """
     batches = _start(DataLoader(_Careful(samples), num_workers=workers, worker_init_fn=end_with_main, **options))
     while True:
@@ -113,10 +115,6 @@ def _start(loader: DataLoader) -> Iterator[Any]:
 
 def _is_torchs(handler: object) -> bool:
     return getattr(handler, "__module__", "").startswith("torch.")
-
-
-PREFETCH = 4  # batches that each worker may be ahead
-SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; Docker gives 64 MB
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from ..atomic import sync_folder, write_whole
 from ..config import Experiment
 from ..errors import InputError
-from ..model import EMANet
 from ..weights.model_file import load_strictly, read_model, save_model
 
 STEP_DIGITS = 6
@@ -61,7 +61,7 @@ class State:
         self.progress, self.step = Progress(**saved["progress"]), step
 
 
-def save_best(run: Path, model: EMANet, experiment: Experiment, step: int, metrics: dict[str, Any]) -> None:
+def save_best(run: Path, model: nn.Module, experiment: Experiment, step: int, metrics: dict[str, Any]) -> None:
     path = run / "best.safetensors"
     try:
         save_model(path, model, experiment, step=step, metrics=metrics)
@@ -69,7 +69,7 @@ def save_best(run: Path, model: EMANet, experiment: Experiment, step: int, metri
         raise InputError(f"cannot write {path}: {error.strerror or error}; what it held before stays") from error
 
 
-def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: dict[str, Any], step: int) -> None:
+def save_checkpoint(run: Path, model: nn.Module, experiment: Experiment, training: dict[str, Any], step: int) -> None:
     """Write run/checkpoints/STEP and delete older ones.
 
     The last keep_last can be resumed from; every keep_every-th keeps its model. If the checkpoint cannot be written,
@@ -93,7 +93,7 @@ def save_checkpoint(run: Path, model: EMANet, experiment: Experiment, training: 
         shutil.rmtree(_replaced(folder), ignore_errors=True)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        rest = f"--resume goes on from {before[-1].name}" if before else "there is none before it"
+        rest = f"--resume continues from {before[-1].name}" if before else "there is none before it"
         raise InputError(f"cannot write the checkpoint {folder}: {error.strerror or error}; {rest}") from error
     for old in checkpoints(run)[: -experiment.keep_last]:
         if experiment.keep_every and int(old.name) % experiment.keep_every == 0:
@@ -124,7 +124,7 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.replaced")
 
 
-def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[Path, dict[str, Any], dict[Path, str]]:
+def load_checkpoint(run: Path, model: nn.Module, device: torch.device) -> tuple[Path, dict[str, Any], dict[Path, str]]:
     """Load the latest readable checkpoint's weights into the model.
 
     Returns its folder, its training state, and why each later folder cannot be read. InputError if no checkpoint is
@@ -139,7 +139,7 @@ def load_checkpoint(run: Path, model: EMANet, device: torch.device) -> tuple[Pat
     raise InputError(f"{run} has no checkpoint to resume from{': ' * bool(broken)}{'; '.join(broken.values())}")
 
 
-def _read_checkpoint(folder: Path, model: EMANet, device: torch.device) -> dict[str, Any]:
+def _read_checkpoint(folder: Path, model: nn.Module, device: torch.device) -> dict[str, Any]:
     path = folder / "training.pt"
     header, state = read_model(folder / "model.safetensors")
     try:

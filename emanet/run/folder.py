@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from .. import __version__, distributed
 from ..atomic import write_json, write_text
@@ -22,8 +23,7 @@ from ..config import Experiment
 from ..errors import InputError, some
 from ..experiments import experiment_names, flatten, to_dict
 from ..metrics import ConfusionMatrix
-from ..model import EMANet
-from .log import read_log
+from .log import RunLog, read_log
 
 PACKAGE = Path(__file__).parent.parent
 LAUNCH = ".launch"  # a file in the run folder: see _launch
@@ -111,7 +111,7 @@ class RunFolder:
         except OSError:
             pass  # a file system without locks
 
-    def write_origin(self, config: Experiment, net: EMANet, step: int) -> None:
+    def write_origin(self, config: Experiment, net: nn.Module, step: int) -> None:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock()
@@ -122,23 +122,22 @@ class RunFolder:
             PACKAGE, self.path / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
         )
 
-    def write_result(self, matrix: ConfusionMatrix) -> str:
-        """Write confusion.png, curves.png and evaluation.json. Returns why there are no plots, or ""."""
-        problem = ""
+    def write_result(self, matrix: ConfusionMatrix, log: RunLog) -> None:
+        """Write confusion.png, curves.png and evaluation.json, and say so."""
         try:
             from ..show.figures import confusion_picture, curves_picture
 
             confusion_picture(matrix, self.path / "confusion.png")
             curves_picture({self.path.name: read_log(self.path)}, self.path / "curves.png")
         except InputError as error:  # a run without matplotlib is complete all the same
-            problem = str(error)
+            log.say(f"no plots: {error}")
         except OSError as error:
             raise InputError(f"cannot draw into {self.path}: {error.strerror or error}") from error
-        write_json(self.result, matrix.report())
-        return problem
+        write_json(self.result, matrix.report())  # last: with it the run is complete
+        log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
 
 
-def environment(net: EMANet) -> dict[str, Any]:
+def environment(net: nn.Module) -> dict[str, Any]:
     """What a run was made with: versions, machine, command, and the package's git state."""
     import timm
     import torchvision

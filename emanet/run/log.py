@@ -112,6 +112,8 @@ class RunLog:
 
     def report(self, report: dict[str, Any]) -> None:
         """The metrics as a table on stdout."""
+        if not self.main:
+            return
         console = Console()
         with console.capture() as table:
             print_report(report, console)
@@ -168,7 +170,7 @@ def _nothing(*_: object, **__: object) -> None:
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
     """The rows of a run's log.jsonl by step; of rows repeated by a resumed run, the last.
 
-    Lines that are not JSON objects are skipped: a crash cuts one off, and a resumed run goes on behind it.
+    Lines that are not JSON objects are skipped: a crash cuts one off, and a resumed run appends behind it.
     """
     path = Path(folder) / FILE
     try:

@@ -214,11 +214,13 @@ def test_masks_of_one_class(tmp_path):
 
 def test_a_training_notes_classes_without_pixels(tmp_path):
     def note():
-        return check_labels(folders(tmp_path, DatasetSpec(classes=("a", "b", "c"))))
+        said = []
+        check_labels(folders(tmp_path, DatasetSpec(classes=("a", "b", "c"))), said.append)
+        return "".join(said)
 
     pair(tmp_path, "one", size=(3, 6))
     pair(tmp_path, "two", size=(3, 6), value=255)
-    start = f"under {tmp_path / 'masks'} "
+    start = f"note: under {tmp_path / 'masks'} "
     assert note() == start + "every labelled pixel is a, 50.0% of all pixels are ignored: are masks 0 and 255?"
     pair(tmp_path, "two", size=(3, 9), value=1)
     assert note() == start + "no pixel is labelled c" and note() == "", "what passed is remembered"

@@ -140,7 +140,7 @@ def test_a_failed_checkpoint_leaves_those_before(experiment, tmp_path, room):
     save_checkpoint(tmp_path, model, experiment, training, 10)
     with files_of_at_most(room):
         with pytest.raises(
-            InputError, match="cannot write the checkpoint .*000020: File too large; --resume goes on from"
+            InputError, match="cannot write the checkpoint .*000020: File too large; --resume continues from"
         ):
             save_checkpoint(tmp_path, model, experiment, training, 20)
         with pytest.raises(InputError, match="File too large; there is none before it"):

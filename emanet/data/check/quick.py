@@ -72,17 +72,15 @@ def one_class(pixels: np.ndarray, spec: DatasetSpec) -> str:
     return text + ": are masks 0 and 255?" * bool(binary)
 
 
-def check_labels(dataset: object) -> str:
-    """`check`, with a progress bar, of a data set made of files; any other passes.
-
-    Returns what to tell the user about classes that no mask has: a sentence, or "".
-    """
+def check_labels(dataset: object, tell: Callable[[str], object]) -> None:
+    """`check` a data set made of files, with a progress bar; any other passes. tell: gets a note on absent classes."""
     if not isinstance(dataset, Dataset):
-        return ""
+        return
     with bar(f"checking {len(dataset)} masks", len(dataset)) as advance:
         counts = check(dataset, advance)
     if counts is None:
-        return ""
+        return
     absent = [name for name, count in zip(dataset.spec.classes, counts, strict=False) if not count]
     text = one_class(counts, dataset.spec) or (f"no pixel is labelled {some(absent)}" if absent else "")
-    return f"under {dataset.pairs[0][1].parent} {text}" if text else ""
+    if text:
+        tell(f"note: under {dataset.pairs[0][1].parent} {text}")
