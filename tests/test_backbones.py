@@ -95,16 +95,16 @@ def test_a_file_is_read_as_any_foreign_one(tmp_path):
     path = tmp_path / "weights.pth"
     for content, message in (
         ({"x": bytearray(3)}, "cannot read weights from .*weights.pth: it is refused, .*bytearray"),
-        ({"bn1.weight": torch.zeros(1).expand(32)}, "cannot read weights from .*: bn1.weight in it repeats"),
+        (
+            {"bn1.weight": torch.zeros(1).expand(32)},
+            "cannot read weights from .*: bn1.weight in it is an expanded view",
+        ),
         ({"bn1.weight": 3}, "cannot read weights from .*: bn1.weight is no tensor"),
         ({"state_dict": 3}, "cannot read weights from .*: state_dict is no tensor"),
     ):
         torch.save(content, path)
         with pytest.raises(InputError, match=message):
             build(pretrained=str(path))
-    path.write_bytes(b"\x80\x02})q\x00" + 45 * b"h\x00\x86q\x00" + b"Ns.")
-    with pytest.raises(InputError, match="cannot read weights from .*: its pickle nests or repeats tuples"):
-        build(pretrained=str(path))
 
 
 def test_a_file_of_three_channels_is_adapted_to_four(tmp_path):

@@ -1,10 +1,10 @@
-"""Other people's checkpoints into ours: every key of the file is used, or it fails and names the key.
+"""Convert other people's checkpoints into ours. Every key of the file is used, or the conversion fails and names it.
 
     convert("EMANet_R101.pth", "emanet101.safetensors")     # then emanet.load("emanet101.safetensors")
 
-Weights of the same shapes compute different functions: dilations, align_corners, eps and normalisation differ between
-the original and its relatives and stand in no tensor. Each layout brings its own (layouts.py); the file's text and the
-arguments come over them, and every decision is told with its reason.
+Weights of the same shapes can compute different functions: dilations, align_corners, eps and normalisation differ
+between the original and other implementations, and no tensor holds them. Each layout (layouts.py) has its own defaults.
+The config in the file overrides them, the arguments override both, and every setting is printed with its reason.
 """
 
 import shlex
@@ -30,14 +30,14 @@ from ..weights.model_file import save_model
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
 from .mmconfig import Stated, mmseg_classes, mmseg_settings
 
-# Cityscapes, VOC, ADE20K, COCO-Stuff; not PASCAL Context, whose classes each code base has in another order.
+# Cityscapes, VOC, ADE20K, COCO-Stuff. Not PASCAL Context: each code base orders its classes differently.
 PUBLISHED_COUNTS = (19, 21, 150, 171)
 COUNTER = "num_batches_tracked"  # of BatchNorm; older files lack it, and nothing here reads it
 
 
 @dataclass
 class Decisions:
-    """Dotted names of ModelConfig and what they are, each with its reason; a later one replaces an earlier one."""
+    """Settings of ModelConfig by dotted name, each with its reason. A later value replaces an earlier one."""
 
     values: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
@@ -74,18 +74,18 @@ def convert(
     force: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Experiment:
-    """Write a checkpoint of another program as one of ours; returns the experiment that its model file carries.
+    """Write another program's checkpoint as a file of ours. Returns the experiment stored in the model file.
 
-    A segmentation model becomes a model file for emanet.load. A backbone becomes a .safetensors of timm's own keys,
-    which model.backbone.pretrained loads; the experiment returned says so.
+    A segmentation model becomes a model file for emanet.load. A backbone becomes a .safetensors file with timm's keys,
+    for model.backbone.pretrained; the returned experiment has that setting.
 
-    source: .pth, .pdparams or .safetensors; it is read without running anything in it, and never written.
-    layout: a name of LAYOUTS, recognised by the keys if empty. entry: which of the file's tables holds the weights.
+    source: .pth, .pdparams or .safetensors; nothing in it is run, and it is never written to.
+    layout: a name of LAYOUTS; empty: recognised by the keys. entry: which table of the file holds the weights.
     dataset: names and colours of the classes, as in DataConfig.dataset. backbone: timm's name. force: overwrite
-    destination. The others: as in ModelConfig; None leaves it to the layout and the file. tell gets lines of text
-    that say what was decided and why.
+    destination. The others are settings of ModelConfig; None: from the layout and the file. tell receives lines of
+    text: each setting, its value and its reason.
 
-    Raises InputError in one sentence; for keys it names them as the file does.
+    Raises InputError; keys are named as the file names them.
     """
     source, destination = Path(source), Path(destination)
     _require_place(source, destination, force)
@@ -93,7 +93,7 @@ def convert(
     entry, state = foreign.weights(content, entry, source)
     stated_name, stated_pixels = _stated(content, source)
     known = backbone or stated_name
-    reason = "given" if layout else "known by its keys"
+    reason = "given" if layout else "recognised by its keys"
     layout = layout or recognise({key: _shape(value) for key, value in state.items()}, known, str(source))
     if layout not in LAYOUTS:
         raise InputError(f"no layout {layout!r}{suggest(layout, LAYOUTS)}")
@@ -109,10 +109,10 @@ def convert(
         "std": None if std is None else tuple(std),
     }
     whole = LAYOUTS[layout].whole
-    useless = [name for name in given if name not in ("backbone.name", "mean", "std") and given[name] is not None]
-    useless = [name.rpartition(".")[2] for name in useless] + ["dataset"] * bool(dataset)
-    if useless and not whole:
-        raise InputError(f"{source} is a backbone (layout {layout}), which has no {some(useless)}: give them to train")
+    unused = [name for name in given if name not in ("backbone.name", "mean", "std") and given[name] is not None]
+    unused = [name.rpartition(".")[2] for name in unused] + ["dataset"] * bool(dataset)
+    if unused and not whole:
+        raise InputError(f"{source} is a backbone (layout {layout}), which has no {some(unused)}; set these in train")
     found = translate(state, LAYOUTS[layout], source)
     decisions, stated = Decisions(), Stated()
     decisions.take(LAYOUTS[layout].settings, f"layout {layout}")
@@ -128,7 +128,7 @@ def convert(
         decisions.take(stated_pixels, "stated in config.json")
     decisions.take(given, "given")
     if "backbone.name" not in decisions.values:
-        raise InputError(f"the backbone of {source} is none of the plain ResNets: name it with --backbone")
+        raise InputError(f"the backbone of {source} is not a plain ResNet; name it with --backbone")
     config, data = decisions.config(), None
     try:
         if whole:
@@ -144,7 +144,7 @@ def convert(
         value = f"slide, {window}, overlap {experiment.eval.overlap:.2f}"
         rows.append(("evaluation", value, "the config in the file"))
     if stated.unread:
-        rows.append(("not read", some(stated.unread.values(), 1), "unreadable: defaults hold"))
+        rows.append(("not read", some(stated.unread.values(), 1), "unreadable: defaults are used"))
     rows += foreign.tables(content, entry)
     for name, value, why in rows:
         tell(f"{name:14}{value:30}  {why}")
@@ -174,7 +174,7 @@ class Translated:
         return {key.removeprefix(start): shape for key, shape in self.shapes.items() if key.startswith(start)}
 
     def size(self, key: str, axis: int, default: int) -> int:
-        """A side of a weight; where the weight is missing or has no such side, `fitted` will say so."""
+        """The size of a weight along an axis, or the default; `fitted` reports a missing weight or axis."""
         shape = self.shapes.get(key, ())
         return shape[axis] if axis < len(shape) else default
 
@@ -182,7 +182,7 @@ class Translated:
         return any(key.startswith(start) for key in self.values)
 
     def fitted(self, own: Mapping[str, Tensor], optional: Sequence[str] = ()) -> dict[str, Tensor]:
-        """The values for `own` keys, of its types, biases folded; InputError names the file's keys that do not fit."""
+        """The values for the keys of `own`, in its dtypes, biases folded. InputError names keys that do not fit."""
         counters = [key for key in own if key.endswith(COUNTER)]
         biases = {bias: mean for bias, mean in self.layout.biases.items() if mean in own}
         wanted = {**own, **{bias: own[mean] for bias, mean in biases.items()}}
@@ -194,7 +194,7 @@ class Translated:
                 for key, value in self.values.items()
                 if key in wanted and value.shape != wanted[key].shape
             ],
-            "not of real numbers": [
+            "not floating point": [
                 f"{self.names[key]} ({value.dtype})"
                 for key, value in self.values.items()
                 if key not in counters and not value.is_floating_point()
@@ -208,16 +208,19 @@ class Translated:
         if any(problems.values()):
             listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
             raise InputError(f"{self.path} does not fit its layout: {listed}")
-        # Copied, as a file may keep several weights in one piece of memory.
+        # Copied: weights in a file may share memory.
         whole = {"copy": True, "memory_format": torch.contiguous_format}
         values = {key: value.to(own[key].dtype, **whole) for key, value in self.values.items() if key in own}
-        for bias, mean in biases.items():  # BN(conv + bias) = BN with its mean less the bias, in training too
+        for (
+            bias,
+            mean,
+        ) in biases.items():  # BN(conv + bias) equals BN(conv) with the bias subtracted from its mean, in training too
             values[mean] = (self.values[mean].double() - self.values[bias].double()).to(own[mean].dtype)
         return values
 
 
 def translate(state: dict[str, Any], layout: Layout, path: Path) -> Translated:
-    """Take every key out of `state`; InputError names those that the layout does not know."""
+    """Move every value of `state` to our name for it. InputError names the keys that the layout does not have."""
     found = Translated(layout, path, {}, {})
     unknown = []
     for key in list(state):
@@ -235,7 +238,7 @@ def translate(state: dict[str, Any], layout: Layout, path: Path) -> Translated:
 
 
 def read_shapes(found: Translated) -> dict[str, Any]:
-    """What the weights of a segmentation model tell of it, as dotted names of ModelConfig."""
+    """The settings of ModelConfig that the shapes of the weights determine, by dotted name."""
     classifier = found.size("head.classifier.weight", 1, 256)
     return {
         "backbone.name": _resnet(found),
@@ -250,13 +253,13 @@ def read_shapes(found: Translated) -> dict[str, Any]:
 
 
 def _resnet(found: Translated) -> str | None:
-    """timm's name of the backbone, None if its weights are not a plain ResNet's."""
+    """timm's name of the backbone; None if it is not a plain ResNet."""
     stems = found.layout.stems
     return resnet_name(found.backbone, stems[0] if len(stems) == 1 else stem_of(found.backbone)) or None
 
 
 def backbone_statistics(name: str) -> dict[str, Any]:
-    """How a backbone of timm's wants its pixels."""
+    """The mean and std of the pixels for a timm backbone."""
     if not timm.is_model(name):
         return {}
     with torch.device("meta"):
@@ -265,16 +268,16 @@ def backbone_statistics(name: str) -> dict[str, Any]:
 
 
 def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) -> tuple[DataConfig, str]:
-    """The data set whose classes the model has, and why this one."""
+    """The data set that gives the model's classes, and the reason for choosing it."""
     count = found.size("head.classifier.weight", 0, found.size("head.classifier.bias", 0, 21))
     if count == 1:
-        raise InputError(f"{found.path} has one output channel, to be cut at a threshold; models here have 2 or more")
+        raise InputError(f"{found.path} has one output channel, for a threshold; models here need 2 or more classes")
     if count > IGNORE:
-        raise InputError(f"{found.path} has {count} classes, and labels have room for {IGNORE}")
+        raise InputError(f"{found.path} has {count} classes; at most {IGNORE} are possible")
     if dataset:
         data = resolve(DataConfig(dataset=dataset))
         if len(data.spec.classes) != count:
-            raise InputError(f"{found.path} has {count} classes, data set {dataset} {len(data.spec.classes)}")
+            raise InputError(f"{found.path} has {count} classes, but data set {dataset} has {len(data.spec.classes)}")
         return data, "given"
     stated = mmseg_classes(content)
     if stated is not None and len(stated.classes) == count:
@@ -283,14 +286,14 @@ def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) ->
         return resolve(data), "stated in the file"
     same = next((name for name, spec in SPECS.items() if len(spec.classes) == count and count in PUBLISHED_COUNTS), "")
     if same:
-        return resolve(DataConfig(dataset=same)), f"a guess: as many as {same}"
+        return resolve(DataConfig(dataset=same)), f"a guess: same number as {same}"
     spec = DatasetSpec(classes=tuple(f"class_{i}" for i in range(count)))
     return resolve(DataConfig(dataset=found.path.stem, spec=spec)), "unknown: give --dataset"
 
 
 def _write_model(found: Translated, destination: Path, experiment: Experiment) -> Experiment:
     config, data = experiment.model, experiment.data
-    with torch.device("meta"):  # the weights come from the file: none are drawn, and what does not fit shows at once
+    with torch.device("meta"):  # weights come from the file; mismatches show before any memory is taken
         model = build_model(config, data.spec)
     own = model.state_dict()
     stated = {name: torch.tensor(getattr(config, name)).view(1, -1, 1, 1) for name in ("mean", "std")}
@@ -311,7 +314,7 @@ def _write_backbone(found: Translated, destination: Path, config: ModelConfig) -
         classifiers = net.pretrained_cfg.get("classifier") or ()
         classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
         own = net.state_dict()
-    # The classifier stays in the file, as timm's own do, of however many classes it is; no feature map needs it.
+    # Keep the classifier, as timm's own files do, whatever its number of classes; feature maps do not need it.
     optional = [key for key in own if key.startswith(tuple(f"{classifier}." for classifier in classifiers))]
     own |= {key: found.values[key] for key in optional if key in found.values}
     values = found.fitted(own, optional)
@@ -320,10 +323,10 @@ def _write_backbone(found: Translated, destination: Path, config: ModelConfig) -
 
 
 def describe(config: ModelConfig, data: DataConfig | None, reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """What was decided: name, value, reason."""
+    """Rows of setting, value, reason."""
     backbone, head = config.backbone, config.head
 
-    def why(name: str, otherwise: str = "default: no weight tells") -> str:
+    def why(name: str, otherwise: str = "default: weights do not tell") -> str:
         return reasons.get(name, otherwise)
 
     rows = [("backbone", backbone.name, why("backbone.name"))]
@@ -334,7 +337,7 @@ def describe(config: ModelConfig, data: DataConfig | None, reasons: Mapping[str,
         source = "backbone.multi_grid" if backbone.multi_grid else "backbone.dilation"
         rows += [
             ("output stride", str(backbone.output_stride), why("backbone.output_stride")),
-            ("layer4", f"dilations {dilations}", why(source, "as everywhere")),
+            ("layer4", f"dilations {dilations}", why(source, "the usual ones")),
             ("align_corners", str(config.align_corners), why("align_corners")),
             ("head", f"{head.channels} channels, {head.num_bases} bases", why("head.channels")),
             ("em_steps", str(head.em_steps), why("head.em_steps")),
@@ -350,7 +353,7 @@ def describe(config: ModelConfig, data: DataConfig | None, reasons: Mapping[str,
 
 
 def use_of_backbone(config: ModelConfig) -> list[str]:
-    """The flags of `train` that load a backbone's file, one a line."""
+    """The flags of `train` that load this backbone, one per line."""
     backbone = config.backbone
     flags = [f"--model.backbone.name {backbone.name}"]
     flags.append(f"--model.backbone.pretrained {shlex.quote(str(backbone.pretrained))}")
@@ -365,18 +368,18 @@ def _require_place(source: Path, destination: Path, force: bool) -> None:
     except OSError as error:
         raise InputError(f"cannot write {destination}: {error.strerror}") from error
     if destination.suffix != ".safetensors":
-        raise InputError(f"what is written is a .safetensors file, but its name is to be {destination}")
+        raise InputError(f"the name of the output file must end with .safetensors, not {destination.name}")
     if destination.is_dir():
-        raise InputError(f"{destination} is a folder")
+        raise InputError(f"{destination} is a folder; give the name of a file to write")
     if destination.exists():
         if source.exists() and destination.samefile(source):
-            raise InputError(f"{source} cannot be converted into itself: name another file")
+            raise InputError(f"{source} cannot be converted into itself; give another output file")
         if not force:
             raise InputError(f"{destination} exists already; --force overwrites it")
 
 
 def _stated(content: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
-    """The timm model that a training's checkpoint or the config.json beside a hub's file names; its mean and std."""
+    """The timm model named by a checkpoint, or by the config.json beside a file from the hub; its mean and std."""
     if isinstance(content.get("arch"), str):
         return content["arch"], {}
     beside = path.with_name("config.json")

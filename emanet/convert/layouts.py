@@ -1,7 +1,6 @@
-"""How others name the weights that this program has too: one table per layout, from their prefixes to ours.
+"""How other programs name the same weights: one table per layout, from their prefixes to ours.
 
-Names are translated whole and both ways, so that an error can name the key as the file does. The values behind them
-are convert.py's.
+Names translate both ways, so an error can name a key as the file does. convert.py moves the values.
 """
 
 from collections.abc import Mapping
@@ -17,22 +16,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     prefixes: dict[str, str]
-    """Start of a key in the file, up to a dot or whole -> start of ours. The longest that fits counts."""
+    """Prefix of a key in the file (up to a dot, or the whole key) -> our prefix. The longest match wins."""
     stems: tuple[str, ...]
-    """Kinds of stem, as in timm's names: `` is 7x7, s 64-64-128, c 32-32-64, d and t with an averaged shortcut."""
+    """Kinds of stem, as in timm's names: empty is 7x7, s is 64-64-128, c is 32-32-64; d and t average the shortcut."""
     whole: bool = True
-    """A segmentation model; else a backbone of timm's own names."""
+    """True: a segmentation model. False: a backbone, with timm's names."""
     leaves: dict[str, str] = field(default_factory=dict)
-    """Last part of a key -> of ours, where they differ."""
+    """Last part of a key in the file -> ours, where they differ."""
     biases: dict[str, str] = field(default_factory=dict)
-    """Our name for a convolution's bias that we do not have -> the running mean of the BatchNorm behind it."""
+    """Bias of a convolution that has none here -> the running mean of the BatchNorm after it."""
     empty: tuple[str, ...] = ()
-    """Keys that carry nothing."""
+    """Keys without content."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of ModelConfig, dotted: what every model of this layout computes, and its weights do not tell."""
+    """Settings of ModelConfig, dotted, that all models of this layout share and that weights do not show."""
 
     def ours(self, key: str) -> str | None:
-        """Our name of a file's key, None if the layout has no such key."""
+        """Our name for a key of the file; None if the layout does not have it."""
         parts = key.split(".")
         for length in range(len(parts), -1, -1):
             prefix = ".".join(parts[:length]) + ("." if 0 < length < len(parts) else "")
@@ -43,7 +42,7 @@ class Layout:
         return None
 
     def theirs(self, key: str) -> str:
-        """The file's name of one of our keys."""
+        """The file's name for one of our keys."""
         prefix = max((ours for ours in self.prefixes.values() if key.startswith(ours)), key=len, default=None)
         if prefix is None:
             return key
@@ -58,7 +57,7 @@ def _layers(theirs: str, ours: str) -> dict[str, str]:
 
 
 def _flat_stem(theirs: str, ours: str) -> dict[str, str]:
-    """Three convolutions and their norms in one Sequential, where timm has the last norm apart."""
+    """A stem of three convolutions and norms in one Sequential; timm has the last norm outside it."""
     return {f"{theirs}stem.{i}.": f"{ours}conv1.{i}." for i in (0, 1, 3, 4, 6)} | {f"{theirs}stem.7.": f"{ours}bn1."}
 
 
@@ -136,17 +135,17 @@ for _stage in range(4):
         PADDLESEG |= _paddle_conv_bn(f"{_theirs}short", f"{_ours}downsample.1.", f"{_ours}downsample.2.")
 
 CLASSIFIER = _layers("", "") | {"conv1.": "conv1.", "bn1.": "bn1.", "fc.": "fc."}
-RELATIVES = {"head.eps": 1e-12, "head.renormalise": True, "align_corners": False}
+OTHERS = {"head.eps": 1e-12, "head.renormalise": True, "align_corners": False}
 
-# The original's file is {'net', 'step'} or its net alone; v1c are OpenMMLab's ImageNet weights.
+# The original saves {'net', 'step'}, or its net alone. v1c: OpenMMLab's ImageNet weights.
 LAYOUTS = {
     "original": Layout(
         prefixes=ORIGINAL,
         stems=("s",),
         settings={"backbone.multi_grid": (1, 2, 4), "head.eps": 1e-6, "align_corners": True, "bn_momentum": 3e-4},
     ),
-    "mmseg": Layout(prefixes=MMSEG, stems=("c",), settings=RELATIVES),
-    "ssseg": Layout(prefixes=SSSEG, stems=("c",), settings=RELATIVES),
+    "mmseg": Layout(prefixes=MMSEG, stems=("c",), settings=OTHERS),
+    "ssseg": Layout(prefixes=SSSEG, stems=("c",), settings=OTHERS),
     "paddleseg": Layout(
         prefixes=PADDLESEG,
         stems=("d",),
@@ -159,7 +158,7 @@ LAYOUTS = {
             "aux_head.fc0.0.bias": "aux_head.fc0.1.running_mean",
         },
         empty=("StructuredToParameterName@@", "backbone.conv1_logit"),
-        settings=RELATIVES
+        settings=OTHERS
         | {"head.relu_out": True, "backbone.dilation": "uniform", "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
     ),
     "torchvision": Layout(prefixes=CLASSIFIER, stems=("",), whole=False),
@@ -174,7 +173,7 @@ LAYOUTS = {
 
 
 def stem_of(shapes: Shapes) -> str | None:
-    """The kind of a ResNet's stem from its weights by timm's names, None if it has none."""
+    """The kind of stem of a ResNet from the shapes of its weights (timm's names); None if it has no stem."""
     if "conv1.weight" in shapes:
         return ""
     width = next((shapes[key][0] for key in ("conv1.0.weight", "conv1.1.weight") if key in shapes), 0)
@@ -183,7 +182,7 @@ def stem_of(shapes: Shapes) -> str | None:
 
 
 def resnet_name(shapes: Shapes, stem: str | None) -> str:
-    """timm's name of the ResNet with these weights and this stem, empty if it is none of the plain ones."""
+    """timm's name of the ResNet with these weights and this stem; empty if it is not a plain one."""
     blocks = {key.split(".")[1] for key in shapes if key.startswith("layer3.")}
     basic = "layer1.0.conv3.weight" not in shapes and "layer1.1.conv3.weight" not in shapes
     depth = {2: 18, 6: 34}.get(len(blocks)) if basic else {6: 50, 23: 101, 36: 152}.get(len(blocks))
@@ -191,10 +190,10 @@ def resnet_name(shapes: Shapes, stem: str | None) -> str:
     return f"resnet{depth}{stem}" if stem is not None and depth and plain else ""
 
 
-def recognise(shapes: Shapes, known: str, path: str) -> str:
-    """The layout of a file's keys. known: the timm model it is said to be, if anything says so.
+def recognise(shapes: Shapes, model: str, path: str) -> str:
+    """The layout that fits the keys of a file. model: the timm model that the file or the user names, or "".
 
-    A layout must know more than half of the keys, so that one that is missing or unexpected can be named later.
+    A layout must know more than half of the keys; single missing or unexpected keys are reported later, by name.
     """
     shares = {}
     for name, layout in LAYOUTS.items():
@@ -202,18 +201,18 @@ def recognise(shapes: Shapes, known: str, path: str) -> str:
         stem = stem_of(ours)
         fits = layout.whole or stem in layout.stems or stem is stem_of(shapes) is None
         shares[name] = len(ours) / len(shapes) if shapes and fits else 0.0
-    del shares["timm"]  # knows every key of everything
+    del shares["timm"]  # it accepts any key
     best = max(shares, key=lambda name: shares[name])
     if shares[best] > 0.5:
         return best
-    if known or resnet_name(shapes, stem_of(shapes)):
+    if model or resnet_name(shapes, stem_of(shapes)):
         return "timm"
     if any(key.startswith(NET) for key in shapes):
-        raise InputError(f"{path} has this program's own keys: there is nothing to convert")
+        raise InputError(f"{path} has this program's own keys; there is nothing to convert")
     nearest = sorted(shares, key=lambda name: -shares[name])[:2]
     listed = ", ".join(f"{name} knows {shares[name]:.0%}" for name in nearest)
     odd = next((key for key in shapes if LAYOUTS[nearest[0]].ours(key) is None), "")
     raise InputError(
-        f"{path} has the keys of no known layout ({odd!r} for one; {listed}); name it with --from, "
-        f"or with --backbone if it is a model of timm's; layouts: {', '.join(LAYOUTS)}"
+        f"the keys of {path} fit no layout (for example {odd!r}; {listed}); name the layout with --from, "
+        f"or a timm model with --backbone; layouts: {', '.join(LAYOUTS)}"
     )

@@ -1,6 +1,6 @@
-"""What mmsegmentation's files say of their model: the text of its Python config, parsed and never run, and the classes.
+"""What a checkpoint of mmsegmentation says about its model: its classes, and its Python config, parsed but never run.
 
-Versions 0.x keep CLASSES, PALETTE and `config` in the file's `meta`; 1.x `dataset_meta` and `cfg`.
+`meta` holds CLASSES, PALETTE and `config` in versions 0.x, `dataset_meta` and `cfg` in 1.x.
 """
 
 import ast
@@ -15,7 +15,7 @@ from ..weights.foreign import Array
 
 
 class Unread(dict):
-    """A value of a config that is no literal; whatever stands in it is as little known."""
+    """A value that is not a literal. Anything inside it is unknown too."""
 
     def get(self, key: str, default: Any = None) -> "Unread":
         return self
@@ -26,12 +26,12 @@ class Unread(dict):
 
 UNREAD = Unread()
 CONVOLUTIONS = (None, {"type": "Conv2d"}, {"type": "Conv"})
-# Settings that change the function: the values that models here have. Others that mmseg's EMAHead, FCNHead and ResNet
-# take tell of training and initialisation, show in the weights' shapes or are read below.
+# Settings that change the function, with the values that models here support. Other settings of mmseg's EMAHead,
+# FCNHead and ResNet concern training or initialisation, show in the shapes of the weights, or are read below.
 NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
     "model": {"type": ("EncoderDecoder",), "neck": (None,)},
     "backbone": {
-        "type": ("ResNetV1c", "ResNet"),  # which with deep_stem has the same keys and function
+        "type": ("ResNetV1c", "ResNet"),  # with deep_stem, the same keys and function
         "style": ("pytorch",),
         "avg_down": (False,),
         "deep_stem": (True,),
@@ -60,12 +60,12 @@ NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN", "SyncBatchNorm")
-STRIDES = {  # of the four stages -> output stride, and the dilations that keep the view
+STRIDES = {  # of the four stages -> output stride, and the dilations that keep the receptive field
     (1, 2, 2, 2): (32, (1, 1, 1, 1)),
     (1, 2, 2, 1): (16, (1, 1, 1, 2)),
     (1, 2, 1, 1): (8, (1, 1, 2, 4)),
 }
-# Of the decode_head: ours, what it must be, how to make ours of it.
+# Setting of the decode_head -> our setting, its types, and how to translate the value.
 HEAD: dict[str, tuple[str, tuple[type, ...], Callable[[Any], Any]]] = {
     "align_corners": ("align_corners", (bool,), bool),
     "num_stages": ("head.em_steps", (int,), int),
@@ -80,13 +80,13 @@ HEAD: dict[str, tuple[str, tuple[type, ...], Callable[[Any], Any]]] = {
 
 @dataclass(frozen=True)
 class Stated:
-    """What the config in a file says, and what stands there but cannot be read."""
+    """What the config in a file sets, and what it sets in a form that cannot be read."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     """Dotted names of ModelConfig."""
     evaluation: EvalConfig = EvalConfig()
     unread: dict[str, str] = field(default_factory=dict)
-    """Our name, or the config's where we have none -> the config's."""
+    """Our name (or the config's, if we have none) -> the config's name."""
 
     def take(self, ours: str, theirs: str, value: Any, fits: bool, change: Callable[[Any], Any]) -> None:
         if fits:
@@ -96,9 +96,9 @@ class Stated:
 
 
 def mmseg_settings(content: Mapping[str, Any], multi_grid_given: bool = False) -> Stated:
-    """What the config in the file sets, nothing if there is none that can be read.
+    """What the config in the file sets; nothing if the file has no readable config.
 
-    Raises InputError that names a setting which models here cannot have.
+    Raises InputError for a setting that models here do not support.
     """
     meta = _table(content.get("meta"))
     config = parse(str(meta.get("cfg") or meta.get("config") or ""))
@@ -120,8 +120,8 @@ def mmseg_settings(content: Mapping[str, Any], multi_grid_given: bool = False) -
     _read_strides(stated, backbone)
     if backbone.get("multi_grid") not in (None, UNREAD) and not multi_grid_given:
         raise InputError(
-            f"the config in the file sets multi_grid {reprlib.repr(backbone['multi_grid'])}, which are dilations and "
-            "not factors; name the factors with --multi-grid"
+            f"the config in the file sets multi_grid {reprlib.repr(backbone['multi_grid'])}, which are dilations, "
+            "not factors; give the factors with --multi-grid"
         )
     _read_pixels(stated, config, model)
     return stated
@@ -131,11 +131,11 @@ def _require(stated: Stated, name: str, value: Any, fits: bool) -> None:
     if value is UNREAD:
         stated.unread[name] = name
     elif not fits:
-        raise InputError(f"the config in the file sets {name} to {reprlib.repr(value)}, which models here cannot have")
+        raise InputError(f"the config in the file sets {name} to {reprlib.repr(value)}, which is not supported")
 
 
 def _require_layers(stated: Stated, part: str, table: Mapping[str, Any]) -> None:
-    """norm_cfg and act_cfg, each a dict of its own; the norms' momentum is taken."""
+    """Check norm_cfg and act_cfg, which are dicts; take the momentum of the norms."""
     norm, act = table.get("norm_cfg"), table.get("act_cfg")
     if norm is not None:
         kind = _table(norm).get("type", "BN")
@@ -164,7 +164,7 @@ def _read_strides(stated: Stated, backbone: Mapping[str, Any]) -> None:
     if dilations != fitting:
         raise InputError(
             f"the config in the file sets strides {reprlib.repr(strides)} with dilations {reprlib.repr(dilations)}, "
-            "which no output stride of 8, 16 or 32 has"
+            "which fit no output stride of 8, 16 or 32"
         )
     stated.settings["backbone.output_stride"] = output_stride
     if output_stride < 32:
@@ -174,7 +174,7 @@ def _read_strides(stated: Stated, backbone: Mapping[str, Any]) -> None:
 
 
 def _read_pixels(stated: Stated, config: Mapping[str, Any], model: Mapping[str, Any]) -> None:
-    """Mean and std in 0 to 1; mmcv reads images as BGR and its 0.x turns them by default, 1.x only where told."""
+    """Mean and std in [0, 1]. mmcv reads BGR images; 0.x converts them to RGB by default, 1.x on request."""
     old = config.get("img_norm_cfg")
     given = old if old is not None else model.get("data_preprocessor") or config.get("data_preprocessor")
     if given is None:
@@ -185,9 +185,9 @@ def _read_pixels(stated: Stated, config: Mapping[str, Any], model: Mapping[str, 
     if UNREAD in turned:
         stated.unread["pixels"] = turns[0]
     elif True not in turned:
-        raise InputError(f"the config in the file gives the network BGR pixels ({turns[0]}), but models here read RGB")
+        raise InputError(f"the config in the file gives the network BGR pixels ({turns[0]}), but models here take RGB")
     if pixels.get("mean") is None:
-        raise InputError("the config in the file gives the network pixels without a mean, and models here need one")
+        raise InputError("the config in the file gives no mean for the pixels, but models here need one")
     for name in ("mean", "std"):
         values = pixels.get(name)
         fits = isinstance(values, tuple) and all(type(v) in (int, float) and abs(v) < 1e6 for v in values)
@@ -195,20 +195,20 @@ def _read_pixels(stated: Stated, config: Mapping[str, Any], model: Mapping[str, 
 
 
 def _evaluation(model: Mapping[str, Any], config: Mapping[str, Any]) -> EvalConfig:
-    """How test_cfg predicts: windows lie evenly here, and not the last one closer, but overlap by as much or more."""
+    """Evaluation by test_cfg. Windows here are evenly spaced and overlap at least as much as mmseg's."""
     test = _table(model.get("test_cfg") or config.get("test_cfg"))
     if test.get("mode") != "slide":
         return EvalConfig()
     sizes = [test.get("crop_size"), test.get("stride")]
     if any(not isinstance(v, tuple) or len(v) != 2 or any(type(n) is not int or n < 1 for n in v) for v in sizes):
-        raise InputError("the config in the file sets test_cfg mode slide, but no crop_size and stride of (h, w)")
+        raise InputError("the config in the file sets test_cfg mode slide without crop_size and stride of (h, w)")
     window, steps = sizes
     overlap = max(1 - step / side for step, side in zip(steps, window, strict=True))
     return EvalConfig(mode="slide", window=window, overlap=round(overlap, 6))
 
 
 def mmseg_classes(content: Mapping[str, Any]) -> DatasetSpec | None:
-    """The classes and colours that the file states, None if it states none. Its ADE20K has a class `bed `."""
+    """The classes and colours in the file; None if it has none. Names are stripped: mmseg's ADE20K has `bed `."""
     meta = _table(content.get("meta"))
     stated = _table(meta.get("dataset_meta"))
     names = stated.get("classes") or meta.get("CLASSES")
@@ -225,7 +225,7 @@ def mmseg_classes(content: Mapping[str, Any]) -> DatasetSpec | None:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """The assignments of a config's text: dicts, lists, tuples, constants and names of these; what else is UNREAD."""
+    """The assignments of a config's text: dicts, lists, tuples, constants and names of these; the rest is UNREAD."""
     known: dict[str, Any] = {}
     try:
         for line in ast.parse(text).body:

@@ -1,7 +1,7 @@
-"""Other people's files, read without running anything from them: PyTorch's, Paddle's .pdparams, safetensors.
+"""Read other people's checkpoints without running anything in them: PyTorch's, Paddle's .pdparams, safetensors.
 
-A pickle is a program that may call whatever it names. PyTorch's files go through torch.load(weights_only=True), which
-calls only what makes tensors; others through an Unpickler that knows no function or class but the stand-ins below.
+A pickle is a program: it can call any function that it names. PyTorch files go through torch.load(weights_only=True),
+which only calls what makes tensors. Other pickles go through an Unpickler that knows nothing but the stand-ins below.
 """
 
 import io
@@ -21,17 +21,17 @@ from torch import Tensor
 
 from ..errors import InputError, some, suggest
 
-TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a PyTorch file that is no zip
-MAX_PICKLE = 1 << 28  # bytes of a zip's own pickle, which holds names and sizes: the values lie beside it
-MAX_STEPS = 100_000_000  # of hashing, over all tuples of a pickle: a second; a checkpoint has some 100 per tensor
-MAX_MEMO = 10_000_000
-LITTLE = 1 << 20  # bytes that a file's tensors may have beyond twice its own
+TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a PyTorch file from before the zip format
+MAX_PICKLE = 1 << 28  # bytes; the pickle in a zip holds names and sizes only, the values are entries of their own
+MAX_TUPLES = 50_000  # of a pickle; a checkpoint has five per tensor, and hashing deeper nested ones ends the process
+MAX_MEMO = 10_000_000  # a pickle can ask for a memo of any size, which is allocated at once
+SLACK = 1 << 20  # bytes that the tensors of a file may have beyond twice its size
 ENTRIES = ("net", "state_dict", "model", "model_ema", "ema_state_dict", "state_dict_ema")
 NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
 class Inert:
-    """Stands for an object of a class that is not here: takes whatever the file has for it, and does nothing."""
+    """Stands for an object of an unknown class: accepts any arguments and does nothing."""
 
     def __new__(cls, *arguments, **named):
         return object.__new__(cls)
@@ -40,22 +40,22 @@ class Inert:
         pass
 
     def __setstate__(self, state):
-        """Present in every stand-in, so that no pickle can set attributes."""
+        """Defined in every stand-in, so that no pickle can set attributes."""
 
 
 class Kind(Inert):
-    """Stands for numpy.dtype, of plain numbers in the usual byte order."""
+    """Stands for numpy.dtype: plain numbers, little-endian."""
 
     def __init__(self, code, *arguments):
         self.code = code
 
     def __setstate__(self, state):
         if state[1] not in ("<", "|", "="):
-            raise pickle.UnpicklingError("an array has another byte order")
+            raise pickle.UnpicklingError("an array is not little-endian")
 
 
 class Array(Inert):
-    """Stands for numpy.ndarray and for the function that numpy's pickles make one with."""
+    """Stands for numpy.ndarray and for the function that makes one in numpy's pickles."""
 
     state: tuple = ()
 
@@ -63,17 +63,17 @@ class Array(Inert):
         self.state = state
 
     def value(self) -> np.ndarray:
-        """The array itself, checked; ValueError if what the file says of it does not agree."""
+        """The array, checked; ValueError if shape, dtype and bytes do not agree."""
         _, shape, kind, fortran, raw = self.state
         if not isinstance(kind, Kind) or kind.code not in NUMPY_KINDS or not isinstance(raw, bytes):
-            raise ValueError("an array of other things than numbers")
+            raise ValueError("an array does not hold numbers")
         if math.prod(shape) * np.dtype(kind.code).itemsize != len(raw) or any(side < 0 for side in shape):
-            raise ValueError("an array of another size than its values")
+            raise ValueError("an array's shape does not match its bytes")
         return np.frombuffer(raw, f"<{kind.code}").reshape(shape, order="F" if fortran else "C").copy()
 
 
 class Encode(Inert):
-    """Stands for _codecs.encode, as pickles of protocol 2 spell bytes."""
+    """Stands for _codecs.encode: pickles of protocol 2 write bytes with it."""
 
     def __new__(cls, text, encoding="latin1"):
         if encoding != "latin1":
@@ -82,7 +82,7 @@ class Encode(Inert):
 
 
 class Table(dict):
-    """Stands for OrderedDict; attributes that a pickle gives it are dropped."""
+    """Stands for OrderedDict; attributes set by a pickle are dropped."""
 
     def __setstate__(self, state):
         pass
@@ -94,29 +94,26 @@ NUMPY = {
     for name, stand_in in {"ndarray": Array, "_reconstruct": Array, "dtype": Kind, "scalar": Inert}.items()
 }
 PLAIN = NUMPY | {"collections.OrderedDict": Table, "_codecs.encode": Encode}
-# Operations that no pickle of weights has: they copy what is on the stack, hash it, or name things by number.
-STRANGE = ("DUP", "FROZENSET", "EXT1", "EXT2", "EXT4")
-IN_PLACE = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD", "MEMOIZE")
-ALLOCATES = ("builtins.bytearray", "__builtin__.bytearray")  # of any size; PyTorch takes it for data
-# What trainings leave beside the weights: it becomes Inert. Methods come as getattr(class, name), which does nothing.
+ALLOCATES = ("builtins.bytearray", "__builtin__.bytearray")  # any number of bytes; weights_only allows it
+# Objects that trainers save beside the weights become Inert. Methods are saved as getattr(class, name): harmless here.
 BESIDE = ("mmengine.", "mmcv.", "mmseg.", "argparse.Namespace", "builtins.getattr", "__builtin__.getattr")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint: tensors, tables and plain values by name. Its format is told from its bytes.
+    """The content of a checkpoint: tensors, tables and plain values by name. The format is detected from the bytes.
 
-    Raises InputError with the reason if it is none, is damaged or needs anything but data to be made.
+    Raises InputError if the file is not a checkpoint, is damaged, or would have to run code.
     """
     try:
         size = path.stat().st_size
-        if not path.is_file() and not path.is_dir():  # a pipe would be waited for
-            raise InputError(f"cannot read {path}: it is no file")
+        if not path.is_file() and not path.is_dir():  # reading a pipe would block
+            raise InputError(f"cannot read {path}: not a regular file")
         with open(path, "rb") as file:
             start = file.read(512)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     try:
-        # First, since the length that it begins with may have any bytes, those of the others too.
+        # Safetensors first: it begins with a length, whose bytes may look like any other format's magic number.
         if start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size:
             from safetensors.torch import load_file
 
@@ -130,24 +127,24 @@ def read(path: Path) -> dict[str, Any]:
             content = _read_pickle(path, size)
         elif start[257:262] == b"ustar":
             raise InputError(
-                f"{path} is a .tar: unpack it first, or, if PyTorch wrote it before 2017, save it anew with a later one"
+                f"{path} is a .tar: unpack it, or save it again with a PyTorch newer than 2017 if it is a checkpoint"
             )
         else:
-            raise InputError(f"{path} is no checkpoint: neither PyTorch's, nor Paddle's, nor safetensors")
+            raise InputError(f"{path} is not a checkpoint of PyTorch, Paddle or safetensors")
     except InputError:
         raise
-    except Exception as error:  # each format has its own errors, and damaged files have any
+    except Exception as error:  # each format has its own errors, and a damaged file can raise any
         raise InputError(f"cannot read {path}: {_reason(error)}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds no table of weights but a {type(content).__name__}")
+        raise InputError(f"{path} holds a {type(content).__name__}, not a table of weights")
     _require_real(content, path, size)
     return content
 
 
 def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[str, dict[str, Any]]:
-    """The table of weights in a file's content and its name there, empty for the content itself.
+    """The name and content of the table of weights in a file; the name is empty if the file itself is the table.
 
-    Without the `module.` of DataParallel and of averaged models, and without the latter's counter.
+    The prefix `module.` of DataParallel and of averaged models is removed, and so is the counter of the latter.
     """
     tables = [name for name, value in content.items() if isinstance(value, Mapping)]
     if entry and entry not in tables:
@@ -155,23 +152,23 @@ def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[str, di
     entry = entry or next((name for name in ENTRIES if name in tables), "")
     state = dict(content[entry] if entry else content)
     if not state or not all(isinstance(key, str) for key in state):
-        raise InputError(f"{path} holds no table of weights by name")
+        raise InputError(f"{path} does not hold weights by name")
     inner = {key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")}
     counters = [key for key in state if key in ("steps", "n_averaged")]  # mmengine's, PyTorch's
     return entry, inner if inner and len(inner) + len(counters) == len(state) else state
 
 
 def tables(content: Mapping[str, Any], entry: str) -> list[tuple[str, str, str]]:
-    """Rows on which table of a file was taken, where it has several, and what else there is."""
+    """What to tell the user: which table was used if there are several, and what was not used."""
     left = [name for name in content if entry and name != entry]
     other = [name for name in left if name in ENTRIES and isinstance(content[name], Mapping)]
     rows = [("weights", entry, f"or --entry {other[0]}")] if other else []
     left = [name for name in left if name not in other]
-    return rows + ([("not used", some(left, 2), "no weights")] if left else [])
+    return rows + ([("not used", some(left, 2), "not weights")] if left else [])
 
 
 def _require_real(content: Any, path: Path, size: int) -> None:
-    """Every tensor is plain, and its values lie in the file: a few bytes can claim to be as many as they like."""
+    """InputError unless every tensor is plain and its values are in the file: few bytes can claim any size."""
     total, seen, waiting = 0, set(), [("", content)]
     while waiting:
         name, value = waiting.pop()
@@ -188,23 +185,31 @@ def _require_real(content: Any, path: Path, size: int) -> None:
                 raise InputError(f"{name} in {path} is a {kind} tensor, not a plain one")
             claimed = value.numel() * value.element_size()
             if claimed > value.untyped_storage().nbytes():
-                raise InputError(f"{name} in {path} repeats its values, as no weight does: save a copy of it")
+                raise InputError(f"{name} in {path} is an expanded view of fewer values: save it with .clone()")
             total += claimed
-    if total > 2 * size + LITTLE:
+    if total > 2 * size + SLACK:
         raise InputError(f"{path} has {size} bytes, but its tensors claim {total}")
 
 
 def _reason(error: Exception) -> str:
-    """A library's message down to its first clause."""
+    """The first clause of a library's message."""
     first = (str(error).splitlines() or [""])[0].split(". ")[0].rstrip(".") or type(error).__name__
-    slips = (AttributeError, LookupError, TypeError, UnicodeError, EOFError, OSError, struct.error)  # of its reader
+    slips = (
+        AttributeError,
+        LookupError,
+        TypeError,
+        UnicodeError,
+        EOFError,
+        OSError,
+        struct.error,
+    )  # errors inside the reader
     return f"it is damaged ({first})" if isinstance(error, slips) else first
 
 
 def _is_legacy_torch(start: bytes) -> bool:
     try:
         return any(value == TORCH_MAGIC for _, value, _ in pickletools.genops(io.BytesIO(start)))
-    except ValueError:  # the pickle is longer than `start`: PyTorch's first one is not
+    except ValueError:  # this pickle is longer than `start`, and PyTorch's first one never is
         return False
 
 
@@ -213,20 +218,20 @@ def _zip_pickle(path: Path) -> IO[bytes]:
         entries = archive.infolist()
         if any("/code/" in entry.filename for entry in entries):
             raise InputError(f"{path} is a TorchScript archive, which is code: save its state_dict() instead")
-        # PyTorch finds entries in either case.
+        # PyTorch ignores the case of entry names.
         inner = [entry for entry in entries if entry.filename.rsplit("/", 1)[-1].lower() == "data.pkl"]
         if len(inner) != 1:
-            raise InputError(f"{path} is a zip, but not one of PyTorch's")
+            raise InputError(f"{path} is a zip file, but PyTorch did not write it")
         if inner[0].file_size > MAX_PICKLE or sum(e.file_size for e in entries) > path.stat().st_size:
-            raise InputError(f"{path} is compressed or larger inside than out, as no file of PyTorch's is")
+            raise InputError(f"{path} is a compressed zip file, which PyTorch never writes")
         damaged = archive.testzip()
         if damaged:
-            raise InputError(f"{path} is damaged, or was saved without checksums: {damaged} does not match its own")
+            raise InputError(f"{path} is damaged, or was saved without checksums: checksum mismatch in {damaged}")
         return io.BytesIO(archive.read(inner[0]))
 
 
 def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
-    """Whatever lies beside the weights and is of a class known by name only becomes Inert."""
+    """torch.load with weights_only; objects of the classes in BESIDE become Inert."""
     names = {name for _ in range(pickles) for name in _scan(file)}
     if names.intersection(ALLOCATES):
         raise InputError(_refusal(path, ["builtins.bytearray"]))
@@ -235,7 +240,7 @@ def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
     allowed = [(stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()]
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # old protocols are no concern of who has the file
+            warnings.simplefilter("ignore")  # about old formats, which the user cannot change
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         said = str(error)
@@ -245,7 +250,7 @@ def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
 
 
 def _refusal(path: Path, names: Sequence[str]) -> str:
-    what = f"it needs {some(names)}, which is code and not data" if names else "its pickle does more than hold data"
+    what = f"it needs {some(names)}, which is code, not data" if names else "its pickle does more than hold data"
     return f"{path} is refused, and nothing in it was run: {what}"
 
 
@@ -268,54 +273,21 @@ def _read_pickle(path: Path, size: int) -> Any:
         if isinstance(value, Array):
             content[key] = torch.from_numpy(value.value())
             total += content[key].nbytes
-        if total > 2 * size + LITTLE:
+        if total > 2 * size + SLACK:
             raise InputError(f"{path} has {size} bytes, but its arrays claim more than {total}")
     return content
 
 
 def _scan(file: IO[bytes]) -> set[str]:
-    """The names that the next pickle of a file refers to, read but not run; ValueError for one that is no data.
+    """The names that the next pickle of a file refers to, read but not run.
 
-    Names put together on the stack (protocol 4) are missing: find_class sees them, and weights_only takes none.
-    Hashing a tuple takes as many steps as it has parts, in all levels and counted anew wherever one is shared, so that
-    a hundred bytes can hold 2^45 of them. The stack is followed, as in pickletools.dis, to count them beforehand.
+    Names put together on the stack (protocol 4) are missing: find_class sees them, and weights_only refuses them.
     """
-    names: set[str] = set()
-    stack: list[int | None] = []  # steps that hashing each value takes, at most; None is a mark
-    memo: dict[int, int | None] = {}
-    steps = 0
+    names, tuples = set(), 0
     for operation, value, _ in pickletools.genops(file):
-        name, before = operation.name, operation.stack_before
-        if name in STRANGE:
-            raise ValueError("its pickle is not one of weights")
-        if name == "GLOBAL":
+        tuples += operation.name.startswith("TUPLE")
+        if operation.name == "GLOBAL":
             names.add(value.replace(" ", "."))
-        if name.endswith("PUT"):
-            if int(value) > MAX_MEMO:
-                raise ValueError("its pickle asks for more memory than weights need")
-            memo[int(value)] = stack[-1]
-        elif name == "MEMOIZE":
-            memo[len(memo)] = stack[-1]
-        parts: list[int | None] = []
-        count = len(before)
-        if pickletools.markobject in before:
-            count = before.index(pickletools.markobject)
-            while (part := stack.pop()) is not None:
-                parts.append(part)
-        parts += [stack.pop() for _ in range(count)]
-        made: int | None = 1
-        if name.startswith("TUPLE"):
-            made = 1 + sum(part or 0 for part in parts)
-        elif name.endswith("GET"):
-            made = memo[int(value)]
-        elif name in IN_PLACE:
-            made = parts[-1]
-        elif name == "MARK":
-            made = None
-        elif isinstance(value, str | bytes | bytearray):
-            made = 1 + len(value) // 100
-        stack += [made] * len(operation.stack_after)
-        steps += (made or 0) if name.startswith("TUPLE") or name.endswith("GET") else 0
-        if steps > MAX_STEPS:
-            raise ValueError("its pickle nests or repeats tuples as no weights do")
+        if tuples > MAX_TUPLES or (operation.name.endswith("PUT") and int(value) > MAX_MEMO):
+            raise ValueError("its pickle is larger than weights need")
     return names

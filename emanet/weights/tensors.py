@@ -1,4 +1,4 @@
-"""Tensors of any file that we can read: safetensors, or a PyTorch file read without running code from it."""
+"""The tensors of a file of weights."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from . import foreign
 def read_weights(path: str) -> dict[str, Tensor]:
     """The tensors of a .safetensors file, or of a PyTorch file read without running code from it."""
     if not Path(path).is_file():
-        raise InputError(f"no file of pretrained weights at {path}")
+        raise InputError(f"there is no file of pretrained weights at {path}")
     try:
         content = foreign.read(Path(path))
     except InputError as error:
@@ -20,5 +20,5 @@ def read_weights(path: str) -> dict[str, Tensor]:
     state = content.get("state_dict", content)
     odd = [key for key, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else []
     if not isinstance(state, dict) or odd:
-        raise InputError(f"cannot read weights from {path}: {some(odd) or 'state_dict'} is no tensor")
+        raise InputError(f"cannot read weights from {path}: {some(odd) or 'state_dict'} is not a tensor")
     return state

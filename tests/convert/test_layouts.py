@@ -72,9 +72,11 @@ def test_resnets_by_their_shapes():
 
 def test_an_unknown_layout_names_the_nearest_and_the_options():
     shapes = {"decode_head.conv_seg.weight": (1,), "decode_head.psp.0.weight": (1,), "neck.weight": (1,)}
-    message = r"x.pth has the keys of no known layout \('decode_head.psp.0.weight' for one; mmseg knows 33%"
-    with pytest.raises(InputError, match=message + r".*--from, or with --backbone .*; layouts: original, mmseg,"):
+    message = r"the keys of x.pth fit no layout \(for example 'decode_head.psp.0.weight'; mmseg knows 33%"
+    with pytest.raises(
+        InputError, match=message + r".*--from, or a timm model with --backbone; layouts: original, mmseg,"
+    ):
         recognise(shapes, "", "x.pth")
     assert recognise(shapes, "convnext_tiny", "x.pth") == "timm"
-    with pytest.raises(InputError, match="this program's own keys: there is nothing to convert"):
+    with pytest.raises(InputError, match="this program's own keys; there is nothing to convert"):
         recognise({"backbone.net.conv1.0.weight": (1,), "head.x": (1,)}, "", "x.pth")

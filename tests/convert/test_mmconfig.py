@@ -56,7 +56,7 @@ def test_other_configs():
     assert replaced("contract_dilation=True", "depth=50").settings["backbone.dilation"] == "uniform"
     data = "data_preprocessor=dict(mean=[127.5, 127.5, 127.5]), decode_head"
     assert replaced("decode_head", data).settings["mean"] == (0.485, 0.456, 0.406)  # 0.x's own comes first
-    with pytest.raises(InputError, match="sets multi_grid .* name the factors with --multi-grid"):
+    with pytest.raises(InputError, match="sets multi_grid .* give the factors with --multi-grid"):
         replaced("contract_dilation=True", "multi_grid=(4, 8, 16)")
     assert replaced("contract_dilation=True", "multi_grid=(4, 8, 16)", multi_grid_given=True).settings
 
@@ -81,7 +81,7 @@ def test_other_configs():
         ("decode_head=dict(", "threshold=0.3", "decode_head.threshold to 0.3"),
         ("model = dict(", "neck=dict(type='FPN')", "model.neck to"),
         ("model = dict(", "auxiliary_head=dict(type='FCNHead', dilation=2)", "auxiliary_head.dilation to 2"),
-        ("model = dict(", "test_cfg=dict(mode='slide')", "test_cfg mode slide, but no crop_size and stride"),
+        ("model = dict(", "test_cfg=dict(mode='slide')", "test_cfg mode slide without crop_size and stride"),
     ],
 )
 def test_what_models_here_cannot_have_is_named(part, setting, message):
@@ -95,7 +95,7 @@ def test_another_type_is_named():
             replaced(old, new)
     assert replaced("'EMAHead'", "'mmseg.EMAHead'").settings
     with pytest.raises(
-        InputError, match=r"strides \(1, 2, 1, 1\) with dilations \(1, 1, 1, 1\), which no output stride"
+        InputError, match=r"strides \(1, 2, 1, 1\) with dilations \(1, 1, 1, 1\), which fit no output stride"
     ):
         replaced("(1, 1, 2, 4)", "(1, 1, 1, 1)")
 
@@ -132,7 +132,7 @@ def test_pixels_of_both_versions():
         new.replace("decode_head", PREPROCESSOR.format("")),
         new.replace("decode_head", PREPROCESSOR.format(", bgr_to_rgb=False")),
     ):
-        with pytest.raises(InputError, match="BGR pixels .* but models here read RGB"):
+        with pytest.raises(InputError, match="BGR pixels .* but models here take RGB"):
             read(text)
     with pytest.raises(InputError, match="pixels without a mean"):
         read(new.replace("decode_head", "data_preprocessor=dict(bgr_to_rgb=True), decode_head"))
@@ -204,7 +204,7 @@ def told(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "emanet.weights.foreign._require_real", lambda content, path, size: None
     )  # state_of() repeats values
-    monkeypatch.setattr("emanet.weights.model_file.save_model", lambda *arguments, **facts: None)
+    monkeypatch.setattr("emanet.convert.convert.save_model", lambda *arguments, **facts: None)
 
     def told(content, **options):
         torch.save(content, tmp_path / "mine.pth")
@@ -249,7 +249,7 @@ def test_which_of_two_tables_was_taken(told):
 def test_class_counts_that_models_here_cannot_have(told, tmp_path):
     for count, message in (
         (1, "mine.pth has one output channel"),
-        (256, "has 256 classes, and labels have room for 255"),
+        (256, "has 256 classes; at most 255 are possible"),
     ):
         classes = {"fc2.weight": torch.rand(count, C1, 1, 1), "fc2.bias": torch.rand(count)}
         with pytest.raises(InputError, match=message):

@@ -161,39 +161,11 @@ def test_nested_tuples_within_the_limit_do_not_overflow_the_stack(tmp_path):
     foreign.read(tmp_path / "x.pdparams")
 
 
-def shared(levels, twice, build):
-    """A pickle that makes t = (t, t) so often: hashing it takes 2^levels steps."""
-    start = b"" if twice == b"2" else b"q\x00"
-    return b"\x80\x02" + build[0] + b")" + start + levels * (twice + b"\x86" + start) + build[1] + b"."
-
-
-@pytest.mark.parametrize("build", {"key": (b"}", b"Ns"), "set": (b"\x8f(", b"\x90")}.values(), ids=["key", "set"])
-@pytest.mark.parametrize("twice", [b"2", b"h\x00", b"N0h\x00", b"N0Nbh\x00", b"(eh\x00", b"(uh\x00"], ids=repr)
-def test_shared_tuples_cannot_take_exponential_time(build, twice, tmp_path):
-    """By DUP or the memo, with operations in between that leave the tuple as it is, in every kind of file."""
-    body = shared(45, twice, build)
-    (tmp_path / "x.pdparams").write_bytes(body)
-    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
-        archive.writestr("x/data.pkl", body)
-        archive.writestr("x/version", "3")
-    magic = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-    (tmp_path / "legacy.pth").write_bytes(magic + b"\x80\x02M\xe9\x03." + 2 * b"\x80\x02}." + body)
-    for name in ("x.pdparams", "x.pth", "legacy.pth"):
-        with pytest.raises(InputError, match=f"{name}: its pickle (is not one of weights|nests or repeats tuples)"):
-            foreign.read(tmp_path / name)
-
-
-def test_a_frozenset_is_refused(tmp_path):
-    (tmp_path / "x.pdparams").write_bytes(b"\x80\x04}(\x91Ns.")
-    with pytest.raises(InputError, match="is not one of weights"):
-        foreign.read(tmp_path / "x.pdparams")
-
-
 @pytest.mark.parametrize("save", [save_zip, save_legacy])
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda: torch.zeros(1).expand(1 << 40), "w in .*x.pth repeats its values"),
+        (lambda: torch.zeros(1).expand(1 << 40), "w in .*x.pth is an expanded view of fewer values"),
         (lambda: torch.empty(3, device="meta"), "w in .*x.pth is a meta tensor, not a plain one"),
         (lambda: torch.eye(3).to_sparse(), "w in .*x.pth is a sparse tensor"),
         (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "w in .*x.pth is a quantised tensor"),
@@ -245,10 +217,10 @@ def test_zips_that_cannot_be_unpacked(tmp_path):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        ({"shape": (3, 3)}, "another size than its values"),
-        ({"shape": (-2, -3)}, "another size than its values"),
-        ({"kind": "O8"}, "other things than numbers"),
-        ({"order": ">"}, "another byte order"),
+        ({"shape": (3, 3)}, "shape does not match its bytes"),
+        ({"shape": (-2, -3)}, "shape does not match its bytes"),
+        ({"kind": "O8"}, "does not hold numbers"),
+        ({"order": ">"}, "is not little-endian"),
     ],
 )
 def test_arrays_that_contradict_themselves(edit, message, tmp_path):
@@ -268,11 +240,11 @@ def test_arrays_that_contradict_themselves(edit, message, tmp_path):
 def test_what_is_no_checkpoint_says_so(tmp_path):
     path = tmp_path / "x.pth"
     for content, message in (
-        (b"", "is no checkpoint"),
-        (b"<html>not found", "is no checkpoint: neither PyTorch's, nor Paddle's, nor safetensors"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is no checkpoint"),
+        (b"", "is not a checkpoint"),
+        (b"<html>not found", "is not a checkpoint of PyTorch, Paddle or safetensors"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is not a checkpoint"),
         (b"PK\x03\x04 cut short", "cannot read"),
-        (pickle.dumps([1, 2]), "holds no table of weights but a list"),
+        (pickle.dumps([1, 2]), "holds a list, not a table of weights"),
     ):
         path.write_bytes(content)
         with pytest.raises(InputError, match=message):
@@ -297,23 +269,23 @@ def test_a_damaged_weight_is_noticed(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="a.pth is damaged, or was saved without checksums: .*data/0 does not match"):
+    with pytest.raises(InputError, match="a.pth is damaged, or was saved without checksums: .*mismatch in a/data/0"):
         foreign.read(path)
 
 
 def test_archives_that_are_no_checkpoints(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("model.pdparams"), io.BytesIO())
-    with pytest.raises(InputError, match="is a .tar: unpack it first"):
+    with pytest.raises(InputError, match="is a .tar: unpack it"):
         foreign.read(tmp_path / "x.tar")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("readme", "")
-    with pytest.raises(InputError, match="is a zip, but not one of PyTorch's"):
+    with pytest.raises(InputError, match="is a zip file, but PyTorch did not write it"):
         foreign.read(tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", b"\x80\x02}.")
         archive.writestr("x/data/0", bytes(100_000))
-    with pytest.raises(InputError, match="compressed or larger inside than out"):
+    with pytest.raises(InputError, match="is a compressed zip file"):
         foreign.read(tmp_path / "bomb.pth")
     torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "script.pt")
     with pytest.raises(InputError, match="is a TorchScript archive, which is code"):
