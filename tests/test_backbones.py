@@ -99,8 +99,8 @@ def test_a_file_is_read_as_any_foreign_one(tmp_path):
             {"bn1.weight": torch.zeros(1).expand(32)},
             "cannot read weights from .*: bn1.weight in it is an expanded view",
         ),
-        ({"bn1.weight": 3}, "cannot read weights from .*: bn1.weight is no tensor"),
-        ({"state_dict": 3}, "cannot read weights from .*: state_dict is no tensor"),
+        ({"bn1.weight": 3}, "cannot read weights from .*: bn1.weight is not a tensor"),
+        ({"state_dict": 3}, "cannot read weights from .*: state_dict is not a tensor"),
     ):
         torch.save(content, path)
         with pytest.raises(InputError, match=message):

@@ -134,7 +134,7 @@ def test_pixels_of_both_versions():
     ):
         with pytest.raises(InputError, match="BGR pixels .* but models here take RGB"):
             read(text)
-    with pytest.raises(InputError, match="pixels without a mean"):
+    with pytest.raises(InputError, match="gives no mean for the pixels"):
         read(new.replace("decode_head", "data_preprocessor=dict(bgr_to_rgb=True), decode_head"))
     assert replaced("123.675", "1" + "0" * 400).unread == {"mean": "mean"}
 
