@@ -209,8 +209,11 @@ class Translated:
             listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
             raise InputError(f"{self.path} does not fit its layout: {listed}")
         # Copied: weights in a file may share memory.
-        whole = {"copy": True, "memory_format": torch.contiguous_format}
-        values = {key: value.to(own[key].dtype, **whole) for key, value in self.values.items() if key in own}
+        values = {
+            key: value.to(own[key].dtype, copy=True, memory_format=torch.contiguous_format)
+            for key, value in self.values.items()
+            if key in own
+        }
         for (
             bias,
             mean,
@@ -263,8 +266,8 @@ def backbone_statistics(name: str) -> dict[str, Any]:
     if not timm.is_model(name):
         return {}
     with torch.device("meta"):
-        stated = timm.create_model(name).pretrained_cfg
-    return {"mean": tuple(stated["mean"]), "std": tuple(stated["std"])}
+        pretrained: Any = timm.create_model(name).pretrained_cfg
+    return {"mean": tuple(pretrained["mean"]), "std": tuple(pretrained["std"])}
 
 
 def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) -> tuple[DataConfig, str]:
@@ -276,8 +279,8 @@ def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) ->
         raise InputError(f"{found.path} has {count} classes; at most {IGNORE} are possible")
     if dataset:
         data = resolve(DataConfig(dataset=dataset))
-        if len(data.spec.classes) != count:
-            raise InputError(f"{found.path} has {count} classes, but data set {dataset} has {len(data.spec.classes)}")
+        if len(_spec(data).classes) != count:
+            raise InputError(f"{found.path} has {count} classes, but data set {dataset} has {len(_spec(data).classes)}")
         return data, "given"
     stated = mmseg_classes(content)
     if stated is not None and len(stated.classes) == count:
@@ -291,10 +294,15 @@ def pick_classes(found: Translated, content: Mapping[str, Any], dataset: str) ->
     return resolve(DataConfig(dataset=found.path.stem, spec=spec)), "unknown: give --dataset"
 
 
+def _spec(data: DataConfig) -> DatasetSpec:
+    assert data.spec is not None  # `resolve` fills it
+    return data.spec
+
+
 def _write_model(found: Translated, destination: Path, experiment: Experiment) -> Experiment:
     config, data = experiment.model, experiment.data
     with torch.device("meta"):  # weights come from the file; mismatches show before any memory is taken
-        model = build_model(config, data.spec)
+        model = build_model(config, _spec(data))
     own = model.state_dict()
     stated = {name: torch.tensor(getattr(config, name)).view(1, -1, 1, 1) for name in ("mean", "std")}
     values = found.fitted({key: value for key, value in own.items() if key not in stated})
@@ -310,7 +318,7 @@ def _write_backbone(found: Translated, destination: Path, config: ModelConfig) -
     if not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{suggest(name, timm.list_models())}")
     with torch.device("meta"):
-        net = timm.create_model(name)
+        net: Any = timm.create_model(name)
         classifiers = net.pretrained_cfg.get("classifier") or ()
         classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
         own = net.state_dict()
@@ -348,7 +356,8 @@ def describe(config: ModelConfig, data: DataConfig | None, reasons: Mapping[str,
         ]
     rows += [(name, " ".join(f"{value:g}" for value in getattr(config, name)), why(name)) for name in ("mean", "std")]
     if data is not None:
-        rows.append(("classes", f"{len(data.spec.classes)}: {some(data.spec.classes, 1)}", why("classes")))
+        classes = _spec(data).classes
+        rows.append(("classes", f"{len(classes)}: {some(classes, 1)}", why("classes")))
     return rows
 
 

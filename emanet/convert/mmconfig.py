@@ -60,7 +60,9 @@ NEUTRAL: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 NORMS = ("BN", "BN2d", "SyncBN", "MMSyncBN", "SyncBatchNorm")
-STRIDES = {  # of the four stages -> output stride, and the dilations that keep the receptive field
+STRIDES: dict[
+    tuple[int, ...], tuple[int, tuple[int, ...]]
+] = {  # of the four stages -> output stride, and the dilations that keep the receptive field
     (1, 2, 2, 2): (32, (1, 1, 1, 1)),
     (1, 2, 2, 1): (16, (1, 1, 1, 2)),
     (1, 2, 1, 1): (8, (1, 1, 2, 4)),
@@ -153,9 +155,9 @@ def _require_layers(stated: Stated, part: str, table: Mapping[str, Any]) -> None
 
 
 def _read_strides(stated: Stated, backbone: Mapping[str, Any]) -> None:
-    strides, dilations = backbone.get("strides"), backbone.get("dilations")
-    plain = all(isinstance(v, tuple) and all(type(n) is int for n in v) for v in (strides, dilations))
-    if not plain:
+    strides: Any = backbone.get("strides")
+    dilations: Any = backbone.get("dilations")
+    if not all(isinstance(v, tuple) and all(type(n) is int for n in v) for v in (strides, dilations)):
         for ours, theirs in (("backbone.output_stride", "strides"), ("backbone.dilation", "dilations")):
             if strides is not None or dilations is not None:
                 stated.unread[ours] = theirs
@@ -199,7 +201,7 @@ def _evaluation(model: Mapping[str, Any], config: Mapping[str, Any]) -> EvalConf
     test = _table(model.get("test_cfg") or config.get("test_cfg"))
     if test.get("mode") != "slide":
         return EvalConfig()
-    sizes = [test.get("crop_size"), test.get("stride")]
+    sizes: list[Any] = [test.get("crop_size"), test.get("stride")]
     if any(not isinstance(v, tuple) or len(v) != 2 or any(type(n) is not int or n < 1 for n in v) for v in sizes):
         raise InputError("the config in the file sets test_cfg mode slide without crop_size and stride of (h, w)")
     window, steps = sizes
@@ -228,8 +230,8 @@ def parse(text: str) -> dict[str, Any]:
     """The assignments of a config's text: dicts, lists, tuples, constants and names of these; the rest is UNREAD."""
     known: dict[str, Any] = {}
     try:
-        for line in ast.parse(text).body:
-            for target in line.targets if isinstance(line, ast.Assign) else ():
+        for line in (line for line in ast.parse(text).body if isinstance(line, ast.Assign)):
+            for target in line.targets:
                 if isinstance(target, ast.Name):
                     known[target.id] = _literal(line.value, known)
                 elif isinstance(name := next((n for n in ast.walk(target) if isinstance(n, ast.Name)), None), ast.Name):

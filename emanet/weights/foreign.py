@@ -237,7 +237,9 @@ def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
         raise InputError(_refusal(path, ["builtins.bytearray"]))
     numbers = {name: stand_in for name, stand_in in NUMPY.items() if name in names}
     other = {name: type(name, (Inert,), {}) for name in names if name.startswith(BESIDE)}
-    allowed = [(stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()]
+    allowed: list[Any] = [
+        (stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()
+    ]
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats, which the user cannot change
@@ -283,11 +285,13 @@ def _scan(file: IO[bytes]) -> set[str]:
 
     Names put together on the stack (protocol 4) are missing: find_class sees them, and weights_only refuses them.
     """
-    names, tuples = set(), 0
-    for operation, value, _ in pickletools.genops(file):
+    names: set[str] = set()
+    tuples = 0
+    argument: Any
+    for operation, argument, _ in pickletools.genops(file):
         tuples += operation.name.startswith("TUPLE")
         if operation.name == "GLOBAL":
-            names.add(value.replace(" ", "."))
-        if tuples > MAX_TUPLES or (operation.name.endswith("PUT") and int(value) > MAX_MEMO):
+            names.add(argument.replace(" ", "."))
+        if tuples > MAX_TUPLES or (operation.name.endswith("PUT") and int(argument) > MAX_MEMO):
             raise ValueError("its pickle is larger than weights need")
     return names
