@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.files import files_below
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import InputError
 
@@ -48,7 +49,7 @@ def _below(given: str) -> list[tuple[Path, Path]]:
     if path.is_file():
         return [(path, Path(path.name))]
     if path.is_dir():
-        root, files = path, _inside(path)
+        root, files = path, files_below(path)
     else:
         parts = path.parts
         fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
@@ -60,18 +61,3 @@ def _below(given: str) -> list[tuple[Path, Path]]:
             files = [Path(name) for name in glob.glob(given)]
     known = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
     return [(file, file.relative_to(root)) for file in known]
-
-
-def _inside(root: Path) -> list[Path]:
-    """The files of a folder and its subfolders, links to folders followed, each folder entered once; none hidden."""
-    files, entered = [], {root.resolve()}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        files += [Path(folder, name) for name in names if name[0] != "."]
-        found = [name for name in folders if name[0] != "."]
-        folders.clear()
-        for name in sorted(found, key=lambda name: (Path(folder, name).is_symlink(), name)):
-            real = Path(folder, name).resolve()
-            if real not in entered:
-                entered.add(real)
-                folders.append(name)
-    return files
