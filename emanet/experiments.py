@@ -172,18 +172,25 @@ def read_json(path: str | Path) -> Any:
 def read_header(path: str | Path) -> dict[str, Any]:
     """What is written beside the weights of a model file: `experiment`, `emanet` (version), `step`, `metrics`.
 
-    Raises InputError that names the file, also where its experiment is none that from_dict takes.
+    Only the header is read. Raises InputError that names the file.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), "np") as file:
-            header = json.loads((file.metadata() or {}).get("emanet", "null"))
-    except (OSError, SafetensorError, ValueError) as error:
+            return parse_header(file.metadata() or {}, path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read model file {path}: {error}") from error
+
+
+def parse_header(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
+    """The header of a model file from the metadata of its .safetensors. Raises InputError that names the file."""
+    try:
+        header = json.loads(metadata.get("emanet", "null"))
+    except ValueError as error:
         raise InputError(f"cannot read model file {path}: {error}") from error
     except RecursionError as error:
         raise InputError(f"cannot read model file {path}: its header nests deeper than any of ours") from error
     if not isinstance(header, dict) or "experiment" not in header:
         raise InputError(f"{path} holds weights but no emanet header: it is not a model of this program")
-    experiment_of(header["experiment"], path)
     return header

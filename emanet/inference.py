@@ -1,6 +1,15 @@
-"""Images to labels or probabilities: padding, windows, scales and flips, for all that runs a model."""
+"""Images to labels or probabilities: the one place that knows padding, windows, scales and flips.
+
+Evaluation, Predictor, TIFFs in windows, the engines' calibration and `explain` all call it.
+
+Two paddings exist, and only the first is decided here. Inference pads an image to the model's grid (`grid_size`), so
+that its logits are as far apart as the backbone computed them. EMANet itself pads whatever it gets to a multiple of
+its backbone's divisor (`EMANet.padded_size`), because some networks cannot run otherwise, and cuts that off again.
+"""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +26,130 @@ def predict_labels(model: EMANet, images: Tensor, config: EvalConfig = EvalConfi
 
     The images are on the model's device; the model is in eval mode.
     """
-    if config.mode == "whole" and config.scales == (1.0,) and not config.flip:
-        x = _padded(model, model.normalise(images))  # softmax would not change the order of the logits
-        low = model.low_logits(x)[0]
-        return upsample_argmax(low, model.padded_size(x.shape[2:]), images.shape[2:], model.align_corners)
-    return probabilities(model, images, config).argmax(1).to(torch.uint8)
+    return _labels(model, model.normalise(images), config)
+
+
+@torch.no_grad()
+def predict_many(model: EMANet, images: Sequence[Tensor], config: EvalConfig = EvalConfig()) -> list[Tensor]:
+    """Class indices (H, W) uint8 of each image (C, H, W); images of one `shared_size` go through in one pass.
+
+    They are what predict_labels gives for each image alone, to rounding.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(shared_size(model, image.shape[1:], config), []).append(i)
+    labels: dict[int, Tensor] = {}
+    for size, members in groups.items():
+        x = torch.cat([_pad(model.normalise(images[i][None]), size) for i in members])
+        for i, own in zip(members, _labels(model, x, config), strict=True):
+            h, w = images[i].shape[1:]
+            labels[i] = own[:h, :w]
+    return [labels[i] for i in range(len(images))]
 
 
 @torch.no_grad()
 def probabilities(model: EMANet, images: Tensor, config: EvalConfig = EvalConfig()) -> Tensor:
-    """Softmax (B, classes, H, W) float32 of images as in predict_labels, averaged over scales, mirroring, windows."""
+    """Softmax (B, classes, H, W) float32 of images as in predict_labels, averaged over scales, flips and windows."""
+    return _probabilities(model, model.normalise(images), config)
+
+
+def padded_logits(model: EMANet, x: Tensor) -> Tensor:
+    """Logits (B, classes, H, W) of normalised images (B, C, H, W), padded to the grid on the way."""
+    h, w = x.shape[2:]
+    return model.logits(_pad(x, grid_size(model, (h, w))))[:, :, :h, :w]
+
+
+@torch.no_grad()
+def calibration_input(model: EMANet, images: Tensor, config: EvalConfig = EvalConfig()) -> Tensor:
+    """What one pass of the network gets of images (B, C, H, W): normalised and padded; a middle window in mode slide.
+
+    An int8 engine measures the range of its values on these.
+    """
     x = model.normalise(images)
+    if config.mode == "slide":
+        grid, (h, w) = WindowGrid.over(x.shape[2:], config), x.shape[2:]
+        x = x[grid.place((h - grid.size[0]) // 2, (w - grid.size[1]) // 2)]
+    return _pad(x, grid_size(model, x.shape[2:]))
+
+
+def grid_size(model: EMANet, size: Sequence[int]) -> tuple[int, int]:
+    """The (h, w) to which an image is padded, at the right and the bottom.
+
+    The smallest with (side - 1) % stride == 0 for align_corners (the original's evaluation), else side % stride == 0:
+    only then are the logits, spread evenly over the image, as far apart as the backbone computed them.
+    """
+    h, w = size
+    extra, stride = int(model.align_corners), model.stride
+    return h + -(h - extra) % stride, w + -(w - extra) % stride
+
+
+def shared_size(model: EMANet, size: Sequence[int], config: EvalConfig) -> tuple[int, int]:
+    """Images of one (h, w) under this function can share a pass: padded alike, or else of exactly the same size."""
+    h, w = size
+    return grid_size(model, size) if _one_pass(config) else (h, w)
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """Windows of one size that cover an image of (h, w) pixels and overlap by at least a share of their side."""
+
+    size: tuple[int, int]
+    """(h, w) of every window: the config's, or the image's where that is smaller."""
+    tops: list[int]
+    lefts: list[int]
+
+    @classmethod
+    def over(cls, size: Sequence[int], config: EvalConfig) -> "WindowGrid":
+        (h, w), (window_h, window_w) = size, config.window
+        tops, lefts = window_starts(h, window_h, config.overlap), window_starts(w, window_w, config.overlap)
+        return cls((min(h, window_h), min(w, window_w)), tops, lefts)
+
+    def place(self, top: int, left: int) -> tuple:
+        """The index of a window in a tensor (..., h, w)."""
+        return ..., slice(top, top + self.size[0]), slice(left, left + self.size[1])
+
+
+def window_starts(side: int, window: int, overlap: float) -> list[int]:
+    """First pixels of the fewest evenly placed windows that cover a side and overlap by at least that share.
+
+    One window at 0, cut off at the side, where the side is not longer than the window.
+    """
+    if side <= window:
+        return [0]
+    step = max(1, round(window * (1 - overlap)))
+    gaps = math.ceil((side - window) / step)
+    return [round(i * (side - window) / gaps) for i in range(gaps + 1)]
+
+
+def window_weight(size: tuple[int, int], overlap: float) -> Tensor:
+    """Weight of a window's probabilities where windows are blended, (h, w) in (0, 1].
+
+    sin^2 over the overlap, so that the weights of two neighbouring windows add up to 1.
+    """
+    sides = []
+    for side in size:
+        ramp = max(1, round(side * overlap) + 1)
+        place = torch.arange(1, side + 1)
+        height = torch.minimum(place, side + 1 - place).clamp(max=ramp) / ramp
+        sides.append(torch.sin(height * (torch.pi / 2)) ** 2)
+    return sides[0][:, None] * sides[1]
+
+
+def _one_pass(config: EvalConfig) -> bool:
+    return config.mode == "whole" and config.scales == (1.0,) and not config.flip
+
+
+def _labels(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:
+    """Class indices (B, H, W) uint8 of normalised images."""
+    if not _one_pass(config):
+        return _probabilities(model, x, config).argmax(1).to(torch.uint8)
+    size = grid_size(model, x.shape[2:])
+    low = model.low_logits(_pad(x, size))[0]  # without the softmax, which keeps the order of the logits
+    return upsample_argmax(low, model.padded_size(size), x.shape[2:], model.align_corners)
+
+
+def _probabilities(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:
+    """Softmax (B, classes, H, W) of normalised images, averaged over scales and flips."""
     h, w = x.shape[2:]
     total = torch.zeros(len(x), len(model.classes), h, w, device=x.device)
     for scale in config.scales:
@@ -43,50 +165,25 @@ def _at_one_scale(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:
     """Softmax (B, classes, H, W) of normalised images, whole or averaged over the windows that cover a pixel."""
     if config.mode == "whole":
         return padded_logits(model, x).softmax(1)
-    (h, w), (window_h, window_w) = x.shape[2:], config.window
-    total = torch.zeros(len(x), len(model.classes), h, w, device=x.device)
-    count = torch.zeros(h, w, device=x.device)
-    for top in window_starts(h, window_h, config.overlap):
-        for left in window_starts(w, window_w, config.overlap):
-            place = (..., slice(top, top + window_h), slice(left, left + window_w))
+    total = torch.zeros(len(x), len(model.classes), *x.shape[2:], device=x.device)
+    count = torch.zeros(x.shape[2:], device=x.device)
+    grid = WindowGrid.over(x.shape[2:], config)
+    for top in grid.tops:
+        for left in grid.lefts:
+            place = grid.place(top, left)
             total[place] += padded_logits(model, x[place]).softmax(1)
             count[place] += 1
     return total / count
 
 
-def window_starts(side: int, window: int, overlap: float) -> list[int]:
-    """First pixels of the fewest evenly placed windows that cover a side and overlap by at least that share.
-
-    One window at 0, cut off at the side, where the side is no longer than the window.
-    """
-    if side <= window:
-        return [0]
-    step = max(1, round(window * (1 - overlap)))
-    gaps = math.ceil((side - window) / step)
-    return [round(i * (side - window) / gaps) for i in range(gaps + 1)]
-
-
-def padded_logits(model: EMANet, x: Tensor) -> Tensor:
-    """Logits (B, classes, H, W) of normalised images, padded meanwhile."""
+def _pad(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Normalised images (B, C, h, w) filled up to (H, W) at the right and the bottom with 0, the mean colour."""
     h, w = x.shape[2:]
-    return model.logits(_padded(model, x))[:, :, :h, :w]
-
-
-def _padded(model: EMANet, x: Tensor) -> Tensor:
-    """Normalised images padded on the right and below with the mean colour.
-
-    Until (side - 1) % stride == 0 for align_corners (the original's evaluation), side % stride == 0 without:
-    only then are the logits, spread evenly over the image, as far apart as the backbone computed them.
-    """
-    h, w = x.shape[2:]
-    extra = int(model.align_corners)
-    pad_h, pad_w = -(h - extra) % model.stride, -(w - extra) % model.stride
-    return F.pad(x, (0, pad_w, 0, pad_h))
+    return F.pad(x, (0, size[1] - w, 0, size[0] - h))
 
 
 def _resize(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Bilinear, without antialiasing: so published multi-scale figures are made, and down to half size no pixel is
-    skipped without it."""
+    """Bilinear without antialiasing, as in published multi-scale figures; it skips no pixel down to half size."""
     if x.shape[2:] == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)

@@ -141,17 +141,17 @@ def load_checkpoint(run: Path, model: nn.Module, device: torch.device) -> tuple[
 
 def _read_checkpoint(folder: Path, model: nn.Module, device: torch.device) -> dict[str, Any]:
     path = folder / "training.pt"
-    header, state = read_model(folder / "model.safetensors")
+    file = read_model(folder / "model.safetensors")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if "training_sha256" not in header:
+    if "training_sha256" not in file.header:
         raise InputError(f"cannot resume from {folder}: it was written by an old version of emanet, without checksums")
-    if hashlib.sha256(content).hexdigest() != header["training_sha256"]:
+    if hashlib.sha256(content).hexdigest() != file.header["training_sha256"]:
         raise InputError(f"cannot read {path}: file is damaged: checksum mismatch")
     training = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    load_strictly(model, state, str(folder / "model.safetensors"))
+    load_strictly(model, file.tensors, file.path)
     return training
 
 

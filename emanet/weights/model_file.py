@@ -1,15 +1,16 @@
-"""Model files: one .safetensors with its experiment (classes, palette, normalisation and all) in the header.
+"""Model files: one .safetensors with its experiment (classes, palette, normalisation, ...) in the header.
 
-A file carries the SHA-256 of all that is in it, which is checked when it is read. No network is built here.
+A file carries the SHA-256 of its contents, which is checked when it is read. No network is built here.
 """
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
@@ -17,8 +18,18 @@ from .. import __version__
 from ..atomic import write_whole
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import read_header, to_dict
-from .tensors import read_weights
+from ..experiments import experiment_of, parse_header, to_dict
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A model file, read and checked."""
+
+    path: Path
+    experiment: Experiment
+    header: dict[str, Any]
+    """What else is stored: `emanet` (version), and facts such as `step` and `metrics`."""
+    tensors: dict[str, torch.Tensor]
 
 
 def save_model(path: Path, model: nn.Module, experiment: Experiment, **facts: Any) -> None:
@@ -28,34 +39,39 @@ def save_model(path: Path, model: nn.Module, experiment: Experiment, **facts: An
     write_whole(path, save(tensors, {"emanet": header, "sha256": _digest(header, tensors)}))
 
 
-def read_model(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """A model file's header and tensors. InputError that names the file unless all of it is as it was written.
+def read_model(path: Path) -> ModelFile:
+    """Read a model file. Raises InputError that names the file unless all of it is as it was written.
 
     Files without a checksum (those of other programs, or edited ones) are taken as they are.
     """
-    header, state = read_header(path), read_weights(str(path))
-    with safe_open(str(path), "pt") as file:
-        stored = file.metadata()
-    if "sha256" in stored and stored["sha256"] != _digest(stored["emanet"], state):
-        raise InputError(f"cannot read model file {path}: it is damaged, its checksum is another")
-    return header, state
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata() or {}
+            header = parse_header(metadata, path)
+            experiment = experiment_of(header["experiment"], path)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"cannot read model file {path}: {error}") from error
+    if "sha256" in metadata and metadata["sha256"] != _digest(metadata["emanet"], tensors):
+        raise InputError(f"cannot read model file {path}: file is damaged: checksum mismatch")
+    return ModelFile(path, experiment, header, tensors)
 
 
 def _digest(header: str, tensors: dict[str, torch.Tensor]) -> str:
-    found = hashlib.sha256(header.encode())
+    digest = hashlib.sha256(header.encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
 
 
-def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], path: str) -> None:
-    """Every key of the model from the file and no other; InputError names those that do not fit."""
+def load_strictly(model: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Load exactly the model's keys; InputError names the keys that do not fit."""
     require_fit(model, state, path)
     model.load_state_dict(state)
 
 
-def require_fit(model: nn.Module, state: dict[str, torch.Tensor], path: str) -> None:
+def require_fit(model: nn.Module, state: dict[str, torch.Tensor], path: str | Path) -> None:
     own = model.state_dict()
     problems = {
         "missing": [key for key in own if key not in state],
