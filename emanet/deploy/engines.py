@@ -1,4 +1,4 @@
-"""The same network, faster: for inference, by folding, compiling or OpenVINO, in a choice of precisions.
+"""The same network, faster, for inference: folded, compiled or through OpenVINO, in a choice of precisions.
 
     quick = faster(model, "openvino", "bf16")   # the model itself stays as it was
     quick(images)                               # what model(images) gives, to rounding
@@ -8,10 +8,11 @@ On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER --eng
 plain     the model as it is
 eager     BatchNorm folded into the convolutions, channels last
 compile   the same, through torch.compile: seconds to a minute before the first image, and again for the second size
-openvino  through OpenVINO on the CPU (the extra `openvino`): seconds before the first image, any size after it
+openvino  through OpenVINO on the CPU (the extra `openvino`): seconds before the first image, then any size
 
-bf16 and fp16 are autocast types (in OpenVINO the type of its kernels), int8 is OpenVINO's, with scales measured on
-images of yours. EM attention computes in float32 in all of them but openvino's bf16. Measured in docs/performance.md.
+bf16 and fp16 are autocast types (in OpenVINO the type of its kernels). int8 needs OpenVINO and NNCF (the extra `int8`)
+and measures its scales on images of yours. EM attention computes in float32 in all of them except openvino's bf16.
+Speed and what each costs in mIoU: docs/performance.md.
 """
 
 import copy
@@ -24,6 +25,7 @@ from typing import Any, get_args
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -36,8 +38,8 @@ from .network import Network, Pixels, Whole
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
-COMPILERS = {"darwin": "clang++"}  # torch's own choice, beside the variable CXX
-TRACED_SIZE = 65
+COMPILERS = {"darwin": "clang++"}  # what torch itself takes where the variable CXX is not set
+TRACED_SIZE = 65  # pixels of a side of the image that a network is traced with
 
 
 def faster(
@@ -46,8 +48,8 @@ def faster(
     """A model for inference that gives the logits of `model` with the same weights, on the same device.
 
     It shares nothing with the model that training could change, has no auxiliary head and cannot be saved. `plain` in
-    fp32 is the model itself. calibration: for int8, normalised images (1, C, H, W) like those to come, padded as
-    evaluate.padded_logits does. Raises InputError where engine, precision and device do not go together.
+    fp32 is the model itself. calibration: for int8, images like those to come, as inference.calibration_input gives
+    them. Raises InputError where engine, precision and device do not go together.
     """
     device = model.mean.device
     check(engine, precision, device)
@@ -56,16 +58,17 @@ def faster(
     if precision == "int8" and not calibration:
         raise InputError("int8 needs images to measure the range of values on; name a folder of them with --calibrate")
     network = Network(copy.deepcopy(model.backbone), copy.deepcopy(model.head)).eval().requires_grad_(False)
-    sample = torch.zeros(1, model.backbone.in_channels, TRACED_SIZE, TRACED_SIZE, device=device)
-    if model.backbone.divisor > 1:
-        sample = sample[:, :, : -(TRACED_SIZE % model.backbone.divisor), : -(TRACED_SIZE % model.backbone.divisor)]
+    divisor = model.backbone.divisor
+    side = max(1, TRACED_SIZE // divisor) * divisor
+    sample = torch.zeros(1, model.backbone.in_channels, side, side, device=device)
     if engine in ("eager", "compile"):
         fold(network, sample)
         network = network.to(memory_format=torch.channels_last)
+    run: Callable[[Tensor], Tensor]
     if engine == "openvino":
         from .openvino import OpenVINO
 
-        run: Callable[[Tensor], Tensor] = OpenVINO(network, sample, precision, calibration)
+        run = OpenVINO(network, sample, precision, calibration)
     else:
         run = Compiled(network) if engine == "compile" else network
         run = Torch(run, AUTOCAST[precision], channels_last=engine != "plain")
@@ -90,7 +93,10 @@ def check(engine: Engine, precision: Precision, device: torch.device) -> None:
         raise InputError(f"the openvino engine computes on the CPU, not on {device}; give --device cpu")
     compiler = os.environ.get("CXX", COMPILERS.get(sys.platform, "g++"))
     if engine == "compile" and device.type == "cpu" and not shutil.which(compiler):
-        raise InputError(f"the compile engine needs a C++ compiler for the CPU, and there is no {compiler}")
+        raise InputError(
+            f"the compile engine needs a C++ compiler for the CPU, but {compiler} is not installed; "
+            "install it, name another in the variable CXX, or choose another --engine"
+        )
     if precision == "int8" and engine != "openvino":
         raise InputError(f"int8 needs --engine openvino, not {engine}")
     if precision == "fp16" and device.type != "cuda":
@@ -121,34 +127,37 @@ class Compiled:
         import torch._inductor.config as inductor
         from torch._dynamo.exc import TorchDynamoException
 
-        # Freezing needs no_grad, and inference tensors would be another graph. Outputs of CUDA graphs are overwritten.
+        # Freezing needs no_grad, and inference tensors would make another graph. The next call of a CUDA graph
+        # overwrites its output.
         try:
             with torch.inference_mode(False), torch.no_grad(), inductor.patch(**self.options):
                 return self.network(x.clone()).clone()
-        except TorchDynamoException as error:  # its text is pages long: the compiler's messages
+        except TorchDynamoException as error:  # its text is pages of compiler messages
             first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise InputError(f"torch could not compile the network ({first}); take another --engine") from error
+            raise InputError(f"torch could not compile the network ({first}); choose another --engine") from error
 
 
 def fold(network: nn.Module, sample: Tensor) -> int:
     """Fold every BatchNorm that follows a convolution into it, in place; returns how many.
 
-    Which ones do is seen in a pass over `sample`, not told from names or order: the BatchNorm takes what the
-    convolution gave, nothing else does, and neither is used twice. The network must be in eval mode.
+    A pass over `sample` shows which BatchNorms do, whatever the names and the order of the modules: the BatchNorm
+    takes the convolution's output, nothing else takes it, and neither module is used twice. The network must be in
+    eval mode.
     """
     uses = _Uses()
     with torch.no_grad(), uses:
         network(sample)
-    by_weight = {id(m.weight): m for m in network.modules() if type(m).__name__.startswith("Conv2d")}
+    convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    by_weight = {id(conv.weight): conv for conv in convs}
     by_mean = {id(m.running_mean): (name, m) for name, m in network.named_modules() if type(m) in FOLDABLE}
     pairs = []
     for arguments, _ in uses.calls:
-        found = [by_mean[key] for key in arguments if key in by_mean]
-        made = [call for call in uses.calls if call[1] == arguments[0] and "convolution" in uses.names[call[1]]]
-        if not found or len(made) != 1 or uses.count[arguments[0]] != 1:
+        norms = [by_mean[key] for key in arguments if key in by_mean]
+        made_by = [call for call in uses.calls if call[1] == arguments[0] and "convolution" in uses.names[call[1]]]
+        if not norms or len(made_by) != 1 or uses.count[arguments[0]] != 1:
             continue
-        weights = [key for key in made[0][0] if key in by_weight]
-        name, norm = found[0]
+        weights = [key for key in made_by[0][0] if key in by_weight]
+        name, norm = norms[0]
         if len(weights) == 1 and uses.count[weights[0]] == uses.count[id(norm.running_mean)] == 1:
             pairs.append((by_weight[weights[0]], name, norm))
     for conv, name, norm in pairs:
@@ -159,36 +168,40 @@ def fold(network: nn.Module, sample: Tensor) -> int:
     return len(pairs)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """conv then becomes norm(conv): in float64, so that one rounding is all there is."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
-    bias = bias * scale + (0 if norm.bias is None else norm.bias.double())
-    weight = conv.weight.double() * scale[:, None, None, None]
-    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+    """conv then computes norm(conv(x)).
+
+    torch's own fuse_conv_bn_weights, but in float64: in float32 it rounds every factor (2e-7 of a weight instead of
+    6e-8), and a network multiplies dozens of such layers.
+    """
+    weight, bias, mean, var, scale, shift = (
+        None if x is None else x.detach().double()
+        for x in (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+    weight, bias = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, scale, shift)
+    dtype = conv.weight.dtype
+    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
 
 
 class _Uses(TorchDispatchMode):
     """Records which tensors every operation takes and gives, by id; all are kept, so that no id stands for two."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[list[int], int]] = []  # ids of the arguments, id of the first result
-        self.names: dict[int, str] = {}
-        self.count: dict[int, int] = {}
+        self.names: dict[int, str] = {}  # id of a result -> the operation that made it
+        self.count: dict[int, int] = {}  # id of a tensor -> how often it is an argument
         self.kept: list[Any] = []
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        taken = [id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        given = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        for key in taken:
+        inputs = [id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        for key in inputs:
             self.count[key] = self.count.get(key, 0) + 1
-        if taken and given:
-            self.calls.append((taken, id(given[0])))
-            self.names.setdefault(id(given[0]), str(function))
+        if inputs and outputs:
+            self.calls.append((inputs, id(outputs[0])))
+            self.names.setdefault(id(outputs[0]), str(function))
         self.kept.append((args, kwargs, result))
         return result

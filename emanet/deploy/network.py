@@ -1,14 +1,16 @@
-"""The network that engines get: normalised images in, low-resolution logits out."""
+"""The network that an engine runs, and how an EMANet calls an engine."""
 
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from ..backbones import Backbone
+
 
 class Network(nn.Module):
-    """What engines get: normalised images (B, C, H, W), padded to the backbone's divisor, to low-resolution logits."""
+    """Backbone and head: normalised images (B, C, H, W), padded to the backbone's divisor, to low-resolution logits."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: Backbone, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -17,18 +19,19 @@ class Network(nn.Module):
 
 
 class Pixels(nn.Module):
-    """In the backbone's place: its facts, and the images themselves as the one map, so that Whole sees them."""
+    """Stands in for the backbone: says the same about itself, and hands the images on as its only feature map."""
 
-    def __init__(self, of: nn.Module):
+    def __init__(self, backbone: Backbone):
         super().__init__()
-        self.channels, self.stride, self.in_channels, self.divisor = of.channels, of.stride, of.in_channels, of.divisor
+        self.channels, self.stride = backbone.channels, backbone.stride
+        self.in_channels, self.divisor = backbone.in_channels, backbone.divisor
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [x]
 
 
 class Whole(nn.Module):
-    """In the head's place: an engine that runs backbone and head at once."""
+    """Stands in for the head: an engine that runs the backbone and the head."""
 
     def __init__(self, run: Callable[[Tensor], Tensor]):
         super().__init__()

@@ -1,11 +1,12 @@
-"""The openvino engine of fast.py: one conversion for all sizes, in float32, bfloat16 or int8.
+"""The openvino engine: one conversion for all sizes, in float32, bfloat16 or int8.
 
 int8 is post-training quantisation by NNCF: convolutions multiply int8 by int8, with ranges measured on images of yours.
-EM attention and the attention of its peers stay in float32 there (`in_float32`). In bf16 they do not: OpenVINO applies
-that type to all of a network.
+EM attention and the attention of the other heads stay in float32 (`in_float32`). In bf16 they do not: OpenVINO applies
+that type to the whole network.
 """
 
 import contextlib
+import importlib
 import io
 import logging
 import re
@@ -18,18 +19,21 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .network import Network
+
+EXTRAS = {"openvino": "openvino", "nncf": "int8"}  # package -> the extra that installs it
 
 
 class OpenVINO:
     """Normalised images (B, C, H, W) of any size to low-resolution logits, float32 in and out, on the CPU.
 
-    network: a fast.Network. It takes torch's number of threads as it is at the start. Images of a batch go one by one:
-    on a CPU a batch gains nothing, and the conversion has one image for good. So do those of several threads. Images
-    narrower than the backbone's stride go through the network itself, in float32: OpenVINO's pooling of a map smaller
-    than its window gives, without an error, nothing or the result of the image before.
+    It uses as many threads as torch does when it is made. The images of a batch go through one by one: on a CPU a batch
+    gains nothing, and the conversion is for one image. Calls from several threads take turns. Images not wider than the
+    backbone's stride go through `network` itself, in float32: where a map is smaller than its pooling window, OpenVINO
+    returns nothing or the previous image's result, without an error.
     """
 
-    def __init__(self, network: nn.Module, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
+    def __init__(self, network: Network, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
         openvino = _import("openvino")
         self.network, self.turn = network, threading.Lock()
         model = convert(network, sample)
@@ -56,7 +60,7 @@ def convert(network: nn.Module, sample: Tensor) -> Any:
     openvino = _import("openvino")
     from openvino.frontend.pytorch import ConversionExtension
 
-    def transposed(context: Any) -> Any:  # OpenVINO has no rule of its own for aten::mT
+    def transposed(context: Any) -> Any:  # OpenVINO has no rule for aten::mT
         x = context.get_input(0)
         rank = x.get_partial_shape().rank.get_length()
         order = [*range(rank - 2), rank - 1, rank - 2]
@@ -75,16 +79,16 @@ def quantise(model: Any, calibration: Sequence[Tensor]) -> Any:
         return nncf.quantize(
             model,
             nncf.Dataset([image.numpy() for image in calibration]),
-            preset=nncf.QuantizationPreset.MIXED,  # activations that are not ReLU's have both signs
+            preset=nncf.QuantizationPreset.MIXED,  # activations other than ReLU's have both signs
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
         )
 
 
 def in_float32(model: Any) -> list[Any]:
-    """The operations of EM attention, and products and softmaxes in any head; convolutions are none of them."""
-    known = ("Constant", "ShapeOf", "Convolution", "GroupConvolution")
-    ops = [op for op in model.get_ordered_ops() if op.get_type_name() not in known]
+    """The operations of EM attention, and the matrix products and softmaxes of any head, but no convolutions."""
+    left_out = ("Constant", "ShapeOf", "Convolution", "GroupConvolution")
+    ops = [op for op in model.get_ordered_ops() if op.get_type_name() not in left_out]
     return [
         op
         for op in ops
@@ -94,17 +98,16 @@ def in_float32(model: Any) -> list[Any]:
 
 
 def _import(name: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise InputError(f"this needs {name}, which is not installed: pip install 'emanet[openvino]'") from error
+        extra = EXTRAS[name]
+        raise InputError(f'this needs {name}, which is not installed: pip install "emanet[{extra}]"') from error
 
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Without the notes of tracers and quantisers: sizes stay free, and what comes out is compared in the tests."""
+    """Without the warnings of tracers and quantisers: sizes stay free, and the tests compare the results."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

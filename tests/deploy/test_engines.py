@@ -1,5 +1,6 @@
 import copy
 import importlib.util
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,14 +10,14 @@ from conftest import run_cli, sentence
 from PIL import Image
 from torch import nn
 
-from emanet import evaluate
 from emanet.config import EvalConfig
 from emanet.deploy.engines import FOLDABLE, Compiled, check, faster, fold
 from emanet.deploy.network import Network
+from emanet.deploy.openvino import convert, quantise
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
-from emanet.inference import predict_labels, probabilities
+from emanet.inference import probabilities
 from emanet.model import build_model
 from emanet.predict.files import predict_files
 from emanet.predict.predictor import Predictor
@@ -114,6 +115,19 @@ class TestFolding:
         assert fold(both, x) == 0 and fold(nn.Sequential(twice, twice), x) == 0
         assert fold(twice, x) == 1 and isinstance(twice[1], nn.Sequential)
 
+    def test_is_rounded_once(self):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(16, 16, 3, bias=False), nn.BatchNorm2d(16)).eval()
+        conv, norm = net
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.1, 2)
+        nn.init.uniform_(norm.weight, 0.5, 2), nn.init.normal_(norm.bias)
+        scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+        weight = conv.weight.double() * scale[:, None, None, None]
+        bias = norm.bias.double() - norm.running_mean.double() * scale
+        assert fold(net, torch.zeros(1, 16, 5, 5)) == 1
+        for folded, exact in ((net[0].weight, weight), (net[0].bias, bias)):
+            assert ((folded.double() - exact).abs() <= exact.abs() * (2**-24 + 1e-12)).all()
+
 
 class TestEngines:
     def test_plain_float32_is_the_model_itself(self, plain):
@@ -188,7 +202,9 @@ class TestEngines:
 
     def test_no_compiler(self, plain, monkeypatch):
         monkeypatch.setenv("CXX", "no-such-compiler")
-        with pytest.raises(InputError, match=r"needs a C\+\+ compiler for the CPU, and there is no no-such-compiler"):
+        with pytest.raises(
+            InputError, match=r"needs a C\+\+ compiler for the CPU, but no-such-compiler is not installed"
+        ):
             faster(plain, "compile")
 
     def test_a_compiler_that_fails(self, monkeypatch, tmp_path):
@@ -285,39 +301,26 @@ class TestOpenVINO:
         assert difference(quick, plain, 37, 50)[1] > 0.9
 
 
-def test_openvino_that_is_not_there(plain, monkeypatch):
-    import importlib
-
-    def absent(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(InputError, match=r"needs openvino, which is not installed: pip install 'emanet\[openvino\]'"):
-        faster(plain, "openvino")
+@pytest.mark.parametrize(("package", "extra"), [("openvino", "openvino"), ("nncf", "int8")])
+def test_a_package_that_is_not_there_is_named_with_its_extra(monkeypatch, package, extra):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError) as error:
+        convert(nn.Identity(), torch.zeros(1)) if package == "openvino" else quantise(None, [])
+    assert str(error.value) == f'this needs {package}, which is not installed: pip install "emanet[{extra}]"'
 
 
 class TestBatches:
-    sizes = ((30, 40), (33, 41), (30, 40), (57, 20), (28, 39))  # on a grid of 8n + 1, four of them are 33 x 41
+    sizes = ((30, 40), (33, 41), (30, 40), (57, 20), (28, 39))  # padded to a grid of 8n + 1, four of them are alike
 
     def images(self):
         draw = np.random.default_rng(0)
         return [draw.integers(0, 256, (*size, 3), np.uint8) for size in self.sizes]
 
-    @pytest.mark.parametrize(
-        "config", [EvalConfig(), EvalConfig(scales=(1.0, 0.75), flip=True)], ids=["whole", "scales"]
-    )
-    def test_mixed_sizes_at_once_equal_one_by_one(self, plain, config):
-        predictor = Predictor(plain, device="cpu", config=config)
+    def test_arrays_at_once_equal_one_by_one(self, plain):
+        predictor = Predictor(plain, device="cpu")
         for image, labels in zip(self.images(), predictor.many(self.images()), strict=True):
             assert labels.shape == image.shape[:2] and labels.dtype == np.uint8
             assert (labels == predictor(image)).mean() > 0.999
-
-    def test_passes_of_the_model(self, plain, monkeypatch):
-        seen = []
-        labels = predict_labels
-        monkeypatch.setattr(evaluate, "predict_labels", lambda m, x, c: seen.append(tuple(x.shape)) or labels(m, x, c))
-        Predictor(plain, device="cpu").many(self.images())
-        assert seen == [(4, 3, 33, 41), (1, 3, 57, 25)]
 
     @pytest.mark.parametrize("batch", [2, 3, 9])
     def test_files(self, plain, tmp_path, batch):
