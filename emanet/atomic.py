@@ -20,12 +20,14 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if os.path.lexists(temporary):  # left by a killed process that had the same number
+            temporary.unlink()
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and str(error.filename) in ("None", str(temporary)):
             error.filename = str(path)
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -46,14 +48,6 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def move_whole(partial: Path, path: Path) -> None:
-    """The same for a file that another library has written beside its place."""
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
 def sync_folder(folder: Path) -> None:
     """fsync a folder: until then a power failure may undo a rename in it."""
     if os.name == "posix":  # elsewhere folders cannot be opened
@@ -69,13 +63,23 @@ def require_writable(*paths: str | Path) -> None:
 
     Empty paths are skipped, folders on the way are made, existing files stay as they are.
     """
-    for path in map(Path, filter(None, paths)):
+    for path in (Path(path) for path in paths if path):
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file to write")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            trial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-            trial.touch()
-            trial.unlink()
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror}") from error
+        _try_writing(path, path.with_name(f".{path.name}.{os.getpid()}.partial"))
+
+
+def require_writable_folder(folder: str | Path) -> None:
+    """The same for a folder that files will be written into; it is made."""
+    _try_writing(Path(folder), Path(folder) / f".{os.getpid()}.partial")
+
+
+def _try_writing(path: Path, trial: Path) -> None:
+    try:
+        trial.parent.mkdir(parents=True, exist_ok=True)
+        trial.touch()
+        trial.unlink()
+    except FileExistsError as error:
+        raise InputError(f"cannot write {path}: {error.filename} is not a folder") from error
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

@@ -52,3 +52,29 @@ def test_what_could_not_be_written_is_known_before_the_work(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write .*file/a.json: "):
         atomic.require_writable(tmp_path / "file" / "a.json")
+
+
+def test_a_folder_to_write_into_is_tried_and_made(tmp_path):
+    atomic.require_writable_folder(tmp_path / "new" / "deep")
+    assert [path.name for path in tmp_path.rglob("*")] == ["new", "deep"]
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "deep"):
+        with pytest.raises(InputError, match=f"^cannot write {folder}: (Not a directory|.*/file is not a folder)$"):
+            atomic.require_writable_folder(folder)
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_replaced(tmp_path):
+    with atomic.replacing(tmp_path / "a.txt") as temporary:
+        pass_on = temporary
+        temporary.write_text("half")
+    pass_on.write_text("half")
+    with atomic.replacing(tmp_path / "a.txt") as temporary:
+        assert not temporary.exists()
+        temporary.write_text("whole")
+    assert (tmp_path / "a.txt").read_text() == "whole" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No such file or directory: .*other.txt"):
+        with atomic.replacing(tmp_path / "a.txt"):
+            (tmp_path / "other.txt").read_text()

@@ -4,14 +4,13 @@ A file is known by its content, not by its extension; it may also be a Member of
 run in several threads. What Pillow warns of is not shown: either the pixels are right all the same, or it is an error.
 """
 
-import ctypes
 import logging
 import os
 import re
 import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
 from ..show.colours import IGNORE_COLOUR
+from . import libtiff
 from .pack import Member
 
 IMAGE_SUFFIXES = frozenset(
@@ -41,10 +41,7 @@ TURNS = {  # what makes an image of this EXIF orientation upright
 
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)  # appended: -W and a caller's own filters win
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-with suppress(AttributeError, OSError):  # libtiff writes to stderr by itself; a Pillow without it has no such function
-    _silence = ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler
-    _silence.argtypes, _silence.restype = [ctypes.c_void_p], ctypes.c_void_p
-    _silence(None)
+libtiff.silence(Image.core.__file__)
 
 
 def read_image(path: str | Path | Member, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:

@@ -1,21 +1,31 @@
 """Label files, folders and globs into a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
+from ..atomic import replacing, require_writable_folder
 from ..data.images import write_mask
 from ..errors import InputError
+from ..inference import shared_size
+from ..show.terminal import bar, note
 from . import raster
 from .inputs import find_images
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True, eq=False)
+class _Input:
+    path: Path
+    target: Path
+    """The output's path without extension."""
+    pixels: np.ndarray
 
 
 def predict_files(
@@ -30,73 +40,91 @@ def predict_files(
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
-    inputs, name: as find_images has them. batch: so many images of one size, padded, go through the model at once. An
-    unreadable image is reported on stderr and left out; returned are these reports. Raises InputError, before anything
-    is written, if there is no image or OUT is a folder of the images.
+    inputs, name: as in find_images. batch: how many images of one padded size go through the model at once. An image
+    that cannot be read is reported on stderr and left out; these reports are returned. Raises InputError, before
+    anything is written, if there is no image, OUT cannot be written or OUT is a folder of the images.
 
-    rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay; auto:
-    those of raster.is_raster, or where bands are named, always.
+    rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay. auto:
+    those of raster.is_raster, or all TIFFs where bands are named.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
-    out, console = Path(out), Console(stderr=True)
-    images = find_images(inputs)
-    if rasters == "auto":
-        chosen = raster.tiff_tags if bands else raster.is_raster
-    else:
-        chosen = raster.tiff_tags if rasters == "always" else (lambda _: False)
-    large = {path: name for path, name in images if chosen(path)}
-    if bands and not large:
+    out, images = Path(out), find_images(inputs)
+    in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
+    if bands and not in_windows:
         raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
-    folders = {path.resolve().parent: path for path, _ in images}
-    for _, name in images:
-        taken = folders.get((out / name).resolve().parent)
-        if taken:
-            raise InputError(f"the output folder {(out / name).parent} holds the image {taken}; name another one")
-    failures = []
-    waiting: dict[tuple[int, int], list[tuple[Path, Path, np.ndarray]]] = {}
+    _keep_inputs(images, out)
+    require_writable_folder(out)
+    failures: list[str] = []
 
-    def failed(error: InputError) -> None:
+    def skip(error: InputError) -> None:
         failures.append(str(error))
-        console.print(f"skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+        note(f"skipped: {error}")
 
-    def finish(size: tuple[int, int]) -> None:
-        group = waiting.pop(size)
-        for (path, name, pixels), labels in zip(group, predictor.many([each[2] for each in group]), strict=True):
-            _write(predictor, path, out / name, pixels, labels, overlay)
-
-    ordinary = [(path, name) for path, name in images if path not in large]
-    hidden = not (ordinary and console.is_terminal)
-    for path, name in track(ordinary, "predict", console=console, transient=True, disable=hidden):
-        try:
-            pixels = predictor.pixels(path)
-        except InputError as error:
-            failed(error)
-            continue
-        size = predictor.batch_size(pixels.shape[:2])
-        waiting.setdefault(size, []).append((path, name, pixels))
-        if len(waiting[size]) == batch:
-            finish(size)
-        elif sum(map(len, waiting.values())) >= 4 * batch:  # many sizes: memory does not grow with the folder
-            finish(max(waiting, key=lambda size: len(waiting[size])))
-    for size in list(waiting):
-        finish(size)
-    for path, name in large.items():
-        try:
-            predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
-        except InputError as error:
-            failed(error)
+    plain = [(path, out / name) for path, name in images if path not in in_windows]
+    done = 0
+    with bar("predict", len(plain), hidden=not plain) as advance:
+        for group in _groups(_read(predictor, plain, skip), predictor, batch):
+            labels = predictor.many([each.pixels for each in group])
+            for each, own in zip(group, labels, strict=True):
+                _write(predictor, each, own, overlay)
+            done += len(group)
+            advance(done + len(failures))
+    for path, name in images:
+        if path in in_windows:
+            try:
+                predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
+            except InputError as error:
+                skip(error)
     return failures
 
 
-def _write(
-    predictor: Predictor, path: Path, target: Path, pixels: np.ndarray, labels: np.ndarray, overlay: bool
-) -> None:
+def _goes_in_windows(path: Path, rasters: str, bands: Sequence[int]) -> bool:
+    if rasters == "never":
+        return False
+    return bool(raster.tiff_tags(path)) if rasters == "always" or bands else raster.is_raster(path)
+
+
+def _keep_inputs(images: Sequence[tuple[Path, Path]], out: Path) -> None:
+    """InputError if an output would go into a folder of the inputs: it might replace an image or a mask."""
+    folders = {path.resolve().parent: path for path, _ in images}
+    for _, name in images:
+        image = folders.get((out / name).resolve().parent)
+        if image:
+            raise InputError(f"the output folder {(out / name).parent} holds the image {image}; name another one")
+
+
+def _read(
+    predictor: Predictor, images: Iterable[tuple[Path, Path]], skip: Callable[[InputError], None]
+) -> Iterator[_Input]:
+    for path, target in images:
+        try:
+            pixels = predictor.pixels(path)
+        except InputError as error:
+            skip(error)
+        else:
+            yield _Input(path, target, pixels)
+
+
+def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Iterator[list[_Input]]:
+    """Groups of up to `batch` images that can share a pass. At most 4 * batch images are held, however many sizes."""
+    waiting: dict[tuple[int, int], list[_Input]] = {}
+    for each in inputs:
+        size = shared_size(predictor.model, each.pixels.shape[:2], predictor.config)
+        waiting.setdefault(size, []).append(each)
+        if len(waiting[size]) == batch or sum(map(len, waiting.values())) == 4 * batch:
+            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
+    yield from waiting.values()
+
+
+def _write(predictor: Predictor, image: _Input, labels: np.ndarray, overlay: bool) -> None:
+    target = image.target
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(f"{target}.png", labels, predictor.palette)
+        with replacing(Path(f"{target}.png")) as partial:
+            write_mask(partial, labels, predictor.palette)
         if overlay:
-            picture = Image.fromarray(predictor.overlay(pixels, labels))
-            picture.save(f"{target}_overlay.jpg", quality=JPEG_QUALITY)
+            with replacing(Path(f"{target}_overlay.jpg")) as partial:
+                Image.fromarray(predictor.overlay(image.pixels, labels)).save(partial, "JPEG", quality=JPEG_QUALITY)
     except OSError as error:
-        raise InputError(f"cannot write the prediction of {path} as {target}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise InputError(f"cannot write the prediction of {image.path} as {target}: {reason}") from error

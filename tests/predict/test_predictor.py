@@ -1,6 +1,7 @@
 """Predictor and predict_files with a tiny random model: sizes, orientation, names, and what happens to bad files."""
 
 import os
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,11 @@ class TestFindImages:
         self.touch("photo", "photo.heic")
         assert names(["photo"]) == {"photo": "photo"}
 
+    def test_linked_folders(self):
+        self.touch("elsewhere/a.jpg", "in/b.jpg")
+        os.symlink("../elsewhere", "in/linked")
+        assert names(["in"]) == {"in/b.jpg": "b", "in/linked/a.jpg": "linked/a"}
+
     def test_each_file_once(self):
         self.touch("in/a.jpg")
         os.symlink("a.jpg", "in/same.jpg")
@@ -248,8 +254,60 @@ class TestPredictFiles:
     def test_a_folder_that_cannot_be_written(self, predictor, tmp_path):
         write(tmp_path / "x.png")
         (tmp_path / "out").write_text("a file")
-        with pytest.raises(InputError, match="cannot write the prediction of .*x.png"):
+        predictor = Predictor(predictor.model, device="cpu")
+        predictor.many = None  # not called: the folder is tried first
+        with pytest.raises(InputError, match=f"^cannot write {tmp_path}/out: "):
             predict_files(predictor, [str(tmp_path / "x.png")], tmp_path / "out")
+
+    def test_a_name_that_cannot_be_written(self, predictor, tmp_path):
+        write(tmp_path / "x.png")
+        (tmp_path / "out/x.png").mkdir(parents=True)
+        with pytest.raises(InputError, match=f"^cannot write the prediction of .*x.png as {tmp_path}/out/x: "):
+            predict_files(predictor, [str(tmp_path / "x.png")], tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == [tmp_path / "out/x.png"]
+
+    @pytest.mark.parametrize("result", ["write_mask", "Image.Image.save"], ids=["label map", "overlay"])
+    def test_half_a_file_never_stands(self, predictor, tmp_path, monkeypatch, result):
+        """An interrupt while a result is written leaves the one of before."""
+
+        def interrupted(self_or_path, labels_or_path, *arguments, **options):
+            target = self_or_path if result == "write_mask" else labels_or_path
+            Path(target).write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        write(tmp_path / "in/x.png")
+        predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
+        before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"emanet.predict.files.{result}", interrupted)
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
+        assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before and len(before) == 2
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_memory_does_not_grow_with_the_folder(self, predictor, tmp_path, monkeypatch, batch):
+        """Of images that all have another size, never more than four batches are held."""
+        for side in range(8, 8 * 20, 8):
+            write(tmp_path / f"in/{side:03}.png", IMAGE[:1].repeat(side, 0)[:, :16])
+        held, most = weakref.WeakSet(), []
+        read = Predictor.pixels
+
+        class Pixels(np.ndarray):
+            """An array that weak references and sets take."""
+
+            __hash__ = object.__hash__
+            __eq__ = object.__eq__
+
+        def watched(self, image):
+            if not isinstance(image, Path):
+                return read(self, image)
+            pixels = read(self, image).view(Pixels)
+            held.add(pixels)
+            most.append(len(held))
+            return pixels
+
+        monkeypatch.setattr(Predictor, "pixels", watched)
+        assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch) == []
+        assert len(files(tmp_path / "out")) == 19 and max(most) <= 4 * batch + 2
 
     def test_twice_into_one_folder(self, predictor, tmp_path):
         write(tmp_path / "in/x.png")

@@ -139,7 +139,7 @@ def test_classes_in_another_order_are_refused():
 class Fake:
     """A predictor of constant labels."""
 
-    classes = SPECS["voc"].classes
+    classes, max_pixels = SPECS["voc"].classes, None
 
     def __init__(self, fail_at=None, turned=False):
         self.calls, self.fail_at, self.turned = 0, fail_at, turned
@@ -207,6 +207,9 @@ def test_what_a_user_can_get_wrong_is_said_before_the_first_prediction(tmp_path)
         return str(error.value)
 
     assert "the server of voc takes a file named *.tar.gz, not a.zip" in refused(folder, "a.zip")
+    (tmp_path / "folder.tar.gz").mkdir()
+    assert "folder.tar.gz is a folder; give the name of a file" in refused(folder, "folder.tar.gz")
+    assert "cannot write " in refused(folder, f"images/{VOC_NAMES[0]}/a.tar.gz")
     assert "is neither a folder nor a text file" in refused(folder / VOC_NAMES[0])
     assert "is neither a folder nor a text file" in refused(tmp_path / "nowhere")
     (tmp_path / "list.txt").write_text("images/2008_000006.jpg\nimages/nothing.jpg\n")
