@@ -1,10 +1,10 @@
-"""Predict whole images or sliding windows, at several scales and mirrored, and measure it over a data set.
+"""Predict every image of a data set and count the result in a confusion matrix.
 
     matrix = evaluate(model, dataset, EvalConfig(scales=(0.75, 1.0, 1.25), flip=True))
-    print_report(matrix.report(), Console())
+    print(matrix.report()["mIoU"])
 
 A data set is any object with len(dataset), dataset.name(i) and dataset.read(i) -> image (H, W, C) uint8,
-labels (H, W) uint8 with 255 = ignored. Images may differ in size.
+labels (H, W) uint8 with 255 = ignored. Images may differ in size. How an image is predicted is in inference.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from . import distributed
@@ -23,6 +21,7 @@ from .errors import InputError
 from .inference import predict_labels
 from .metrics import ConfusionMatrix
 from .model import EMANet
+from .show.terminal import bar
 
 OnSample = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 
@@ -37,44 +36,40 @@ def evaluate(
     on_sample: OnSample | None = None,
     until: Callable[[], bool] = lambda: False,
 ) -> ConfusionMatrix:
-    """The confusion matrix of the whole data set, the same on every rank: each image is counted on exactly one.
+    """The confusion matrix of the whole data set, the same on every rank; each image is counted on exactly one.
 
     workers: processes that decode ahead; 0 decodes in this one. progress: a bar on stderr, on rank 0 only.
     on_sample(i, image, labels, predicted): called after each image, on the rank that has it, with uint8 arrays.
-    until: asked before each image; where it is true this rank leaves the rest out.
-    Needs memory for a few images, however many there are. Autocast, where wanted, is the caller's.
-    Raises InputError that names the sample if image and labels differ in size or a label is not a class.
+    until: called before each image; once it returns True, this rank skips the rest.
+    Needs memory for a few images only. For autocast, call it inside torch.autocast.
+    Raises InputError that names the sample if image and labels differ in size or a label is not a class; the other
+    ranks then raise one too.
     """
     device = model.mean.device
     matrix = ConfusionMatrix(model.classes, device)
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
-    console = Console(stderr=True)
-    bar = track(
-        delivered(_Samples(dataset, indices), workers, batch_size=None),
-        "evaluate",
-        total=len(indices),
-        console=console,
-        transient=True,
-        disable=not (progress and console.is_terminal) or distributed.rank() > 0,
-    )
+    samples = delivered(_Samples(dataset, indices), workers, batch_size=None)
     training = model.training
     model.eval()
     try:
-        for i, (image, labels) in zip(indices, bar, strict=True):
-            if until():
-                break
-            with torch.inference_mode():
-                predicted = predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
-            try:
-                matrix.add(labels, predicted)
-            except InputError as error:
-                raise InputError(f"{dataset.name(i)}: {error}") from error
-            if on_sample:
-                on_sample(i, image.numpy(), labels.numpy(), predicted.cpu().numpy())
+        with bar("evaluate", len(indices), hidden=not progress or distributed.rank() > 0) as advance:
+            for done, (i, (image, labels)) in enumerate(zip(indices, samples, strict=True), 1):
+                if until():
+                    break
+                with torch.inference_mode():
+                    predicted = predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
+                try:
+                    matrix.add(labels, predicted)
+                except InputError as error:
+                    raise InputError(f"{dataset.name(i)}: {error}") from error
+                if on_sample:
+                    on_sample(i, image.numpy(), labels.numpy(), predicted.cpu().numpy())
+                advance(done)
     finally:
-        bar.close()  # ends the workers; after an error, the garbage collector would take 5 seconds for each
+        samples.close()  # ends the workers; after an error, the garbage collector would take 5 seconds for each
         model.train(training)
-    matrix.sum_over_ranks()
+    with distributed.ending_together():
+        matrix.sum_over_ranks()
     return matrix
 
 

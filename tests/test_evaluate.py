@@ -11,7 +11,14 @@ import torch.nn.functional as F
 from emanet.config import BackboneConfig, EvalConfig, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.evaluate import evaluate
-from emanet.inference import predict_labels, probabilities, window_starts
+from emanet.inference import (
+    calibration_input,
+    predict_labels,
+    predict_many,
+    probabilities,
+    shared_size,
+    window_starts,
+)
 from emanet.model import build_model
 
 
@@ -144,6 +151,50 @@ def test_windows_cover_the_side_evenly(overlap):
                 assert len(steps) == -(-(side - window) // max(1, round(window * (1 - overlap))))
 
 
+SIZES = ((30, 40), (33, 41), (30, 40), (57, 20), (28, 39))  # on a grid of 8n + 1, four of them are 33 x 41
+
+
+@pytest.mark.parametrize("config", [EvalConfig(), EvalConfig(scales=(1.0, 0.75), flip=True)], ids=["whole", "scales"])
+def test_images_of_several_sizes_have_the_labels_that_each_has_alone(model, config):
+    many = [images(*size)[0] for size in SIZES]
+    for image, labels in zip(many, predict_many(model, many, config), strict=True):
+        alone = predict_labels(model, image[None], config)[0]
+        assert labels.shape == image.shape[1:] and labels.dtype == torch.uint8
+        assert (labels == alone).float().mean() > 0.999
+    assert predict_many(model, [], config) == []
+
+
+def inputs_of(model, run):
+    """The shapes and the values of what the backbone gets while `run()` runs."""
+    seen = []
+    hook = model.backbone.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return seen
+
+
+def test_images_that_are_padded_alike_share_a_pass():
+    model = tiny_model()
+    seen = inputs_of(model, lambda: predict_many(model, [images(*size)[0] for size in SIZES]))
+    assert [tuple(x.shape) for x in seen] == [(4, 3, 33, 41), (1, 3, 57, 25)]
+    assert {shared_size(model, size, EvalConfig()) for size in SIZES} == {(33, 41), (57, 25)}
+    flipped = EvalConfig(flip=True)
+    assert {shared_size(model, size, flipped) for size in SIZES} == set(SIZES)
+
+
+def test_calibration_inputs_are_what_the_network_gets(model):
+    x = images(30, 44)
+    (whole,) = inputs_of(model, lambda: predict_labels(model, x))
+    assert torch.equal(calibration_input(model, x), whole)
+    slide = EvalConfig(mode="slide", window=(17, 20), overlap=0.5)
+    windows = inputs_of(model, lambda: predict_labels(model, x, slide))
+    window = calibration_input(model, x, slide)
+    assert {w.shape for w in windows} == {window.shape}
+    assert torch.equal(window[..., :17, :20], model.normalise(x)[..., 6:23, 12:32])  # the middle
+
+
 def slow_counts(model, dataset):
     counts = np.zeros((3, 3), int)
     for i in range(len(dataset)):
@@ -228,7 +279,7 @@ def test_progress_goes_to_stderr_where_it_is_wanted(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the captured stream for a terminal
     evaluate(tiny_model(), Drawn(2), progress=True)
     shown = capsys.readouterr()
-    assert "evaluate" in shown.err and "100%" in shown.err and shown.out == ""
+    assert "evaluate" in shown.err and "2/2" in shown.err and shown.out == ""
     evaluate(tiny_model(), Drawn(2))
     assert capsys.readouterr() == ("", "")
 
@@ -244,12 +295,21 @@ def rank_main(rank, port, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     model, seen = tiny_model(), []
     together = evaluate(model, Drawn(7), on_sample=lambda i, *_: seen.append(i))
+    with pytest.raises(InputError) as error:  # on rank 0, while rank 1 has finished and waits
+        evaluate(model, LastIsBad(7))
     dist.destroy_process_group()
     alone = evaluate(model, Drawn(7))  # in this process too: the same threads and so the same rounding
-    torch.save({"together": together.counts, "alone": alone.counts, "seen": seen}, f"{folder}/{rank}.pt")
+    result = {"together": together.counts, "alone": alone.counts, "seen": seen, "error": str(error.value)}
+    torch.save(result, f"{folder}/{rank}.pt")
 
 
-def test_two_ranks_count_exactly_what_one_counts(tmp_path):
+class LastIsBad(Drawn):
+    def read(self, i):
+        image, labels = super().read(i)
+        return image, labels[:-1] if i == 6 else labels
+
+
+def test_two_ranks_count_exactly_what_one_counts_and_end_together(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -259,3 +319,5 @@ def test_two_ranks_count_exactly_what_one_counts(tmp_path):
     assert first["alone"].sum() > 0
     for result in (first, second):
         assert torch.equal(result["together"], first["alone"])
+    assert first["error"].startswith("drawn-6: the image is (h, w) = (33, 47), but its labels are (32, 47)")
+    assert "another one has ended or cannot be reached: " in second["error"] and "\n" not in second["error"]

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class Unreadable:
     reason: str
 
 
-def delivered(samples: Any, workers: int, **options: Any) -> Iterator[Any]:
+def delivered(samples: Any, workers: int, **options: Any) -> Generator[Any, None, None]:
     """Iterate over DataLoader(samples, num_workers=workers, **options); the workers end with the iterator.
 
     samples: anything with samples[i], and with a length unless there is a batch_sampler.

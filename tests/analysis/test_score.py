@@ -1,9 +1,13 @@
 """The evaluate command."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
-from conftest import run_cli, sentence
+import pytest
+from conftest import ROOT, run_cli, sentence
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -52,10 +56,56 @@ def test_evaluate_settings_reach_the_evaluation(model, scenes, tmp_path):
     assert a["pixels"] == b["pixels"] and a["pAcc"] != b["pAcc"]
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(model, scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("emanet.analysis.score.read", lambda path: pytest.fail("the model was read"))
+    monkeypatch.setattr("emanet.analysis.score.open_folders", lambda *arguments: pytest.fail("the images were listed"))
+    folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks"]
+    for what in ([model, *folders], folders):
+        for flag in ("--json", "--picture"):
+            error = sentence(run_cli("evaluate", *what, flag, scenes))
+            assert f"{scenes} is a folder; give the name of a file to write" in error
+            error = sentence(run_cli("evaluate", *what, flag, model / "x.png"))
+            assert f"cannot write {model}/x.png: {model} is not a folder" in error
+
+
+def torchrun(*arguments):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "emanet", *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_two_ranks_score_label_maps_once(scenes, tmp_path):
+    """One table, one file, and the figures that one process has."""
+    masks = scenes / "val" / "masks"
+    for i, mask in enumerate(sorted(masks.iterdir())):
+        labels = np.array(Image.open(mask))
+        labels[:, : 20 * i] = i
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        Image.fromarray(labels).save(tmp_path / "maps" / mask.name)
+    command = ["evaluate", "--images", tmp_path / "maps", "--masks", masks, "--json"]
+    done = torchrun(*command, tmp_path / "two.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mIoU") == 1
+    assert run_cli(*command, tmp_path / "one.json").returncode == 0
+    one, two = reports(tmp_path / "one.json", tmp_path / "two.json")
+    assert one == two and 0 < one["mIoU"] < 1
+
+
+@pytest.mark.slow
+def test_two_ranks_end_with_a_sentence_for_a_bad_mask(model, scenes):
+    bad = sorted((scenes / "val" / "masks").iterdir())[2]  # the last of rank 0, while rank 1 waits
+    Image.fromarray(np.full((145, 145), 99, np.uint8)).save(bad)
+    done = torchrun("evaluate", model, "--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks")
+    errors = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert sum(f"{bad.name} has values 99" in line for line in errors) == 1, done.stderr
+    assert done.returncode != 0 and "unexpected" not in done.stderr and not (set(errors[2:])), done.stderr
+
+
 def test_evaluate_names_what_does_not_fit(model, scenes, tmp_path):
     images, masks = scenes / "val" / "images", scenes / "val" / "masks"
     assert "belong together" in sentence(run_cli("evaluate", model, "--images", images))
-    assert "is no label map" in sentence(run_cli("evaluate", "--images", images, "--masks", masks))
+    assert "is not a label map" in sentence(run_cli("evaluate", "--images", images, "--masks", masks))
     Image.fromarray(np.full((145, 145), 99, np.uint8)).save(masks / "0001.png")
     said = sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
     assert "0001.png has values 99 outside the 8 classes" in said
