@@ -18,6 +18,9 @@ class EMANet(nn.Module):
     mean, std: per channel, of images in [0, 1]; buffers, so that they travel with the weights.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         backbone: backbones.Backbone,

@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -29,6 +29,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ..backbones import Backbone
 from ..config import Engine, Precision
 from ..errors import InputError
 from ..heads.layers import PooledBatchNorm
@@ -73,7 +74,7 @@ def faster(
         run = Compiled(network) if engine == "compile" else network
         run = Torch(run, AUTOCAST[precision], channels_last=engine != "plain")
     quick = EMANet(
-        Pixels(model.backbone),
+        cast(Backbone, Pixels(model.backbone)),
         Whole(run),
         classes=model.classes,
         palette=model.palette,
@@ -121,7 +122,9 @@ class Compiled:
     def __init__(self, network: nn.Module):
         cuda = next(network.parameters()).is_cuda
         self.network = torch.compile(network, mode="reduce-overhead" if cuda else None)
-        self.options = {} if cuda else {"freezing": True}  # weights as constants: packed once for the kernels
+        self.options: dict[str, Any] = (
+            {} if cuda else {"freezing": True}
+        )  # weights as constants: packed once for the kernels
 
     def __call__(self, x: Tensor) -> Tensor:
         import torch._inductor.config as inductor
@@ -130,7 +133,7 @@ class Compiled:
         # Freezing needs no_grad, and inference tensors would make another graph. The next call of a CUDA graph
         # overwrites its output.
         try:
-            with torch.inference_mode(False), torch.no_grad(), inductor.patch(**self.options):
+            with torch.inference_mode(False), torch.no_grad(), inductor.patch(self.options):
                 return self.network(x.clone()).clone()
         except TorchDynamoException as error:  # its text is pages of compiler messages
             first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -149,7 +152,8 @@ def fold(network: nn.Module, sample: Tensor) -> int:
         network(sample)
     convs = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
     by_weight = {id(conv.weight): conv for conv in convs}
-    by_mean = {id(m.running_mean): (name, m) for name, m in network.named_modules() if type(m) in FOLDABLE}
+    norms_by_name: list[tuple[str, Any]] = [(n, m) for n, m in network.named_modules() if type(m) in FOLDABLE]
+    by_mean = {id(norm.running_mean): (name, norm) for name, norm in norms_by_name}
     pairs = []
     for arguments, _ in uses.calls:
         norms = [by_mean[key] for key in arguments if key in by_mean]
@@ -168,17 +172,18 @@ def fold(network: nn.Module, sample: Tensor) -> int:
     return len(pairs)
 
 
-def _fold(conv: nn.Conv2d, norm: nn.Module) -> None:
+def _fold(conv: nn.Conv2d, norm: Any) -> None:
     """conv then computes norm(conv(x)).
 
     torch's own fuse_conv_bn_weights, but in float64: in float32 it rounds every factor (2e-7 of a weight instead of
     6e-8), and a network multiplies dozens of such layers.
     """
-    weight, bias, mean, var, scale, shift = (
-        None if x is None else x.detach().double()
-        for x in (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
-    )
-    weight, bias = fuse_conv_bn_weights(weight, bias, mean, var, norm.eps, scale, shift)
+
+    def double(x: Any) -> Any:
+        return None if x is None else x.detach().double()
+
+    mean, var, scale, shift = map(double, (norm.running_mean, norm.running_var, norm.weight, norm.bias))
+    weight, bias = fuse_conv_bn_weights(double(conv.weight), double(conv.bias), mean, var, norm.eps, scale, shift)
     dtype = conv.weight.dtype
     conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
     conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
