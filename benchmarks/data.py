@@ -26,7 +26,8 @@ from emanet.config import IGNORE, DatasetSpec, Experiment  # noqa: E402
 from emanet.data.datasets import Dataset, open_folders  # noqa: E402
 from emanet.data.images import write_mask  # noqa: E402
 from emanet.data.loader import training_loader  # noqa: E402
-from emanet.data.pack import pack, packed_pairs  # noqa: E402
+from emanet.data.pack import pack  # noqa: E402
+from emanet.data.shards import packed_pairs  # noqa: E402
 from emanet.data.synthetic import DrawnScenes  # noqa: E402
 from emanet.data.transforms import SAMPLE, TrainingSamples  # noqa: E402
 from emanet.experiments import override  # noqa: E402

@@ -160,7 +160,7 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "config.json")
     for path in (tmp_path / "x.png", Path("/dev/zero")):
         for read in (read_image, image_size, read_mask_values):
-            with pytest.raises(InputError, match="it is no file but a pipe or a device"):
+            with pytest.raises(InputError, match="it is not a file but a pipe or a device"):
                 read(path)
         with pytest.raises(InputError, match="it is no file"):
             foreign.read(path)

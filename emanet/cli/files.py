@@ -224,28 +224,9 @@ def data(arguments: list[str]) -> None:
             split: Which one; default the experiment's for training, or train.
             shard_size: Size of a tar file.
         """
-        from rich.console import Console
-        from rich.progress import Progress
+        from ..data.pack import pack_source
 
-        from ..data.datasets import Dataset, open_dataset
-        from ..data.pack import pack as run
-
-        if not out:
-            raise InputError("data pack needs a folder to write into: --out FOLDER")
-        if shard_size < 1:
-            raise InputError(f"--shard-size is {shard_size}, but must be at least 1")
-        data, _ = _data_of(source, root)
-        split = split or data.train_split
-        dataset = open_dataset(data, split)
-        if not isinstance(dataset, Dataset):
-            raise InputError("the drawn scenes are no files; write some with `data draw`, and pack that folder")
-        what = dataset.pairs, dataset.spec, dataset.spec.split_names.get(split, split), Path(out)
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("pack", total=len(dataset))
-            shards = run(*what, shard_size * 10**6, lambda done: bar.update(task, completed=done))
-        size = sum(shard.stat().st_size for shard in shards) / 1e6
-        print(f"packed {len(dataset)} images of {split}: {len(shards)} tar files, {size:.1f} MB, in {out}")
+        print(pack_source(source, out, root, split, shard_size))
 
     def check(
         source: positional(str, "EXPERIMENT|DATASET"),
@@ -276,55 +257,8 @@ def data(arguments: list[str]) -> None:
         """
         import sys
 
-        from rich.console import Console
-        from rich.progress import Progress
+        from ..data.check.report import check_files
 
-        from ..atomic import write_json, write_text
-        from ..data.check.report import page, print_report, record
-        from ..data.check.splits import check_dataset
-        from ..data.datasets import resolve
-
-        config, experiment = _data_of(source, root)
-        config = resolve(config)
-        if not config.root:
-            print("The drawn scenes are no files, they are drawn as they are read: there is nothing to check.")
-            return
-        for file in filter(None, (json, html)):  # before the work, not after it
-            if Path(file).is_dir():
-                raise InputError(f"{file} is a folder, but must be a file to write")
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
-        splits = [split] if split else [config.train_split, config.val_split] if experiment else []
-        channels = channels or (experiment.model.backbone.in_channels if experiment else 3)
-        console = Console(stderr=True)
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("check", total=None)
-            report = check_dataset(
-                config, splits, channels, lambda done, total: bar.update(task, completed=done, total=total)
-            )
-        if json:
-            write_json(Path(json), record(report))
-        if html:
-            write_text(Path(html), page(report))
-        console = Console()
-        with console.capture() as shown:  # rich would end the process where nobody reads on (head, less)
-            print_report(report, console)
-        try:
-            print(shown.get(), end="", flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
-        sys.exit(report.exit_code)
+        sys.exit(check_files(source, root, split, channels, json, html))
 
     subcommand({"draw": draw, "prepare": prepare, "pack": pack, "check": check}, arguments, "data")
-
-
-def _data_of(source: str, root: str) -> tuple[Any, Any]:
-    """The DataConfig of an experiment, or of a data set's name, dataset.json or folder; and the experiment, or None."""
-    from ..config import DataConfig
-    from ..experiments import FOLDER_FILES, experiment_names, load_experiment, override
-
-    path = Path(source)
-    known = path.suffix in (".py", ".safetensors") or path.name == "config.json" or source in experiment_names()
-    known |= any((path / file).is_file() for file in FOLDER_FILES)
-    experiment = load_experiment(source) if known else None
-    data = experiment.data if experiment else DataConfig(dataset=source)
-    return override(data, {"root": root}) if root else data, experiment

@@ -1,7 +1,7 @@
-"""Data sets: one class that reads any of them from files, as its spec says; the table of specs is specs.py.
+"""Data sets: one class that reads any of them from files, as its spec says. specs.py holds the table of specs.
 
-A data set is whatever has `len(ds)`, `ds.read(i) -> (image (H, W, C) uint8, labels (H, W) uint8)` and `ds.name(i)`.
-A new one is a DatasetSpec: a line of SPECS, an argument in an experiment file, or a dataset.json beside the pictures.
+A data set has `len(ds)`, `ds.read(i) -> (image (H, W, C) uint8, labels (H, W) uint8)` and `ds.name(i)`. A new one is a
+DatasetSpec: an entry of SPECS, an argument in an experiment file, or a dataset.json beside the images.
 """
 
 import hashlib
@@ -15,37 +15,46 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import DataConfig, DatasetSpec
+from ..config import DataConfig, DatasetSpec, Experiment
 from ..errors import InputError, some, suggest
-from ..experiments import from_dict, override, read_json, to_dict
+from ..experiments import (
+    FOLDER_FILES,
+    experiment_names,
+    from_dict,
+    load_experiment,
+    override,
+    read_json,
+    to_dict,
+)
+from .files import files_below
 from .images import IMAGE_SUFFIXES, read_image, read_mask
-from .pack import Member, packed_pairs, packed_spec
+from .shards import Pair, packed_pairs, packed_spec
 from .specs import SPECS
 from .synthetic import SCENE_CLASSES, DrawnScenes
 
 DRAWN_COUNTS = {"train": 4000, "val": 200}
-THREADS = min(8, os.cpu_count() or 1)  # that look at pairs; each may hold an image of hundreds of megabytes
+THREADS = min(8, os.cpu_count() or 1)  # for checking pairs; each may hold an image of hundreds of megabytes
 DRAWN_SIZE = (145, 145)  # 8k + 1 and 16k + 1: the grid of an align_corners model fits without padding
 
 
 class Fault(NamedTuple):
-    """What is wrong with files of a split, told without opening them."""
+    """What is wrong with files of a split, as far as their names tell."""
 
     kind: str
-    """One of KINDS in check.py."""
+    """One of KINDS in check/splits.py."""
     files: Sequence[Path]
     sentence: str = ""
-    """With which training refuses the split; "": it does not."""
+    """Why training refuses the split; "": it does not."""
 
 
 class Listing(NamedTuple):
     """The pairs of a split, and what is wrong with its other files."""
 
-    pairs: Sequence[tuple[Path | Member, Path | Member]]
+    pairs: Sequence[Pair]
     faults: Sequence[Fault] = ()
 
-    def sound(self) -> Sequence[tuple[Path | Member, Path | Member]]:
-        """The pairs, if a training can take the split as it is. Raises InputError with the first fault."""
+    def sound(self) -> Sequence[Pair]:
+        """The pairs. Raises InputError with the first fault for which training refuses the split."""
         for fault in self.faults:
             if fault.sentence:
                 raise InputError(fault.sentence)
@@ -56,7 +65,7 @@ class Listing(NamedTuple):
 class Dataset:
     """Pairs of an image file and a mask file, or of members of a packed split, read as the spec says."""
 
-    pairs: Sequence[tuple[Path | Member, Path | Member]]
+    pairs: Sequence[Pair]
     spec: DatasetSpec
     channels: int = 3
 
@@ -67,7 +76,7 @@ class Dataset:
         return str(self.pairs[index][0])
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """image (H, W, channels) uint8, labels (H, W) uint8: classes, or 255 = ignored."""
+        """image (H, W, channels) uint8, labels (H, W) uint8: classes, or 255 = ignored. Raises InputError."""
         image, mask = self.pairs[index]
         pixels, labels = read_image(image, self.channels), read_mask(mask, self.spec)
         if pixels.shape[:2] != labels.shape:
@@ -76,7 +85,7 @@ class Dataset:
 
     @cached_property
     def listing(self) -> str:
-        """A digest of the spec and of every file's name, size and time: the same listing has the same content."""
+        """A digest of the spec and of every file's name, size and time: while it stays the same, so do the files."""
         digest = hashlib.sha256(json.dumps(to_dict(self.spec)).encode())
         for path in (path for pair in self.pairs for path in pair):
             status = path.stat()
@@ -85,7 +94,7 @@ class Dataset:
 
 
 def resolve(config: DataConfig) -> DataConfig:
-    """The config with its spec and its root folder filled in; the drawn scenes have no root."""
+    """The config with its spec and its root folder filled in; the drawn scenes have no root. Raises InputError."""
     name = config.dataset
     root = Path("data") / name if name != "drawn" else ""
     if config.spec is not None:
@@ -95,52 +104,90 @@ def resolve(config: DataConfig) -> DataConfig:
     else:
         path = Path(name) / "dataset.json" if Path(name).is_dir() else Path(name)
         root = path.parent
-        spec = packed_spec(root) if Path(name).is_dir() and not path.is_file() else None
-        if spec is None and not path.is_file():
+        spec = _described(path) if path.is_file() else packed_spec(root) if Path(name).is_dir() else None
+        if spec is None:
             raise InputError(f"no data set or dataset.json {name!r}{suggest(name, SPECS)}")
-        document = read_json(path) if spec is None else None
-        try:
-            spec = spec or from_dict(DatasetSpec, document)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
     return override(config, {"spec": spec, "root": config.root or str(root)})
 
 
+def _described(path: Path) -> DatasetSpec:
+    document = read_json(path)
+    try:
+        return from_dict(DatasetSpec, document)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def spec_of(config: DataConfig) -> DatasetSpec:
+    """The spec of a resolved config."""
+    if config.spec is None:
+        raise ValueError(f"the config of data set {config.dataset!r} has no spec: pass it through resolve first")
+    return config.spec
+
+
+def data_of(source: str, root: str = "") -> tuple[DataConfig, Experiment | None]:
+    """What the data commands' first argument and --root mean: a resolved config, and the experiment if it is one.
+
+    source: an experiment, or a data set's name, dataset.json or folder. Raises InputError, also where there is no root.
+    """
+    path = Path(source)
+    is_experiment = path.suffix in (".py", ".safetensors") or path.name == "config.json" or source in experiment_names()
+    is_experiment |= any((path / file).is_file() for file in FOLDER_FILES)
+    experiment = load_experiment(source) if is_experiment else None
+    data = experiment.data if experiment else DataConfig(dataset=source)
+    config = resolve(override(data, {"root": root}) if root else data)
+    if config.root and not Path(config.root).is_dir():
+        hint = _hint_at_folder(config)
+        raise InputError(f"no folder {config.root} for data set {config.dataset!r}; name it with --root{hint}")
+    return config, experiment
+
+
+def _hint_at_folder(config: DataConfig) -> str:
+    """How to name a folder that has the name of a known data set: the name alone means the data set in data/NAME."""
+    folder = Path(config.dataset)
+    if not folder.is_dir():
+        return ""
+    return f", or write ./{folder} to mean that folder" if (folder / "dataset.json").is_file() else f" ./{folder}"
+
+
 def at_hand(config: DataConfig, classes: Sequence[str], dataset: str = "", root: str = "") -> DataConfig:
-    """A model's data set, resolved, where it lies now, or another one; InputError unless it has the model's classes."""
+    """A model's data set, resolved, or the one that `dataset` and `root` name. InputError unless it has `classes`."""
     if dataset:
         config = override(config, {"dataset": dataset, "spec": None, "root": ""})
-    if root:
-        config = override(config, {"root": root})
-    config = resolve(config)
-    if config.spec.classes != tuple(classes):
-        count = len(config.spec.classes)
-        raise InputError(f"data set {dataset} has {count} classes, the model {len(classes)} or other names")
+    config = resolve(override(config, {"root": root}) if root else config)
+    own = spec_of(config).classes
+    if len(own) != len(classes):
+        raise InputError(f"data set {config.dataset!r} has {len(own)} classes, but the model has {len(classes)}")
+    for label, (name, expected) in enumerate(zip(own, classes, strict=True)):
+        if name != expected:
+            differs = f"{label} is {name!r}, but the model's is {expected!r}"
+            raise InputError(f"class names of data set {config.dataset!r} differ from the model's: {differs}")
     return config
 
 
 def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset | DrawnScenes:
-    """One split of a data set. Every image is known to have a mask; nothing has been decoded yet."""
+    """One split of a data set. Every image has a mask; no file has been opened yet. Raises InputError."""
     config = resolve(config)
+    spec = spec_of(config)
     if not config.root:
         if split not in DRAWN_COUNTS:
             raise InputError(f"the drawn scenes have no split {split!r}{suggest(split, DRAWN_COUNTS)}")
-        if channels != 3 or config.spec.classes != SCENE_CLASSES:
-            raise InputError("the drawn scenes have 3 channels and classes of their own; set model or data otherwise")
+        if channels != 3 or spec.classes != SCENE_CLASSES:
+            raise InputError("the drawn scenes have 3 channels and their own classes; change the model or the data set")
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
-    return Dataset(list_split(config, split).sound(), config.spec, channels)
+    return Dataset(list_split(config, split).sound(), spec, channels)
 
 
 def open_folders(images: Path, masks: Path, spec: DatasetSpec, channels: int = 3) -> Dataset:
-    """The data set of every image under one folder with the mask of the same stem under another."""
+    """The data set of every image under one folder with the mask of the same stem under another. Raises InputError."""
     return Dataset(_list_folders(images, masks, spec).sound(), spec, channels)
 
 
 def list_split(config: DataConfig, split: str) -> Listing:
     """The files of one split of a resolved config that has a root. Raises InputError where there is no such split."""
-    spec, root = config.spec, Path(config.root)
+    spec, root = spec_of(config), Path(config.root)
     if not root.is_dir():
-        raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --data.root")
+        raise InputError(f"no folder {root} for data set {config.dataset!r}; set its root folder, data.root")
     split = spec.split_names.get(split, split)
     packed = packed_pairs(root, split)
     if packed:
@@ -154,11 +201,12 @@ def list_split(config: DataConfig, split: str) -> Listing:
 def _list_folders(images: Path, masks: Path, spec: DatasetSpec) -> Listing:
     (image_files, faults), (mask_files, more) = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
     faults += more
-    if any(fault.kind == "no-access" for fault in faults):  # what is missing may be there
-        return Listing([(path, mask_files[stem]) for stem, path in image_files.items() if stem in mask_files], faults)
+    pairs = [(path, mask_files[stem]) for stem, path in image_files.items() if stem in mask_files]
+    if any(fault.kind == "no-access" for fault in faults):  # files that seem to be missing may be there
+        return Listing(pairs, faults)
     if not image_files:
-        named = f" named *{spec.image_suffix}" * bool(spec.image_suffix)
-        faults.append(Fault("empty-split", [images], f"{images} holds no image{named}"))
+        pattern = f" named *{spec.image_suffix}" if spec.image_suffix else ""
+        faults.append(Fault("empty-split", [images], f"{images} holds no image{pattern}"))
     alone = [path for stem, path in image_files.items() if stem not in mask_files]
     if alone:
         sentence = f"{len(alone)} of {len(image_files)} images have no mask in {masks}: {some(alone, 3)}"
@@ -166,38 +214,41 @@ def _list_folders(images: Path, masks: Path, spec: DatasetSpec) -> Listing:
     unused = [path for stem, path in mask_files.items() if stem not in image_files]
     if unused:
         faults.append(Fault("mask-without-image", unused))
-    return Listing([(path, mask_files[stem]) for stem, path in image_files.items() if stem in mask_files], faults)
+    return Listing(pairs, faults)
 
 
 def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault]]:
-    """Stem, relative to the folder -> file, sorted; nothing hidden. And those whose stem is taken, folders not read."""
+    """Stem relative to the folder -> file, sorted. Faults: two files of one stem, folders that cannot be read."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}")
-    found: dict[str, Path] = {}
     refused: list[OSError] = []
-    paths = []
-    for here, folders, names in os.walk(folder, onerror=refused.append):
-        folders[:] = [name for name in folders if name[0] != "."]
-        paths += [Path(here, name) for name in names if name[0] != "."]
-    sentences = [(Path(error.filename), f"cannot read folder {error.filename}: {error.strerror}") for error in refused]
-    faults = [Fault("no-access", [path], sentence) for path, sentence in sentences]
-    for path in sorted(paths):
+    paths = sorted(files_below(folder, refused.append))
+    faults = [
+        Fault("no-access", [Path(error.filename)], f"cannot read folder {error.filename}: {error.strerror}")
+        for error in refused
+    ]
+    files: dict[str, Path] = {}
+    for path in paths:
         if not (path.name.endswith(suffix) if suffix else path.suffix.lower() in IMAGE_SUFFIXES):
             continue
         name = path.relative_to(folder).as_posix()
-        first = found.setdefault(name[: -len(suffix or path.suffix)], path)
+        first = files.setdefault(name[: -len(suffix or path.suffix)], path)
         if first is not path:
-            sentence = f"{first} and {path} have the same stem, so that a mask could be either's"
+            sentence = f"{first} and {path} have the same stem, so it is not clear which one a mask belongs to"
             faults.append(Fault("same-stem", [first, path], sentence))
-    return found, faults
+    return files, faults
 
 
 def _list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: Path, masks: Path) -> Listing:
+    """The split that a text file lists: one stem, or an image path and a mask path, a line."""
     if not path.is_file():
         raise InputError(f"no split {split!r}: there is no {path}")
     lines = [line.split() for line in path.read_text("utf-8-sig", "replace").splitlines() if line.strip()]
-    faults, pairs, unknown = [], [], []
-    image_files, mask_files = {}, {}
+    faults: list[Fault] = []
+    pairs: list[tuple[Path, Path]] = []
+    unlisted: list[str] = []
+    image_files: dict[str, Path] = {}
+    mask_files: dict[str, Path] = {}
     if any(len(line) == 1 for line in lines):  # one walk instead of a look-up per stem and extension
         (image_files, faults), (mask_files, more) = _files(images, spec.image_suffix), _files(masks, spec.mask_suffix)
         faults += more
@@ -209,10 +260,10 @@ def _list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: P
         elif image in image_files:
             pairs.append((image_files[image], mask_files.get(image, masks / f"{image}{spec.mask_suffix or '.png'}")))
         else:
-            unknown.append(image)
-    if unknown:
-        sentence = f"{path} names {unknown[0]!r}, but there is no such image in {images}"
-        faults.append(Fault("missing-file", [images / stem for stem in unknown], sentence))
+            unlisted.append(image)
+    if unlisted:
+        sentence = f"{path} names {unlisted[0]!r}, but there is no such image in {images}"
+        faults.append(Fault("missing-file", [images / stem for stem in unlisted], sentence))
     missing: set[Path] = set()
     for i, kind in enumerate(("image", "mask")):
         absent = [pair[i] for pair in pairs if not _is_there(pair[i])]
@@ -224,7 +275,7 @@ def _list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: P
 
 
 def _is_there(path: Path) -> bool:
-    """Whether there is a file, or something in a folder that must not be searched: reading it will say so."""
+    """Whether there is a file, or a folder on the way forbids to look: reading the file will report that."""
     try:
         return path.is_file()
     except PermissionError:

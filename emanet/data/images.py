@@ -1,7 +1,7 @@
-"""The one place that reads and writes pixels: any picture file to uint8, any mask file to class indices.
+"""Reads and writes pixels: any image file to uint8, any mask file to class indices. No other module decodes images.
 
-A file is known by its content, not by its extension; it may also be a Member of a shard (pack.py). Every function may
-run in several threads. What Pillow warns of is not shown: either the pixels are right all the same, or it is an error.
+The content decides the format, not the extension. A file may also be a member of a packed split (shards.py). Every
+function may run in several threads. Pillow's warnings are hidden: the pixels are right anyway, or it is an error.
 """
 
 import logging
@@ -20,16 +20,16 @@ from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
 from ..show.colours import IGNORE_COLOUR
 from . import libtiff
-from .pack import Member
+from .shards import File
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .npy".split()
 )
 # Pillow knows more, but some of those formats have no signature, and for EPS it starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
-MAX_PIXELS = 178_956_970  # of an image, what Pillow takes too: 13,377 x 13,377, up to 2 GB while it is decoded
+MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit: 13,377 x 13,377, up to 2 GB while it is decoded
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
-TURNS = {  # what makes an image of this EXIF orientation upright
+TURNS = {  # EXIF orientation -> the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -39,17 +39,17 @@ TURNS = {  # what makes an image of this EXIF orientation upright
     8: Image.Transpose.ROTATE_90,
 }
 
-warnings.filterwarnings("ignore", module=r"PIL\.", append=True)  # appended: -W and a caller's own filters win
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)  # appended: -W and the caller's own filters win
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 libtiff.silence(Image.core.__file__)
 
 
-def read_image(path: str | Path | Member, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
+def read_image(path: str | File, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
     """The pixels as displayed: (H, W, channels) uint8, C-contiguous, EXIF orientation applied, first frame.
 
-    1 channel is grey, 3 are RGB, 4 are RGBA; these and any other count may come from a .npy file of that very shape.
-    max_pixels, of (H, W), instead of MAX_PIXELS; if it is above Pillow's own limit, that is raised for the process.
-    Raises InputError.
+    1 channel is grey, 3 are RGB, 4 are RGBA. A .npy file may have any number of channels, but must have this number.
+    max_pixels: the largest H * W, default MAX_PIXELS; if it is above Pillow's limit, that limit is raised for the whole
+    process. Raises InputError.
     """
     with _opened(path, "image", max_pixels) as image:
         if isinstance(image, Image.Image):
@@ -61,9 +61,9 @@ def read_image(path: str | Path | Member, channels: int = 3, *, max_pixels: int 
 
 
 def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
-    """A Pillow image as read_image gives it; ValueError where the channel count or the mode allows no such thing.
+    """A Pillow image as read_image returns it; ValueError where its mode or the number of channels does not allow it.
 
-    Alpha is dropped, not blended: what a file hides is all it says about those pixels, a background would be made up.
+    Alpha is dropped: blending would invent a background.
     """
     if channels not in MODES:
         raise ValueError(f"{channels} channels can only come from a .npy file of (H, W, {channels}) uint8")
@@ -74,13 +74,13 @@ def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
     if wide:  # Pillow would clip to 255; its own 16-bit RGB is the high byte too
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the only conversion of these that Pillow does without a warning
+        image = image.convert("RGBA")  # other conversions of these make Pillow warn
     image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
     return np.array(image).reshape(image.height, image.width, channels)
 
 
-def image_size(path: str | Path | Member, *, max_pixels: int | None = None) -> tuple[int, int]:
-    """(h, w) as read_image will give it, from the header alone. Raises InputError."""
+def image_size(path: str | File, *, max_pixels: int | None = None) -> tuple[int, int]:
+    """(h, w) of what read_image returns, from the header alone. Raises InputError."""
     with _opened(path, "image", max_pixels) as image:
         if isinstance(image, np.ndarray):
             h, w = image.shape[:2]
@@ -89,10 +89,10 @@ def image_size(path: str | Path | Member, *, max_pixels: int | None = None) -> t
         return h, w
 
 
-def read_mask(path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
+def read_mask(path: str | File, spec: DatasetSpec) -> np.ndarray:
     """Labels (H, W) uint8: indices of spec.classes, or IGNORE.
 
-    Raises InputError, which names the file and the values or colours that the spec does not explain.
+    Raises InputError, which names the file and the values or colours that are not in the spec.
     """
     try:
         return _labels(read_mask_values(path), path, spec)
@@ -101,13 +101,13 @@ def read_mask(path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
 
 
 def meanings(spec: DatasetSpec) -> dict[int, int]:
-    """Mask value -> index of spec.classes, or IGNORE, of every value that a mask of one channel may hold."""
+    """Mask value -> index of spec.classes or IGNORE, for every value that a mask of one channel may hold."""
     classes = {} if spec.label_map else {label: label for label in range(len(spec.classes))}
     return {**classes, spec.ignore_label: IGNORE, **spec.label_map}
 
 
 def pixels_per_label(labels: np.ndarray) -> np.ndarray:
-    """(H, W) uint8 -> (256,) int64. np.bincount would make eight bytes of every pixel first."""
+    """(H, W) uint8 -> (256,) int64. np.bincount would first convert every pixel to eight bytes."""
     return np.array(Image.fromarray(labels).histogram(), np.int64)
 
 
@@ -120,30 +120,30 @@ def colour_codes(colours: np.ndarray) -> np.ndarray:
     return codes
 
 
-def _labels(values: np.ndarray, path: str | Path | Member, spec: DatasetSpec) -> np.ndarray:
-    """What read_mask makes of read_mask_values."""
+def _labels(values: np.ndarray, path: str | File, spec: DatasetSpec) -> np.ndarray:
+    """What read_mask_values returned, as labels (H, W) uint8."""
     if values.ndim == 2:
         labels, unknown = _translate(values, meanings(spec))
         if unknown:
-            allowed = f"outside the {len(spec.classes)} classes 0..{len(spec.classes) - 1}"
-            allowed = "that label_map lacks" if spec.label_map else allowed
-            raise InputError(f"mask {path} has values {some(unknown)} {allowed} (ignored: {spec.ignore_label})")
+            outside = f"outside the {len(spec.classes)} classes 0..{len(spec.classes) - 1}"
+            outside = "that label_map lacks" if spec.label_map else outside
+            raise InputError(f"mask {path} has values {some(unknown)} {outside} (ignored: {spec.ignore_label})")
         return labels
     if len(set(spec.colours)) < len(spec.classes):
-        raise InputError(f"mask {path} holds colours, but two classes have the same one")
+        raise InputError(f"mask {path} holds colours, but two classes have the same colour")
     codes = colour_codes(np.array([*spec.colours, *spec.ignore_colours], np.uint8)).tolist()
-    known = dict(zip(codes, [*range(len(spec.classes)), *[IGNORE] * len(spec.ignore_colours)], strict=True))
-    labels, unknown = _translate(colour_codes(values), known)
+    label_of = dict(zip(codes, [*range(len(spec.classes)), *[IGNORE] * len(spec.ignore_colours)], strict=True))
+    labels, unknown = _translate(colour_codes(values), label_of)
     if unknown:
         colours = [(code >> 16, code >> 8 & 255, code & 255) for code in unknown]
         raise InputError(f"mask {path} has colours {some(colours)} that the palette lacks")
     return labels
 
 
-def read_mask_values(path: str | Path | Member) -> np.ndarray:
-    """What a mask file holds, upright: values (H, W) of an integer type, or colours (H, W, 3) uint8.
+def read_mask_values(path: str | File) -> np.ndarray:
+    """The content of a mask file, upright: values (H, W) of an integer type, or colours (H, W, 3) uint8.
 
-    Values are those of the file, also of palettes and of 1, 2, 4 and 16 bits per pixel. Raises InputError.
+    Values are as stored: palette indices, or numbers of 1, 2, 4, 8, 16 or 32 bits. Raises InputError.
     """
     with _opened(path, "mask") as image:
         if isinstance(image, np.ndarray):
@@ -166,7 +166,7 @@ def read_mask_values(path: str | Path | Member) -> np.ndarray:
 
 
 def write_mask(path: str | Path, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
-    """Write labels (H, W) uint8 as an 8-bit palette PNG: read_mask gives them back, a viewer shows the colours."""
+    """Write labels (H, W) uint8 as an 8-bit palette PNG: read_mask returns them, an image viewer shows the colours."""
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise ValueError(f"labels must be uint8 (H, W), got {labels.dtype} {labels.shape}")
     colours = np.zeros((256, 3), np.uint8)
@@ -180,11 +180,11 @@ def write_mask(path: str | Path, labels: np.ndarray, palette: Sequence[tuple[int
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation that is still to be applied, 1 (none) to 8."""
     if image.format == "TIFF":
-        return 1  # Pillow turns these as it loads them, and has swapped the size already
+        return 1  # Pillow turns TIFFs itself when it loads them, and has swapped the size already
     try:
-        # PngImageFile.getexif would decode the image, in search of an orientation behind the pixels.
+        # PngImageFile.getexif would decode the whole image to look for an orientation after the pixels.
         return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
-    except Exception:  # a broken block, which Pillow reports in many ways, says nothing about the pixels
+    except Exception:  # Pillow reports a broken EXIF block in many ways; the pixels may be fine
         return 1
 
 
@@ -194,13 +194,13 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | Path | Member, kind: str, max_pixels: int | None = None) -> Iterator[Image.Image | np.ndarray]:
-    """The file, not decoded yet: a Pillow image, or a memory map of a .npy; whatever fails becomes an InputError."""
+def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Iterator[Image.Image | np.ndarray]:
+    """The file, not decoded yet: a Pillow image, or a memory map of a .npy. Any failure becomes an InputError."""
     try:
         source = Path(path) if isinstance(path, str | os.PathLike) else path
-        kind_of_file = source.stat().st_mode
-        if not stat.S_ISREG(kind_of_file) and not stat.S_ISDIR(kind_of_file):
-            raise ValueError("it is no file but a pipe or a device")  # opened, it might be waited for, or never end
+        mode = source.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise ValueError("it is not a file but a pipe or a device")  # reading one may block, or never end
         with source.open("rb") as file:
             start = file.read(6)
             if not start:
@@ -208,14 +208,14 @@ def _opened(path: str | Path | Member, kind: str, max_pixels: int | None = None)
             if start == b"\x93NUMPY":
                 file.seek(0)
                 mapped = {"file": source, "mmap_mode": "r"} if isinstance(source, Path) else {"file": file}
-                with np.errstate(over="ignore"):  # a shape of 2^70 wraps around, and is refused afterwards
+                with np.errstate(over="ignore"):  # a shape of 2^70 overflows, and is refused below
                     image = np.load(**mapped, allow_pickle=False)
                 if image.ndim not in (2, 3) or not image.size:
-                    raise ValueError(f"it is {image.dtype} {image.shape}, which are no pixels (H, W) or (H, W, C)")
+                    raise ValueError(f"it is {image.dtype} {image.shape}, not pixels (H, W) or (H, W, C)")
                 h, w = image.shape[:2]
             else:
                 if max_pixels and Image.MAX_IMAGE_PIXELS and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
-                    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow asks it in many places, and refuses twice as many
+                    Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses more than twice as many
                 image = Image.open(file, formats=FORMATS)
                 w, h = image.size
             limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -228,19 +228,19 @@ def _opened(path: str | Path | Member, kind: str, max_pixels: int | None = None)
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return "there is not enough memory for its pixels"
+        return "not enough memory for its pixels"
     if isinstance(error, Image.DecompressionBombError):
         pixels, limit = re.findall(r"\d+", str(error))
         return f"its {pixels} pixels are more than max_pixels, {limit}"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is broken or none of {', '.join(FORMATS)} and .npy"
+        return f"it is damaged, or its format is not one of {', '.join(FORMATS)} and .npy"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__
 
 
 def _storage(image: Image.Image) -> tuple[str, int]:
-    """How the pixels lie in the file, in Pillow's words, and the value that Pillow stretches to white (0: none)."""
+    """Pillow's name of how the pixels are stored, and the value that Pillow scales up to white (0: none)."""
     codec, _, _, args = image.tile[0] if image.tile else ("", None, 0, "")
     raw = args if isinstance(args, str) else str(args[0])
     if codec in ("ppm", "ppm_plain") and image.mode != "1":
@@ -249,21 +249,21 @@ def _storage(image: Image.Image) -> tuple[str, int]:
 
 
 def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarray, list[int]]:
-    """Labels, uint8 in the shape of `values`, and the values without a meaning, sorted."""
+    """Labels, uint8 in the shape of `values`, and the values that are not in `meaning`, sorted."""
     if values.dtype == np.uint8:
         data, table = values.tobytes(), bytearray(256)
-        for value in (known := [value for value in meaning if 0 <= value < 256]):
+        for value in (valid := [value for value in meaning if 0 <= value < 256]):
             table[value] = meaning[value]
-        if all(value == table[value] for value in known):
-            labels = values.copy(order="C")  # twice as fast as any table
+        if all(value == table[value] for value in valid):
+            labels = values.copy(order="C")  # twice as fast as a table
         else:
             labels = np.frombuffer(bytearray(data).translate(table), np.uint8).reshape(values.shape)
-        return labels, sorted(set(data.translate(None, bytes(known))))
+        return labels, sorted(set(data.translate(None, bytes(valid))))
     flat = values.ravel()
     starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)  # a mask has far fewer runs than pixels
     runs = flat[starts].astype(np.int64)
-    known = np.array(sorted(meaning))
-    at = np.searchsorted(known, runs).clip(max=len(known) - 1)
-    labels = np.array([meaning[value] for value in known.tolist()], np.uint8)[at]
+    valid = np.array(sorted(meaning))
+    at = np.searchsorted(valid, runs).clip(max=len(valid) - 1)
+    labels = np.array([meaning[value] for value in valid.tolist()], np.uint8)[at]
     labels = np.repeat(labels, np.diff(starts, append=flat.size)).reshape(values.shape)
-    return labels, np.unique(runs[known[at] != runs]).tolist()
+    return labels, np.unique(runs[valid[at] != runs]).tolist()

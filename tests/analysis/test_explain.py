@@ -236,7 +236,7 @@ class TestCommand:
             (["photo.png", "--root", "x"], "--root and --dataset say where --split is to be found"),
             (["--split", "val", "--bases", "1"], "--bases chooses what is shown of an image, and there is none"),
             (["--split", "vla"], "did you mean 'val'"),
-            (["--split", "val", "--dataset", "voc"], "data set voc has 21 classes, the model 8 or other names"),
+            (["--split", "val", "--dataset", "voc"], "data set 'voc' has 21 classes, but the model has 8"),
             (["nowhere.png"], "no image nowhere.png"),
             (["photo.png", "--out", "."], "holds the image photo.png; name another one"),
             (["photo.png", "--out", "photo.png/out"], "cannot write into photo.png/out"),

@@ -9,6 +9,7 @@ from emanet.config import DataConfig, DatasetSpec
 from emanet.data.check.quick import check, check_labels, check_pair, one_class
 from emanet.data.datasets import SPECS, list_split, open_dataset, open_folders, resolve
 from emanet.errors import InputError
+from emanet.predict.inputs import find_images
 
 SPEC = DatasetSpec(classes=("a", "b"))
 
@@ -236,8 +237,37 @@ def test_hidden_files_and_folders_are_none_of_it(tmp_path):
 def test_a_folder_is_no_image(tmp_path):
     pair(tmp_path, "one")
     (tmp_path / "images" / "x.png").mkdir()
-    (tmp_path / "images" / "y.png").symlink_to(tmp_path / "masks", target_is_directory=True)
+    (tmp_path / "images" / "y.png").symlink_to(tmp_path / "images" / "x.png", target_is_directory=True)
     assert [image.name for image, _ in folders(tmp_path).pairs] == ["one.jpg"]
+
+
+def linked(root):
+    """images/a and masks/a are links to folders elsewhere; images/again and images/circle lead to what is listed."""
+    pair(root / "elsewhere", "one", value=1)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir()
+        (root / kind / "a").symlink_to(root / "elsewhere" / kind, target_is_directory=True)
+    (root / "images" / "again").symlink_to("a", target_is_directory=True)
+    (root / "images" / "circle").symlink_to(".", target_is_directory=True)
+    pair(root, "b/two")
+
+
+def test_linked_folders_are_searched_as_predict_does(tmp_path):
+    linked(tmp_path)
+    pairs = folders(tmp_path).pairs
+    assert [tuple(path.relative_to(tmp_path).as_posix() for path in files) for files in pairs] == [
+        ("images/a/one.jpg", "masks/a/one.png"),
+        ("images/b/two.jpg", "masks/b/two.png"),
+    ]
+    assert [path for path, _ in find_images([str(tmp_path / "images")])] == [image for image, _ in pairs]
+
+
+def test_a_list_names_images_in_linked_folders(tmp_path):
+    linked(tmp_path)
+    (tmp_path / "val.txt").write_text("a/one\nb/two\n")
+    spec = DatasetSpec(classes=("a", "b"), images="images", masks="masks", split_list="{split}.txt")
+    val = open_dataset(DataConfig(spec=spec, root=str(tmp_path)), "val")
+    assert [int(val.read(i)[1][0, 0]) for i in range(len(val))] == [1, 0]
 
 
 def test_a_list_from_windows(tmp_path):

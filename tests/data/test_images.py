@@ -199,7 +199,10 @@ def test_what_is_no_image(tmp_path):
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         for read in (read_image, image_size):
-            with pytest.raises(InputError, match=f"{name}: it is " + ("empty" if not content else "broken or none of")):
+            with pytest.raises(
+                InputError,
+                match=f"{name}: it is " + ("empty" if not content else "damaged, or its format"),
+            ):
                 read(tmp_path / name)
     with pytest.raises(InputError, match="absent.png: No such file"):
         read_image(tmp_path / "absent.png")
@@ -251,7 +254,7 @@ def test_npy_grey_without_an_axis_and_what_is_refused(tmp_path):
 def test_arrays_without_pixels(tmp_path, shape):
     np.save(tmp_path / "x.npy", np.zeros(shape, np.uint8))
     for read in (read_image, image_size, read_mask_values):
-        with pytest.raises(InputError, match=r"x\.npy: it is uint8 \(.*\), which are no pixels"):
+        with pytest.raises(InputError, match=r"x\.npy: it is uint8 \(.*\), not pixels"):
             read(tmp_path / "x.npy")
 
 

@@ -17,7 +17,8 @@ from emanet.data import pack as packing
 from emanet.data.check.quick import check
 from emanet.data.datasets import open_dataset
 from emanet.data.loader import training_loader
-from emanet.data.pack import Member, pack
+from emanet.data.pack import pack
+from emanet.data.shards import Member
 from emanet.data.transforms import TrainingSamples
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
@@ -168,7 +169,7 @@ def test_long_and_foreign_names(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["reading", "disk", "index", "key"])
-def test_what_is_interrupted_leaves_nothing(scenes, tmp_path, monkeypatch, stage):
+def test_what_is_interrupted_leaves_nothing(scenes, tmp_path, monkeypatch, capsys, stage):
     out, files = tmp_path / "packed", opened(scenes)
     error, message = InputError, "cannot pack into .*packed: No space left on device"
     if stage == "reading":
@@ -176,25 +177,24 @@ def test_what_is_interrupted_leaves_nothing(scenes, tmp_path, monkeypatch, stage
         message = r"cannot read .*0004\.png: No such file"
     elif stage == "key":
         error, message = KeyboardInterrupt, None
-    name = {"reading": "", "disk": "_add", "key": "_add", "index": "_to_disk"}[stage]
 
     def fails(*values):
-        if stage == "index" and str(values[0].name).endswith(".tar.partial"):
-            return
         raise KeyboardInterrupt if stage == "key" else OSError(28, "No space left on device")
 
-    if name:
-        monkeypatch.setattr(packing, name, fails)
+    if stage == "index":
+        monkeypatch.setattr(packing, "to_dict", fails)
+    elif stage != "reading":
+        monkeypatch.setattr(packing, "_add", fails)
     with pytest.raises(error, match=message):
         pack(files.pairs, files.spec, "train", out, 30_000)
     assert list(out.iterdir()) == []
     with pytest.raises(InputError, match="no data set or dataset.json"):
         opened(out)
-    if name:
+    if stage != "reading":
         monkeypatch.undo()
-        (out / ".train-000000.tar.partial").write_bytes(b"left by a process that was killed")
+        (out / ".train-000000.tar.1.partial").write_bytes(b"left by a process that was killed")
         pack(files.pairs, files.spec, "train", out, 30_000)
-        assert len(opened(out)) == 6
+        assert len(opened(out)) == 6 and ".train-000000.tar.1.partial" in capsys.readouterr().err
 
 
 def test_shards_without_an_index_are_not_packed_over(scenes, packed):
@@ -232,10 +232,16 @@ def test_a_damaged_member_is_named_with_its_shard(packed):
     ("fault", "message"),
     [
         (lambda p: (p / "train-000001.tar").unlink(), r"shard .*train-000001\.tar is missing"),
-        (lambda p: os.truncate(p / "train-000000.tar", 9000), r"shard .*train-000000\.tar has 9000 bytes, not \d+"),
+        (
+            lambda p: os.truncate(p / "train-000000.tar", 9000),
+            r"shard .*train-000000\.tar has 9000 bytes instead of \d+",
+        ),
         (lambda p: os.truncate(p / "train.index.json", 700), r"train\.index\.json is not JSON"),
-        (lambda p: (p / "train.index.json").write_text("[]"), r"train\.index\.json is no index of the format"),
-        (lambda p: damage(p, lambda i: i.update(format="other")), "is no index of the format"),
+        (
+            lambda p: (p / "train.index.json").write_text("[]"),
+            r"^[^:]*train\.index\.json is not an index of the format",
+        ),
+        (lambda p: damage(p, lambda i: i.update(format="other")), "is not an index of the format"),
         (lambda p: damage(p, lambda i: i.pop("shards")), r"index .*train\.index\.json is damaged"),
         (lambda p: damage(p, lambda i: i.update(samples=[])), "is damaged"),
         (lambda p: damage(p, lambda i: i.pop("spec")), "is damaged"),
@@ -243,7 +249,7 @@ def test_a_damaged_member_is_named_with_its_shard(packed):
         (lambda p: damage(p, lambda i: i["samples"][1].__setitem__(0, 99)), "is damaged"),
         (
             lambda p: damage(p, lambda i: i["samples"][1].__setitem__(2, 10**9)),
-            r"train\.index\.json places 0001\.jpg outside of its shard .*train-00000\d\.tar",
+            r"train\.index\.json places 0001\.jpg outside its shard .*train-00000\d\.tar",
         ),
         (lambda p: damage(p, lambda i: i["samples"][1].__setitem__(3, -1)), r"places 0001\.jpg outside"),
         (
@@ -304,7 +310,7 @@ def test_wrong_uses_end_in_a_sentence(scenes, packed, tmp_path):
         (packed, "--out", tmp_path / "new"): "packed is packed already",
         (scenes,): "data pack needs a folder to write into: --out FOLDER",
         (scenes, "--out", tmp_path / "new", "--shard-size", "0"): "--shard-size is 0, but must be at least 1",
-        ("drawn", "--out", tmp_path / "new"): "the drawn scenes are no files",
+        ("drawn", "--out", tmp_path / "new"): "the drawn scenes are not files",
         ("camvit", "--out", tmp_path / "new"): "no data set or dataset.json 'camvit'; did you mean 'camvid'",
         (scenes, "--out", scenes): "scenes holds dataset.json, train and 1 more, which no index names",
         (scenes, "--out", scenes / "dataset.json"): "dataset.json is not a folder",

@@ -4,7 +4,6 @@ import hashlib
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
@@ -13,10 +12,9 @@ from PIL import Image
 from ...config import DatasetSpec
 from ...errors import InputError, some
 from ..images import FORMATS, TURNS, colour_codes, meanings, orientation, pixels_per_label, read_image, read_mask_values
-from ..pack import Member
+from ..shards import File, Member, Pair
 from .quick import check_pair
 
-File = Path | Member
 Severity = Literal["error", "warning", "note"]
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")  # a file may be cut in its header
@@ -61,7 +59,7 @@ class Header(NamedTuple):
         return self.stored[::-1] if self.turn in SIDEWAYS else self.stored
 
 
-def inspect_pair(pair: tuple[File, File], spec: DatasetSpec, channels: int = 3) -> Facts:
+def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
     """Everything that one pair tells by itself. Raises nothing: whatever fails is a finding."""
     image, mask = pair
     facts = Facts()

@@ -12,10 +12,10 @@ from ...errors import InputError, some
 from ...show.terminal import bar
 from ..datasets import THREADS, Dataset, size_difference
 from ..images import image_size, meanings, pixels_per_label, read_mask
-from ..pack import Member
+from ..shards import File, Pair
 
 
-def check_pair(image: Path | Member, mask: Path | Member, spec: DatasetSpec) -> np.ndarray:
+def check_pair(image: File, mask: File, spec: DatasetSpec) -> np.ndarray:
     """The labels (H, W) uint8 of a mask that is sound, and of its image's size by the image's header.
 
     Raises InputError. This is what a pair must pass, before a training and for `data check`, which looks further.
@@ -39,7 +39,7 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     if stamp.exists():
         return None
 
-    def count(pair: tuple[Path | Member, Path | Member]) -> np.ndarray:
+    def count(pair: Pair) -> np.ndarray:
         return pixels_per_label(check_pair(*pair, dataset.spec))
 
     total = np.zeros(IGNORE + 1, np.int64)

@@ -23,10 +23,11 @@ import numpy as np
 
 from ...config import IGNORE, DataConfig, DatasetSpec
 from ...errors import InputError
-from ..datasets import THREADS, Fault, Listing, list_split
+from ...show.terminal import track
+from ..datasets import THREADS, Fault, Listing, data_of, list_split, spec_of
 from ..images import meanings
-from ..pack import SUFFIX
-from .pairs import Facts, File, Severity, inspect_pair
+from ..shards import File, Pair, index_path, packed_splits
+from .pairs import Facts, Severity, inspect_pair
 from .quick import one_class
 
 SEVERITIES = ("error", "warning", "note")
@@ -111,6 +112,11 @@ class Report:
         """2 with errors, 3 with warnings alone, 0 for a sound data set."""
         return EXIT_CODES[self.worst]
 
+    @property
+    def classes(self) -> list[str]:
+        """Their names, to be shown."""
+        return [printable(name) for name in self.spec.classes]
+
     def relative(self, file: File) -> str:
         return str(file).removeprefix(f"{self.root}/")
 
@@ -131,25 +137,30 @@ def printable(text: str) -> str:
 
 
 def utf8(text: str) -> str:
-    """A file name need not be UTF-8, what is written must."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Without surrogates, which stand for bytes of a file name that are not UTF-8 and cannot be written as UTF-8."""
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
-def check_dataset(
-    config: DataConfig,
-    splits: Sequence[str] = (),
-    channels: int = 3,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
-    """Look at every pair of the named splits of a resolved config that has a root, or of all there are.
+def check_source(source: str, root: str = "", split: str = "", channels: int = 0) -> Report | None:
+    """Check an experiment's data set, or one by name, dataset.json or folder; None for the drawn scenes: no files.
 
-    Named splits must be there and have labels; of others it is only noted. `progress` is told how many pairs of how
-    many are done. Raises InputError where there is no data set at all.
+    split: default: the two that an experiment uses, of a data set all there are. channels: of the images; default: the
+    experiment's, or 3. Raises InputError where there is no data set at all.
+    """
+    config, experiment = data_of(source, root)
+    if not config.root:
+        return None
+    splits = [split] if split else [config.train_split, config.val_split] if experiment else []
+    return check_dataset(config, splits, channels or (experiment.model.backbone.in_channels if experiment else 3))
+
+
+def check_dataset(config: DataConfig, splits: Sequence[str] = (), channels: int = 3) -> Report:
+    """Check every pair of the named splits of a resolved config that has a root; of all splits if none is named.
+
+    Named splits must exist and have labels; of others it is only noted.
     """
     began = time.monotonic()
-    root, spec = Path(config.root), config.spec
-    if not root.is_dir():
-        raise InputError(f"no folder {root} for data set {config.dataset!r}; name it with --root{_beside(config)}")
+    spec = spec_of(config)
     findings: list[Finding] = []
     listings = {}
     for name in splits or find_splits(config):
@@ -158,48 +169,47 @@ def check_dataset(
             listings[name] = listing
     if not listings:  # what is only suspicious of one split
         findings = [finding._replace(severity="error") for finding in findings]
-    where = defaultdict(list)  # pair -> the splits that it is in, as often as it is
+    where: dict[Pair, list[str]] = defaultdict(list)  # pair -> the splits that list it, as often as they do
     for name, listing in listings.items():
         for pair in listing.pairs:
             where[pair].append(name)
-    facts = _inspect_all(list(where), partial(inspect_pair, spec=spec, channels=channels), progress)
+    facts = _inspect_all(list(where), partial(inspect_pair, spec=spec, channels=channels))
     _unlike_the_others(facts)
-    for pair, told in facts.items():
+    for pair, seen in facts.items():
         names = ", ".join(dict.fromkeys(where[pair]))
-        findings += [Finding(kind, grade, names, files, text, pair) for kind, grade, files, text in told.findings]
-    told_splits = [_add_up(name, listing.pairs, facts, spec) for name, listing in listings.items()]
-    for split in told_splits:
+        findings += [Finding(kind, severity, names, files, text, pair) for kind, severity, files, text in seen.findings]
+    summaries = [_add_up(name, listing.pairs, facts, spec) for name, listing in listings.items()]
+    for split in summaries:
         pairs = listings[split.name].pairs
         required = split.name in (splits or (config.train_split, config.val_split))
         findings += _of_a_split(split, {pair: facts[pair] for pair in pairs}, spec, required)
-    findings += _unseen(told_splits, config)
-    findings += _duplicates({pair: told.digest for pair, told in facts.items()}, where, config)
-    for split in told_splits:
+    findings += _unseen(summaries, config)
+    findings += _duplicates({pair: seen.digest for pair, seen in facts.items()}, where, config)
+    for split in summaries:
         split.name = printable(split.name)
     findings = [finding._replace(split=printable(finding.split), text=printable(finding.text)) for finding in findings]
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), list(KINDS).index(finding.kind)))
-    return Report(config.dataset, root, spec, told_splits, findings, len(facts), time.monotonic() - began)
+    seconds = time.monotonic() - began
+    return Report(config.dataset, Path(config.root), spec, summaries, findings, len(facts), seconds)
 
 
 def find_splits(config: DataConfig) -> list[str]:
-    """The splits that lie under the root, and those for training and validation, which come first."""
-    root, spec = Path(config.root), config.spec
+    """The splits for training and validation, then all others under the root."""
+    root, spec = Path(config.root), spec_of(config)
     first = [config.train_split, config.val_split]
-    packed = [path.name.removesuffix(SUFFIX) for path in sorted(root.glob(f"[!.]*{SUFFIX}"))]
-    patterns = [pattern for pattern in (spec.split_list or spec.images, spec.masks) if "{split}" in pattern]
-    if not packed and not patterns:
-        return first  # which are the same files
-    found = packed
-    if not packed:
+    names = packed_splits(root)
+    if not names:
+        patterns = [pattern for pattern in (spec.split_list or spec.images, spec.masks) if "{split}" in pattern]
+        if not patterns:
+            return first  # which are the same files
         parts = patterns[0].strip("/").split("{split}")
         before, *after = map(re.escape, parts)
         exact = re.compile(before + "([^/.][^/]*)" + r"\1".join(after))
         places = sorted(root.glob("*".join(map(glob.escape, parts))))
         places = [path for path in places if os.path.isfile(path) == (patterns[0] == spec.split_list)]
-        matches = [exact.fullmatch(path.relative_to(root).as_posix()) for path in places]
-        found = [match[1] for match in matches if match]
-    names = {there: name for name, there in spec.split_names.items()}
-    return list(dict.fromkeys(first + [names.get(name, name) for name in found]))
+        names = [match[1] for path in places if (match := exact.fullmatch(path.relative_to(root).as_posix()))]
+    split_of = {there: name for name, there in spec.split_names.items()}
+    return list(dict.fromkeys(first + [split_of.get(name, name) for name in names]))
 
 
 def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding]) -> Listing | None:
@@ -212,8 +222,8 @@ def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding
         findings.append(Finding("no-split", "error", split, (), text))
         return None
     except InputError as error:
-        there = os.path.isfile(Path(config.root) / f"{config.spec.split_names.get(split, split)}{SUFFIX}")
-        grade = "error" if asked or there else "warning" if required else "note"
+        packed = index_path(Path(config.root), config.spec.split_names.get(split, split)).is_file()
+        grade = "error" if asked or packed else "warning" if required else "note"
         findings.append(Finding("no-split", grade, split, (), str(error)))
         return None
     maskless = {"image-without-mask", "missing-file"}
@@ -232,17 +242,13 @@ def _of_a_fault(fault: Fault, split: str) -> list[Finding]:
     return [Finding(fault.kind, grade, split, (file,), text) for file in fault.files]
 
 
-def _inspect_all(pairs: Sequence[tuple], inspect: Callable, progress: Callable[[int, int], None]) -> dict[tuple, Facts]:
-    facts = {}
+def _inspect_all(pairs: Sequence[Pair], inspect: Callable[[Pair], Facts]) -> dict[Pair, Facts]:
     with ThreadPoolExecutor(THREADS) as pool:
         try:
-            for pair, told in zip(pairs, pool.map(inspect, pairs), strict=True):
-                facts[pair] = told
-                progress(len(facts), len(pairs))
+            return dict(zip(pairs, track(pool.map(inspect, pairs), "check", len(pairs)), strict=True))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return facts
 
 
 def _unlike_the_others(facts: Mapping[tuple[File, File], Facts]) -> None:
@@ -310,14 +316,6 @@ def _unseen(splits: Sequence[Split], config: DataConfig) -> list[Finding]:
     counts = zip(config.spec.classes, train.pixels, val.pixels, strict=False)
     unseen = [name for name, trained, scored in counts if scored and not trained]
     return [Finding("unseen-class", "warning", val.name, (), ", ".join(unseen))] if unseen else []
-
-
-def _beside(config: DataConfig) -> str:
-    """How to name a folder that has the name of a known data set: the name alone is the data set, in data/NAME."""
-    folder = Path(config.dataset)
-    if not folder.is_dir():
-        return ""
-    return f", or give ./{folder} if that is meant" if (folder / "dataset.json").is_file() else f" ./{folder}"
 
 
 def _duplicates(digests: Mapping[tuple, bytes | None], where: Mapping[tuple, list[str]], config: DataConfig) -> list:

@@ -134,7 +134,7 @@ def test_values_and_label_maps(tmp_path):
 def test_what_no_diagnosis_explains_is_refused(tmp_path):
     spec = DatasetSpec(classes=SCENE_CLASSES, palette=(SCENE_PALETTE[1], *SCENE_PALETTE[1:]))
     kinds, text = told(tmp_path, mask=np.array(spec.palette, np.uint8)[LABELS], spec=spec)
-    assert kinds == {("refused", "error")} and "two classes have the same one" in text
+    assert kinds == {("refused", "error")} and "two classes have the same colour" in text
 
 
 def test_several_faults_of_a_pair(tmp_path):

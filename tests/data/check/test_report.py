@@ -53,6 +53,25 @@ def test_foreign_names(scenes):
     json.loads((scenes / "x.json").read_text())
 
 
+def test_class_names_with_control_codes_and_surrogates(scenes):
+    spec = json.loads((scenes / "dataset.json").read_text())
+    spec["classes"][:2] = ["\x1b[2J<b>", "\ud800"]
+    (scenes / "dataset.json").write_text(json.dumps(spec))
+    done = run_cli("data", "check", scenes, "--json", scenes / "x.json", "--html", scenes / "x.html")
+    assert r"\x1b[2J<b>" in done.stdout and "\x1b" not in done.stdout + done.stderr
+    assert r"\x1b[2J&lt;b&gt;" in (scenes / "x.html").read_text()
+    assert list(json.loads((scenes / "x.json").read_text())["splits"][0]["pixels"])[:2] == spec["classes"][:2]
+
+
+def test_one_split_for_training_and_validation(scenes, tmp_path):
+    text = (
+        f"config = override(load_experiment('drawn'), {{'data.dataset': {str(scenes)!r}, 'data.val_split': 'train'}})"
+    )
+    (tmp_path / "mine.py").write_text(f"from emanet import load_experiment, override\n{text}\n")
+    done = run_cli("data", "check", tmp_path / "mine.py", "--html", tmp_path / "x.html")
+    assert done.returncode == 3 and "it is for training and for validation" in (tmp_path / "x.html").read_text()
+
+
 class TestCommand:
     def test_exit_code_json_and_page(self, drawn, tmp_path):
         written = tmp_path / "new" / "check.json", tmp_path / "new" / "check.html"
@@ -70,7 +89,7 @@ class TestCommand:
         files = [f["files"] for f in json.loads(written[0].read_text())["findings"] if f["kind"] == "empty-file"]
         assert files == [[f"train/images/{i:04d}.jpg"] for i in range(1, 6)]
         text = written[1].read_text()
-        assert "http" not in text and "src='data:image/png" in text and all(file[0] in text for file in files)
+        assert "http" not in text and 'src="data:image/png' in text and all(file[0] in text for file in files)
         HTMLParser().feed(text)
 
     def test_an_experiment_uses_two_splits(self, drawn, tmp_path):
@@ -120,7 +139,7 @@ class TestCommand:
         shutil.copytree(scenes, tmp_path / "camvid")
         monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
         said = sentence(run_cli("data", "check", "camvid", cwd=tmp_path))
-        assert said.endswith("name it with --root, or give ./camvid if that is meant")
+        assert said.endswith("name it with --root, or write ./camvid to mean that folder")
         (tmp_path / "camvid" / "dataset.json").unlink()
         assert sentence(run_cli("data", "check", "camvid", cwd=tmp_path)).endswith("name it with --root ./camvid")
 
@@ -133,4 +152,4 @@ class TestCommand:
         spec = json.loads((scenes / "dataset.json").read_text())
         (scenes / "dataset.json").write_text(json.dumps({**spec, "images": "train/images", "masks": "train/masks"}))
         shown = run_cli("data", "check", scenes).stdout
-        assert "1 image is in train and val" in shown and re.search(r"1\s+pair\s+looked", shown)
+        assert "1 image is in train and val" in shown and re.search(r"1\s+pair\s+checked", shown)

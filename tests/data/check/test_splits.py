@@ -13,7 +13,7 @@ from test_check import found, report_of, save
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data import drawn as export
 from emanet.data.check.quick import check
-from emanet.data.check.splits import check_dataset, find_splits
+from emanet.data.check.splits import check_dataset, check_source, find_splits
 from emanet.data.datasets import SPECS, open_dataset, resolve
 from emanet.data.pack import pack
 from emanet.errors import InputError
@@ -44,7 +44,7 @@ class TestFolders:
 
     def test_no_root(self, tmp_path):
         with pytest.raises(InputError, match="no folder .*nowhere for data set 'camvid'; name it with --root"):
-            check_dataset(resolve(DataConfig(dataset="camvid", root=str(tmp_path / "nowhere"))))
+            check_source("camvid", root=str(tmp_path / "nowhere"))
 
     def test_images_only_are_noted(self, scenes):
         shutil.copytree(scenes / "val" / "images", scenes / "test" / "images")
@@ -197,10 +197,11 @@ class TestPacked:
 def test_splits_are_found_by_their_pattern(tmp_path):
     for folder in ("images/training", "images/extra", "images/.hidden", "labels/training"):
         (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "images" / "linked").symlink_to("extra", target_is_directory=True)
     spec = DatasetSpec(
         classes=("a",), images="images/{split}", masks="labels/{split}", split_names={"train": "training"}
     )
-    assert find_splits(DataConfig(spec=spec, root=str(tmp_path))) == ["train", "val", "extra"]
+    assert find_splits(DataConfig(spec=spec, root=str(tmp_path))) == ["train", "val", "extra", "linked"]
     (tmp_path / "dataset.json").touch()
     (tmp_path / "set [1] a" / "a").mkdir(parents=True)
     (tmp_path / "set [1] a" / "b").mkdir(parents=True)
