@@ -11,11 +11,12 @@ from .errors import InputError
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path to write; it becomes `path` when the block ends, or is removed when the block raises.
 
     Folders on the way are made. An OSError names `path` instead of the temporary file, whose name holds the process
-    id: two processes that write the same file do not disturb each other.
+    id: two processes that write the same file do not disturb each other. durable: False leaves out fsync, which takes
+    milliseconds, for thousands of small files that can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -23,16 +24,18 @@ def replacing(path: Path) -> Iterator[Path]:
         if os.path.lexists(temporary):  # left by a killed process that had the same number
             temporary.unlink()
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        if isinstance(error, OSError) and str(error.filename) in ("None", str(temporary)):
+        if isinstance(error, OSError) and error.errno and str(error.filename) in ("None", str(temporary)):
             error.filename = str(path)
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:

@@ -1,10 +1,9 @@
 """Annotations as their authors publish them -> index PNGs, in several processes.
 
-Each function writes one mask and can be called again: a file appears under its name only when it is whole.
+Each function writes one mask. A mask gets its name once it is complete, so an interrupted call can be repeated.
 """
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -14,20 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from ...atomic import replacing
 from ...config import IGNORE
 from ...errors import InputError
+from ...show.terminal import track
 from ..images import write_mask
 from ..specs import COCOSTUFF_NUMBERS, CONTEXT_VALUES, SPECS
-from .archives import bar, replacing
 
-CHUNK = 32  # files that a process takes at a time
+CHUNK = 32  # files handed to a process at a time
 
 
 def sbd(source: Path, target: Path) -> None:
     """SBD's .mat: GTcls.Segmentation holds VOC's classes, 0 to 20."""
     labels = _labels(source, lambda content: content["GTcls"]["Segmentation"][0, 0])
     if labels.max(initial=0) > 20:
-        raise InputError(f"{source} has label {labels.max()}, but VOC's classes end at 20")
+        raise InputError(f"{source} has label {labels.max()}, but VOC's largest is 20")
     _save(target, labels, SPECS["voc"].colours)
 
 
@@ -46,10 +46,11 @@ def cocostuff(source: Path, target: Path) -> None:
 
 
 def coco(regions: Sequence[tuple[int, bool, Any]], size: tuple[int, int], target: Path, least: int) -> bool:
-    """Draw COCO's regions (label, is a crowd, segmentation); False, and no file, unless more than `least` pixels show.
+    """Draw COCO's regions (label, is a crowd, segmentation). Writes a file and returns True if more than `least` pixels
+    are labelled.
 
-    Regions overlap and COCO gives no order: the smaller lies on top, since the larger shows anyway. A crowd is a
-    blob around many objects, not their outline: its pixels are ignored where no single object covers them.
+    Regions overlap and COCO defines no order: smaller ones are drawn over larger ones, which stay visible anyway. A
+    crowd is a rough region around many objects: its pixels are ignored where no single object covers them.
     """
     from pycocotools import mask as rle
 
@@ -59,7 +60,7 @@ def coco(regions: Sequence[tuple[int, bool, Any]], size: tuple[int, int], target
         drawn = [(crowd, label, _encoded(shape, h, w)) for label, crowd, shape in regions]
         for crowd, label, code in sorted(drawn, key=lambda item: (not item[0], -int(rle.area(item[2])))):
             labels[rle.decode(code).astype(bool)] = IGNORE if crowd else label
-    except Exception as error:  # whatever pycocotools, a C extension, makes of broken input
+    except Exception as error:  # pycocotools, a C extension, raises nearly anything on broken input
         raise InputError(f"the COCO regions of {target.stem} cannot be drawn: {error}") from error
     if np.count_nonzero((labels > 0) & (labels != IGNORE)) <= least:
         return False
@@ -68,7 +69,7 @@ def coco(regions: Sequence[tuple[int, bool, Any]], size: tuple[int, int], target
 
 
 def _encoded(shape: Any, h: int, w: int) -> dict:
-    """COCO's polygons or run lengths (plain or compressed) as one compressed run-length code."""
+    """COCO's polygons or run lengths, plain or compressed, as compressed run lengths."""
     from pycocotools import mask as rle
 
     if isinstance(shape, list):
@@ -81,12 +82,12 @@ def _encoded(shape: Any, h: int, w: int) -> dict:
 def _looked_up(source: Path, variable: str, table: np.ndarray) -> np.ndarray:
     values = _labels(source, lambda content: content[variable])
     if values.min(initial=0) < 0 or values.max(initial=0) >= len(table):
-        raise InputError(f"{source} has values {values.min()} to {values.max()}, but they end at {len(table) - 1}")
+        raise InputError(f"{source} has values {values.min()} to {values.max()}, but the largest is {len(table) - 1}")
     return table[values]
 
 
 def _labels(source: Path, take: Callable[[dict], np.ndarray]) -> np.ndarray:
-    """An integer array (H, W) of a .mat file; InputError where the file has none."""
+    """An integer array (H, W) of a .mat file. Raises InputError."""
     from scipy.io import loadmat
 
     try:
@@ -100,35 +101,27 @@ def _labels(source: Path, take: Callable[[dict], np.ndarray]) -> np.ndarray:
 
 
 def _save(target: Path, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(target) as part:
-        write_mask(part, labels.astype(np.uint8), palette)
+    with replacing(target, durable=False) as temporary:
+        write_mask(temporary, labels.astype(np.uint8), palette)
 
 
-def run(function: Callable, jobs: Sequence[tuple], label: str, workers: int = 0) -> list:
-    """[function(*job) for job in jobs] in `workers` processes (0: one per core), with a progress bar."""
-    workers = min(workers or os.cpu_count() or 1, len(jobs) // CHUNK)  # a few files are done before a process starts
-    results = []
-    with bar(label, len(jobs)) as show:
-        if workers <= 1:
-            for job in jobs:
-                results.append(function(*job))
-                show(len(results))
-            return results
-        # Spawned, not forked: the progress bar is a thread, and a fork copies its locks.
-        spawned = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_leave_interrupts_to_the_parent) as pool:
-            try:
-                for result in pool.map(function, *zip(*jobs, strict=True), chunksize=CHUNK):
-                    results.append(result)
-                    show(len(results))
-            except BrokenProcessPool as error:
-                what = "a process ended without a word, perhaps for lack of memory"
-                raise InputError(f"{label}: {what}; run the same again with --workers 1") from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return results
+def run(function: Callable, jobs: Sequence[tuple], label: str) -> list:
+    """[function(*job) for job in jobs], in one process per core, with a progress bar. Raises InputError."""
+    workers = min(multiprocessing.cpu_count(), len(jobs) // CHUNK)  # a few files take less time than starting a process
+    if workers <= 1:
+        return [function(*job) for job in track(jobs, label)]
+    # Spawned, not forked: the progress bar is a thread, and a fork would copy its locks.
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawned, initializer=_leave_interrupts_to_the_parent) as pool:
+        try:
+            return list(track(pool.map(function, *zip(*jobs, strict=True), chunksize=CHUNK), label, len(jobs)))
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{label}: a process was killed, perhaps for lack of memory; free some and run the command again"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _leave_interrupts_to_the_parent() -> None:

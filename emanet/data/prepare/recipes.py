@@ -1,35 +1,33 @@
-"""Public data sets made ready to train on: fetched, unpacked, converted, listed and counted.
+"""Public data sets, made ready to train on: downloaded, unpacked, converted, listed and counted.
 
-python -m emanet data prepare voc        # in data/voc; what needs a login is named, and where to put it
-Every step leaves out what is done already, so that the same command goes on after an interruption, and works without
-a network where the archives, or the files themselves, are there.
+python -m emanet data prepare voc        # into data/voc; says which files need a login, and where to put them
+Every step skips what is done already: the same command continues after an interruption, and needs no network where the
+archives, or the files in them, are there.
 """
 
 import importlib.util
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
-
+from ...atomic import write_text
 from ...config import DataConfig
 from ...errors import InputError, some, suggest
 from ...experiments import read_json
+from ...show.terminal import note, say
 from ..datasets import open_dataset
 from ..specs import COCO_OF_VOC
 from . import masks as annotations
-from .archives import Archive, obtain, present, replacing, unpack
+from .archives import Archive, obtain, present, unpack
 
 OXFORD = ("https://thor.robots.ox.ac.uk/pascal/VOC", "http://host.robots.ox.ac.uk/pascal/VOC")
 CALVIN = "http://calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset"
 COCO = "http://images.cocodataset.org"
-LEAST_PIXELS = (
-    1000  # DeepLabV3, arXiv 1706.05587, section 4.3.4: a COCO image is worth training on if more are labelled
-)
+LEAST_PIXELS = 1000  # DeepLabV3, arXiv 1706.05587, section 4.3.4: COCO images with more labelled pixels are trained on
 
-# Checksums: torchvision and gluon-cv state those of VOC, SBD, ADE20K and Cityscapes, TensorFlow Datasets COCO's. None
-# are published for Context and COCO-Stuff: there the archive's own checksums and the counts of the splits must do.
+# Checksums: torchvision and gluon-cv publish those of VOC, SBD, ADE20K and Cityscapes, TensorFlow Datasets COCO's.
+# Context and COCO-Stuff have none: there the archive's own checksums and the sizes of the splits are compared.
 VOC_2012 = Archive(
     name="VOCtrainval_11-May-2012.tar",
     urls=tuple(f"{server}/voc2012/VOCtrainval_11-May-2012.tar" for server in OXFORD),
@@ -136,16 +134,19 @@ ADE20K_TEST = Archive(
 )
 
 
-def prepare(name: str, root: str = "", archives: str = "", workers: int = 0) -> None:
-    """See the command's help for the arguments. Raises InputError where something is missing, wrong or out of reach."""
+def prepare(name: str, root: str = "", archives: str = "") -> None:
+    """Make the data set of that name ready in `root` (default data/NAME), from `archives` (default ROOT/archives).
+
+    Raises InputError where something is missing, wrong or cannot be downloaded.
+    """
     if name not in RECIPES:
         raise InputError(f"no data set {name!r} to prepare{suggest(name, RECIPES)}")
-    recipe, console = RECIPES[name], Console(stderr=True, soft_wrap=True, highlight=False)
+    recipe = RECIPES[name]
     place = Path(root or f"data/{name}")
     folder = Path(archives) if archives else place / "archives"
-    for given in (place, folder):
-        if given.exists() and not given.is_dir():
-            raise InputError(f"{given} is a file, but must be a folder")
+    for path in (place, folder):
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file, but must be a folder")
     nested = place / recipe.nested
     if recipe.nested and nested.is_dir():
         raise InputError(f"{place} holds {recipe.nested}: name {nested} itself with --root")
@@ -157,13 +158,13 @@ def prepare(name: str, root: str = "", archives: str = "", workers: int = 0) -> 
     if by_hand:
         files = " and ".join(archive.name for archive in by_hand)
         raise InputError(
-            f"{name} needs {files}, which no program may fetch: log in at {by_hand[0].page}, put "
-            f"{'them' if len(by_hand) > 1 else 'it'} into {folder}, and run the same again"
+            f"{name} needs {files}, which can only be downloaded by hand: log in at {by_hand[0].page}, put "
+            f"{'them' if len(by_hand) > 1 else 'it'} into {folder}, and run the command again"
         )
-    notes = []
+    remarks = []
     for number, archive in enumerate(absent, 1):
         if archive.urls and not (folder / archive.name).is_file():
-            console.print(f"{archive.name}: downloading into {folder}", markup=False)
+            note(f"{archive.name}: downloading into {folder}")
         try:
             path = obtain(archive, folder)
         except InputError as error:
@@ -171,44 +172,40 @@ def prepare(name: str, root: str = "", archives: str = "", workers: int = 0) -> 
                 later = [a for a in absent[number:] if not (a.optional or (folder / a.name).is_file())]
                 also = ", ".join(f"{a.name} from {a.urls[0]}" for a in later)
                 raise InputError(f"{error}{f'; {name} needs {also} too' if later else ''}") from error
-            notes.append(f"no test images: {error}")
+            remarks.append(f"no test images: {error}")
             continue
-        count = unpack(archive, path, place)
-        console.print(f"{path.name}: {count:,} files unpacked", markup=False)
-    recipe.finish(place, workers)
-    _report(name, recipe, place, notes)
+        note(f"{path.name}: {unpack(archive, path, place):,} files unpacked")
+    recipe.finish(place)
+    say(f"{name} is ready in {place}:", *_summary(name, recipe, place), *(f"  {remark}" for remark in remarks))
+    say("", "Train on it with", f"  python -m emanet train {recipe.train} --data.root {shlex.quote(str(place))}")
     if folder.is_dir() and any(folder.iterdir()):
-        print(f"\nThe archives in {folder} are not needed any more.")
+        say("", f"The archives in {folder} are no longer needed.")
 
 
-def _report(name: str, recipe: "Recipe", root: Path, notes: list[str]) -> None:
-    """What has been made, how far it agrees with what is published, and what to do with it."""
-    print(f"{name} is ready in {root}:")
+def _summary(name: str, recipe: "Recipe", root: Path) -> Iterator[str]:
+    """A line per split: its number of images, and the published number where that differs."""
     for split, published in recipe.counts.items():
         count = len(open_dataset(DataConfig(dataset=name, root=str(root)), split))
-        print(f"  {split:10} {count:7,} images{_compared(count, published)}")
+        yield f"  {split:10} {count:7,} images{_compared(count, published)}"
     for split, (pattern, published) in recipe.unlabelled.items():
         count = sum(1 for _ in root.glob(pattern)) if "*" in pattern else len(_lines(root / pattern))
         if count:
             where = root / (pattern.partition("/*")[0])
             unlike = _compared(count, published)
-            print(f"  {split:10} {count:7,} images without masks, for submit --images {where}{unlike}")
-    for note in notes:
-        print(f"  {note}")
-    print(f"\nTrain on it with\n  python -m emanet train {recipe.train} --data.root {shlex.quote(str(root))}")
+            yield f"  {split:10} {count:7,} images without masks, for submit --images {where}{unlike}"
 
 
 def _compared(count: int, published: int | None) -> str:
     return "" if published in (count, None) else f", but {published:,} are published"
 
 
-def _voc(root: Path, workers: int) -> None:
-    """trainaug: VOC's train and SBD's train and val less VOC's val; VOC's own masks wherever there is one."""
+def _voc(root: Path) -> None:
+    """trainaug: VOC's train, and SBD's train and val without VOC's val; VOC's own mask where there is one."""
     lists = root / "ImageSets" / "Segmentation"
     train, val = (_lines(lists / f"{split}.txt") for split in ("train", "val"))
     extra = sorted({*_lines(root / "sbd" / "train.txt"), *_lines(root / "sbd" / "val.txt")} - {*train, *val})
     cls, aug = root / "sbd" / "cls", root / "SegmentationClassAug"
-    _convert(annotations.sbd, [(cls / f"{stem}.mat", aug / f"{stem}.png") for stem in extra], workers)
+    _convert(annotations.sbd, [(cls / f"{stem}.mat", aug / f"{stem}.png") for stem in extra])
     masks = {stem: "SegmentationClassAug" for stem in extra} | {stem: "SegmentationClass" for stem in train}
     _list(lists / "trainaug.txt", [f"/JPEGImages/{s}.jpg /{masks[s]}/{s}.png" for s in sorted(masks)])
     if not (lists / "trainval.txt").exists():
@@ -217,67 +214,67 @@ def _voc(root: Path, workers: int) -> None:
         _list(root / "test.txt", [f"JPEGImages/{stem}.jpg" for stem in _lines(lists / "test.txt")])
 
 
-def _context(root: Path, workers: int) -> None:
+def _context(root: Path) -> None:
     """The splits are those of VOC 2010's main task, all of whose images have a LabelMap."""
     masks = root / "SegmentationClassContext"
     for split in ("train", "val"):
         stems = _lines(root / "ImageSets" / "Main" / f"{split}.txt")
-        _convert(annotations.context, [(root / "trainval" / f"{s}.mat", masks / f"{s}.png") for s in stems], workers)
+        _convert(annotations.context, [(root / "trainval" / f"{s}.mat", masks / f"{s}.png") for s in stems])
         _list(root / "ImageSets" / "SegmentationContext" / f"{split}.txt", stems)
 
 
-def _cocostuff10k(root: Path, workers: int) -> None:
+def _cocostuff10k(root: Path) -> None:
     stems = [stem for split in ("train", "test") for stem in _lines(root / "imageLists" / f"{split}.txt")]
     jobs = [(root / "annotations" / f"{stem}.mat", root / "masks" / f"{stem}.png") for stem in stems]
-    _convert(annotations.cocostuff, jobs, workers)
+    _convert(annotations.cocostuff, jobs)
 
 
-def _coco_voc(root: Path, workers: int) -> None:
-    """Masks of VOC's classes; train lists only images with more than LEAST_PIXELS of them, val lists every image."""
+def _coco_voc(root: Path) -> None:
+    """Masks with VOC's classes; train lists images with more than LEAST_PIXELS labelled ones, val lists every image."""
     label_of = {category: label for label, category in enumerate(COCO_OF_VOC, 1)}
     for split, least in (("train", LEAST_PIXELS), ("val", -1)):
         path = root / "annotations" / f"instances_{split}2017.json"
         content = read_json(path)
         regions: dict[int, list] = {}
         try:
-            for found in content["annotations"]:
-                if found["category_id"] in label_of and found["segmentation"]:
-                    region = (label_of[found["category_id"]], bool(found["iscrowd"]), found["segmentation"])
-                    regions.setdefault(found["image_id"], []).append(region)
+            for item in content["annotations"]:
+                if item["category_id"] in label_of and item["segmentation"]:
+                    region = (label_of[item["category_id"]], bool(item["iscrowd"]), item["segmentation"])
+                    regions.setdefault(item["image_id"], []).append(region)
             images = [(Path(image["file_name"]).stem, image) for image in content["images"]]
             sizes = {stem: (regions.pop(image["id"], []), (image["height"], image["width"])) for stem, image in images}
         except (KeyError, TypeError) as error:
-            raise InputError(f"{path} is no file of COCO instances: {error}") from error
+            raise InputError(f"{path} is not a file of COCO instances: {error}") from error
         del content
         target = {stem: root / "masks_voc" / f"{split}2017" / f"{stem}.png" for stem in sizes}
         listed = {stem for stem in sizes if target[stem].exists()}
         todo = [stem for stem, (drawn, _) in sizes.items() if stem not in listed and (drawn or least < 0)]
         jobs = [(*sizes[stem], target[stem], least) for stem in todo]
-        kept = annotations.run(annotations.coco, jobs, f"draw {split} masks", workers)
-        listed.update(stem for stem, shows in zip(todo, kept, strict=True) if shows)
+        kept = annotations.run(annotations.coco, jobs, f"draw {split} masks")
+        listed.update(stem for stem, is_kept in zip(todo, kept, strict=True) if is_kept)
         _list(root / "lists_voc" / f"{split}.txt", sorted(listed))
 
 
-def _nothing(root: Path, workers: int) -> None:
+def _nothing(root: Path) -> None:
     """The masks are read as they are published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a data set of the same name in SPECS comes about."""
+    """How to make the data set of the same name in SPECS."""
 
     train: str
-    """The experiment that trains on it, with what flags that needs."""
+    """The experiment that trains on it, and the flags it needs."""
     archives: tuple[Archive, ...]
     counts: dict[str, int | None]
     """Split -> images, as published."""
-    finish: Callable[[Path, int], None] = _nothing
+    finish: Callable[[Path], None] = _nothing
     needs: tuple[str, ...] = ()
-    """Modules that finish imports."""
+    """Optional modules that `finish` imports."""
     nested: str = ""
-    """The root that the archives' own layout would give, below the folder they are unpacked in."""
+    """The folder inside the archives that corresponds to the root."""
     unlabelled: dict[str, tuple[str, int]] = field(default_factory=dict)
-    """Split without masks -> a list, or a pattern of its images, and how many there should be."""
+    """Split without masks -> a list or a pattern of its images, and their published number."""
 
 
 _CONTEXT = Recipe(
@@ -335,28 +332,26 @@ RECIPES = {
 }
 
 
-def _convert(function: Callable[[Path, Path], None], jobs: list[tuple[Path, Path]], workers: int) -> None:
-    """Those conversions whose result is not there yet."""
+def _convert(function: Callable[[Path, Path], None], jobs: list[tuple[Path, Path]]) -> None:
+    """Run the conversions whose result does not exist yet."""
     todo = [(source, target) for source, target in jobs if not target.exists()]
-    lacking = [source for source, _ in todo if not source.exists()]
-    if lacking:
-        raise InputError(f"{len(lacking)} of {len(jobs)} annotations are missing: {some(lacking, 3)}")
-    annotations.run(function, todo, f"convert {function.__name__} masks", workers)
+    missing = [source for source, _ in todo if not source.exists()]
+    if missing:
+        raise InputError(f"{len(missing)} of {len(jobs)} annotations are missing: {some(missing, 3)}")
+    annotations.run(function, todo, f"convert {function.__name__} masks")
 
 
 def _lines(path: Path) -> list[str]:
-    """The first word of every line; nothing where there is no such file."""
+    """The first word of every line; an empty list where there is no such file."""
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
     return [line.split()[0] for line in text.splitlines() if line.strip()]
 
 
 def _list(path: Path, lines: list[str]) -> None:
-    """Write a split's list; another list of that name is kept beside it as NAME.old."""
+    """Write a split's list; a different list of that name is kept as NAME.old."""
     text = "".join(f"{line}\n" for line in lines)
     if path.is_file():
         if path.read_text("utf-8", "replace") == text:
             return
         path.replace(path.with_name(f"{path.name}.old"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+    write_text(path, text)

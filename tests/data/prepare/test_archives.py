@@ -161,7 +161,7 @@ def test_passing_errors_are_tried_again(server, tmp_path):
 
 def test_a_download_that_never_ends_whole_is_given_up(server, tmp_path):
     server.break_after = [1000] + [1] * 50
-    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after 1004 of 1280000 bytes"):
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*it ended after 1004 of 1280000 bytes"):
         fetch((server.url,), tmp_path / "file.bin")
     assert len(server.asked) == download.TRIES
     assert (tmp_path / "file.bin.partial").stat().st_size == 1004, "what came stays, to go on with"
@@ -170,7 +170,7 @@ def test_a_download_that_never_ends_whole_is_given_up(server, tmp_path):
 def test_starting_over_and_over_is_no_progress(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "BLOCK", 1000)
     server.ranges, server.break_after = False, [10_000, 20_000] * 20
-    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after"):
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*it ended after"):
         fetch((server.url,), tmp_path / "file.bin")
     assert len(server.asked) == 2 + download.TRIES
 
@@ -179,7 +179,7 @@ def test_there_is_an_end_to_progress_too(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "BLOCK", 1000)
     monkeypatch.setattr(download, "ATTEMPTS", 12)
     server.break_after = [2000] * 50
-    with pytest.raises(InputError, match=r"cannot download file.bin from .*broke off after 24000 of"):
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*it ended after 24000 of"):
         fetch((server.url,), tmp_path / "file.bin")
     assert len(server.asked) == 12
 
@@ -187,7 +187,7 @@ def test_there_is_an_end_to_progress_too(server, tmp_path, monkeypatch):
 def test_a_byte_at_a_time_is_too_slow(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download, "TIMEOUT", 0.1)
     server.drip, server.content = 0.02, b"x" * 200
-    with pytest.raises(InputError, match=r"cannot download file.bin from .*less than 1000 bytes a second came"):
+    with pytest.raises(InputError, match=r"cannot download file.bin from .*less than 1000 bytes a second arrived"):
         fetch((server.url,), tmp_path / "file.bin")
     assert len(server.asked) == download.TRIES
 
@@ -198,7 +198,7 @@ def test_what_is_not_there_is_tried_once_then_elsewhere(server, tmp_path, fault,
         server.kind = "text/html"
     else:
         server.codes = [fault]
-    with pytest.raises(InputError, match=f"{message}.*; fetch it by hand into {tmp_path} and run the same again"):
+    with pytest.raises(InputError, match=f"{message}.*; fetch it by hand into {tmp_path} and run the command again"):
         fetch((server.url,), tmp_path / "file.bin")
     assert len(server.asked) == 1
     server.codes, server.kind = [404], "application/zip"
@@ -214,11 +214,11 @@ def test_nobody_answers(server, tmp_path):
 
 def test_a_wrong_checksum_removes_the_download_but_not_a_users_file(server, tmp_path):
     wrong = archive(server.url, digests=("sha1:00", "md5:11"))
-    with pytest.raises(InputError, match=r"came out wrong and was removed: its checksum is md5:\w+, sha1:\w+, not"):
+    with pytest.raises(InputError, match=r"was damaged and removed: checksum mismatch: md5:\w+, sha1:\w+, not"):
         obtain(wrong, tmp_path)
     assert not any(tmp_path.iterdir())
     (tmp_path / "file.bin").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"file.bin is broken or another file: .* remove it"):
+    with pytest.raises(InputError, match=r"file.bin is damaged or the wrong file: .* remove or replace it"):
         obtain(wrong, tmp_path)
     assert (tmp_path / "file.bin").read_bytes() == b"mine" and len(server.asked) == 1
     assert obtain(archive(digests=()), tmp_path).read_bytes() == b"mine", "nothing to compare with"
@@ -226,7 +226,7 @@ def test_a_wrong_checksum_removes_the_download_but_not_a_users_file(server, tmp_
 
 def test_a_full_disk_is_known_beforehand(server, tmp_path, monkeypatch):
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(InputError, match=r"no room for .*: 0.0 GB are still to come, but 0.0 GB are free"):
+    with pytest.raises(InputError, match=r"no room for .*: 0.0 GB are needed, but 0.0 GB are free"):
         fetch((server.url,), tmp_path / "file.bin")
 
 
@@ -260,12 +260,31 @@ def test_only_what_is_taken_arrives_and_under_its_new_name(tmp_path, kind):
 
 
 @KINDS
-@pytest.mark.parametrize("name", ["top/in/../../../evil", "/top/in/evil", "top/in/..\\..\\evil", "C:\\evil"])
+@pytest.mark.parametrize("name", ["top/in/../../evil", "top/in/x/../../../../evil", "top/in/..\\..\\evil"])
 def test_nothing_is_written_outside(tmp_path, kind, name):
-    path = packed(tmp_path / kind, {name: b"x"})
+    path = packed(tmp_path / kind, {"top/in/a": b"x", name: b"x"})
     with pytest.raises(InputError, match="wants to write outside its folder"):
         unpack(TAKEN, path, tmp_path / "root")
-    assert not list(tmp_path.rglob("evil"))
+    assert not list(tmp_path.rglob("evil")) and not list(tmp_path.rglob("a")), "nothing is written at all"
+
+
+@KINDS
+def test_absolute_names_have_no_effect(tmp_path, kind):
+    names = "/top/in/evil", f"{tmp_path}/evil", "C:\\evil", "C:/top/in/evil", "//server/top/in/evil"
+    path = packed(tmp_path / kind, {"top/in/a": b"x"} | {name: b"x" for name in names})
+    assert unpack(TAKEN, path, tmp_path / "root") == 1
+    everything = Archive(name="a", takes={"": "out/"}, gives=("out",))
+    unpack(everything, path, tmp_path / "all")
+    assert not [path for path in tmp_path.rglob("evil") if not path.is_relative_to(tmp_path / "all" / "out")]
+
+
+@KINDS
+def test_links_that_the_user_made_are_followed(tmp_path, kind):
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "out").symlink_to(tmp_path / "large disk", target_is_directory=True)
+    unpack(TAKEN, packed(tmp_path / kind, {"top/in/a": b"x"}), tmp_path / "root")
+    assert (tmp_path / "large disk" / "a").read_bytes() == b"x"
 
 
 def test_links_in_a_tar_have_no_effect(tmp_path):
@@ -286,7 +305,7 @@ def test_a_broken_archive_is_named_and_unpacked_again_later(tmp_path, kind):
     whole = packed(tmp_path / kind, members).read_bytes()
     root, broken = tmp_path / "root", tmp_path / f"broken-{kind}"
     broken.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"broken-a.* is broken or incomplete .*; remove it"):
+    with pytest.raises(InputError, match=r"broken-a.* is damaged or incomplete .*; remove it"):
         unpack(TAKEN, broken, root)
     assert not present(TAKEN, root), "even if its folder is there already"
     before = {path.name: path.stat().st_mtime_ns for path in root.glob("out/*")}
@@ -303,7 +322,9 @@ def test_a_compressed_tar_is_compared_with_its_checksum_before_anything_is_writt
     content = bytearray(path.read_bytes())
     content[100_000] ^= 255
     path.write_bytes(content if damage == "flip" else path.read_bytes()[:-4])
-    with pytest.raises(InputError, match=rf"{kind} is broken or incomplete \(.*\); remove it and run the same again"):
+    with pytest.raises(
+        InputError, match=rf"{kind} is damaged or incomplete \(.*\); remove it and run the command again"
+    ):
         unpack(TAKEN, path, tmp_path / "root")
     assert not (tmp_path / "root" / "out").exists() and not present(TAKEN, tmp_path / "root")
 
@@ -327,7 +348,7 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_tar_that_is_more_than_it_seems_is_refused(tmp_path, what):
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(HOSTILE[what] + bytes(1024)))
-    with pytest.raises(InputError, match=r"a.tar.gz is broken or incomplete \("):
+    with pytest.raises(InputError, match=r"a.tar.gz is damaged or incomplete \("):
         unpack(TAKEN, tmp_path / "a.tar.gz", tmp_path / "root")
     assert not list(tmp_path.glob("root/out/*"))
 
@@ -347,7 +368,7 @@ def test_an_archive_that_will_not_fit_is_not_begun(tmp_path, kind, monkeypatch):
 
 def test_a_member_that_gives_more_than_it_states_is_stopped(tmp_path):
     source = io.BytesIO(bytes(8 << 20))
-    with pytest.raises(EOFError, match="a has more than the 10 bytes stated"):
+    with pytest.raises(EOFError, match="a has more than the stated 10 bytes"):
         download._write(lambda: source, 10, tmp_path / "a")
     assert not list(tmp_path.iterdir()) and source.closed
 
@@ -357,10 +378,10 @@ def test_a_member_that_gives_more_than_it_states_is_stopped(tmp_path):
     [
         ("encrypted", r"a.zip cannot be unpacked \(.*encrypted"),
         ("method", r"a.zip cannot be unpacked \(.*compression method is not supported"),
-        ("stored", r"a.zip is broken or incomplete \(Bad CRC-32"),
-        ("deflate", r"a.zip is broken or incomplete \("),
-        ("bz2", r"a.zip is broken or incomplete \(Invalid data stream"),
-        ("lzma", r"a.zip is broken or incomplete \("),
+        ("stored", r"a.zip is damaged or incomplete \(Bad CRC-32"),
+        ("deflate", r"a.zip is damaged or incomplete \("),
+        ("bz2", r"a.zip is damaged or incomplete \(Invalid data stream"),
+        ("lzma", r"a.zip is damaged or incomplete \("),
         ("name", r"cannot unpack .*a.zip into .*root: File name too long"),
         ("folder", r"cannot unpack .*a.zip into .*root: \w+"),
     ],
@@ -391,7 +412,7 @@ def test_a_zip_that_cannot_be_read_ends_in_one_sentence(tmp_path, fault, message
 
 def test_another_archive_is_refused(tmp_path):
     path = packed(tmp_path / "a.zip", {"something/else": b"x"})
-    with pytest.raises(InputError, match="is not the archive it should be: it holds nothing for out"):
+    with pytest.raises(InputError, match="is not the right archive: it holds nothing for out"):
         unpack(TAKEN, path, tmp_path / "root")
 
 

@@ -11,15 +11,16 @@ from emanet.errors import InputError
 
 def test_many_files_are_converted_in_several_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(annotations, "CHUNK", 4)
+    monkeypatch.setattr(annotations.multiprocessing, "cpu_count", lambda: 2)
     jobs = []
     for i in range(9):
         (tmp_path / f"{i}.mat").write_bytes(sbd_mat(halves(i, 20)))
         jobs.append((tmp_path / f"{i}.mat", tmp_path / "masks" / f"{i}.png"))
-    annotations.run(annotations.sbd, jobs, "test", workers=2)
+    annotations.run(annotations.sbd, jobs, "test")
     assert all(np.array_equal(np.array(Image.open(target)), halves(i, 20)) for i, (_, target) in enumerate(jobs))
     (tmp_path / "7.mat").write_bytes(b"broken")
     with pytest.raises(InputError, match="cannot read .*7.mat"):
-        annotations.run(annotations.sbd, jobs, "test", workers=2)
+        annotations.run(annotations.sbd, jobs, "test")
 
 
 @pytest.mark.parametrize(
@@ -27,9 +28,13 @@ def test_many_files_are_converted_in_several_processes(tmp_path, monkeypatch):
     [
         (annotations.sbd, mat({"GTcls": {"Segmentation": np.uint8(halves(0, 21))}}), "has label 21"),
         (annotations.sbd, mat({"GTinst": 1}), "it has no 'GTcls'"),
-        (annotations.context, mat({"LabelMap": np.uint16(halves(0, 460))}), "has values 0 to 460, but they end at 459"),
+        (
+            annotations.context,
+            mat({"LabelMap": np.uint16(halves(0, 460))}),
+            "has values 0 to 460, but the largest is 459",
+        ),
         (annotations.context, mat({"LabelMap": np.zeros((2, 2, 2))}), r"not \(H, W\)"),
-        (annotations.cocostuff, mat({"S": np.uint8(halves(0, 183))}), "they end at 182"),
+        (annotations.cocostuff, mat({"S": np.uint8(halves(0, 183))}), "the largest is 182"),
         (annotations.cocostuff, b"", "cannot read .*x.mat"),
     ],
 )

@@ -330,7 +330,7 @@ def test_what_is_not_there_is_downloaded(folder, monkeypatch):
         monkeypatch.setitem(prepare.RECIPES, "ade20k", replace(prepare.RECIPES["ade20k"], archives=archives))
         said = prepared("ade20k", folder)
         same(labels_of("ade20k", folder, "train"), {"a.jpg": halves(255, 0)})
-        assert "no test images: the download of release_test.zip came out wrong and was removed" in said
+        assert "no test images: the download of release_test.zip was damaged and removed" in said
         assert [path.name for path in folder.iterdir()] == ["ADEChallengeData2016.zip"]
         assert server.asked[1] == f"bytes={len(server.content) // 2}-"
 
@@ -351,13 +351,13 @@ def test_what_a_user_can_get_wrong_ends_in_one_sentence(tmp_path, folder, monkey
     assert "name nested/VOCdevkit/VOC2012 itself with --root" in error("voc", "--root", "nested")
     voc_archives(folder)
     (folder / "benchmark.tgz").write_bytes(b"no archive")
-    assert "benchmark.tgz is broken or incomplete" in error("voc", "--archives", folder)
+    assert "benchmark.tgz is damaged or incomplete" in error("voc", "--archives", folder)
     root = tmp_path / "data" / "voc"
     packed(
         folder / "benchmark.tgz",
         {"benchmark_RELEASE/dataset/cls/x.mat": b"", "benchmark_RELEASE/dataset/train.txt": b"y"},
     )
-    assert "is not the archive it should be: it holds nothing for sbd/val.txt" in error("voc", "--archives", folder)
+    assert "is not the right archive: it holds nothing for sbd/val.txt" in error("voc", "--archives", folder)
     (root / "sbd" / "val.txt").touch()
     (root / ".unpacking-benchmark.tgz").unlink()
     assert "1 of 1 annotations are missing: data/voc/sbd/cls/y.mat" in error("voc", "--archives", folder)
@@ -371,7 +371,7 @@ def test_no_coco_file_and_no_member_of_it(folder, tmp_path):
     files = {f"annotations/instances_{split}2017.json": b'{"annotations": []}' for split in ("train", "val")}
     packed(folder / "annotations_trainval2017.zip", files)
     error = sentence(run_cli("data", "prepare", "coco_voc", "--root", tmp_path / "c", "--archives", folder))
-    assert "instances_train2017.json is no file of COCO instances: 'images'" in error
+    assert "instances_train2017.json is not a file of COCO instances: 'images'" in error
 
 
 def test_every_recipe_is_whole():
