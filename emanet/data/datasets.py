@@ -68,6 +68,8 @@ class Dataset:
     pairs: Sequence[Pair]
     spec: DatasetSpec
     channels: int = 3
+    max_pixels: int | None = None
+    """See read_image; of images and masks."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -78,7 +80,8 @@ class Dataset:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """image (H, W, channels) uint8, labels (H, W) uint8: classes, or 255 = ignored. Raises InputError."""
         image, mask = self.pairs[index]
-        pixels, labels = read_image(image, self.channels), read_mask(mask, self.spec)
+        pixels = read_image(image, self.channels, max_pixels=self.max_pixels)
+        labels = read_mask(mask, self.spec, max_pixels=self.max_pixels)
         if pixels.shape[:2] != labels.shape:
             raise InputError(size_difference(image, pixels.shape[:2], mask, labels.shape))
         return pixels, labels

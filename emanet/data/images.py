@@ -89,13 +89,13 @@ def image_size(path: str | File, *, max_pixels: int | None = None) -> tuple[int,
         return h, w
 
 
-def read_mask(path: str | File, spec: DatasetSpec) -> np.ndarray:
+def read_mask(path: str | File, spec: DatasetSpec, *, max_pixels: int | None = None) -> np.ndarray:
     """Labels (H, W) uint8: indices of spec.classes, or IGNORE.
 
     Raises InputError, which names the file and the values or colours that are not in the spec.
     """
     try:
-        return _labels(read_mask_values(path), path, spec)
+        return _labels(read_mask_values(path, max_pixels=max_pixels), path, spec)
     except MemoryError as error:
         raise InputError(f"cannot read mask {path}: {_reason(error)}") from error
 
@@ -140,12 +140,12 @@ def _labels(values: np.ndarray, path: str | File, spec: DatasetSpec) -> np.ndarr
     return labels
 
 
-def read_mask_values(path: str | File) -> np.ndarray:
+def read_mask_values(path: str | File, *, max_pixels: int | None = None) -> np.ndarray:
     """The content of a mask file, upright: values (H, W) of an integer type, or colours (H, W, 3) uint8.
 
     Values are as stored: palette indices, or numbers of 1, 2, 4, 8, 16 or 32 bits. Raises InputError.
     """
-    with _opened(path, "mask") as image:
+    with _opened(path, "mask", max_pixels) as image:
         if isinstance(image, np.ndarray):
             if image.ndim != 2 or image.dtype.kind not in "iu":
                 raise ValueError(f"it is {image.dtype} {image.shape}, not integers (H, W)")
