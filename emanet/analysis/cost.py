@@ -3,18 +3,18 @@
     python -m emanet profile voc_resnet101 --memory
     python -m emanet profile --paper
 
-Multiply-adds are counted on fake tensors, which have shapes and no content: any size takes a second and no memory.
-Counted: convolutions, grouped and dilated ones too, and matrix products, attention's included; the EM attention has
-2T + 1 products of C * N * K each (see ops/em_attention.py). Borders count as if their padding were pixels. Not counted:
-biases, BatchNorm, ReLU, softmax, sums, pooling, and resampling, that of the logits included. The auxiliary head works
-in training only: its parameters count, its multiply-adds do not. Bases are a buffer, not parameters.
+Multiply-adds are counted on fake tensors, which have shapes but no content: any size takes a second and no memory.
+Convolutions of every kind and matrix products count, those of attention too: the EM attention has 2T + 1 products of
+C * N * K each (see ops/em_attention.py). Padding counts as if it were pixels. Biases, BatchNorm, ReLU, softmax, sums,
+pooling and resampling do not count, and neither does upsampling the logits. The auxiliary head runs in training only:
+its parameters count, its multiply-adds do not. Bases are a buffer, not parameters.
 
-Memory is measured, in float32: the highest sum of bytes allocated at one time, less what was allocated before, which is
-the weights (parameters and buffers, named separately) and the uint8 images. On CUDA that is torch's own statistics,
-after one pass to warm up; on the CPU the allocations and releases that torch.profiler records, which has the kernels'
-scratch memory in both cases. An inference is model(images) without gradient. A training step is the forward pass, the
-loss and the backward pass of train.py, gradients included, the optimiser's state not; BatchNorm has its running
-statistics, so that one image suffices, and keeps as much for the backward pass as with the batch's.
+Memory is measured, in float32: the peak of the bytes allocated at one time, minus what was allocated before, which is
+the weights (parameters and buffers, in a column of their own) and the uint8 images. On CUDA these are torch's own
+statistics, after a pass to warm up; on the CPU the allocations that torch.profiler records. Both include the kernels'
+scratch memory. An inference is model(images) without gradient. A training step is the forward pass, the loss and the
+backward pass of train.py, with the gradients but without the optimiser's state. BatchNorm uses its running statistics,
+so that one image is enough; it keeps as much for the backward pass as with the batch's statistics.
 """
 
 import contextlib
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..atomic import require_writable
 from ..config import BackboneConfig, DatasetSpec, Experiment, HeadConfig, ModelConfig
 from ..data.datasets import SPECS, resolve
 from ..distributed import pick_device
@@ -39,7 +40,7 @@ from ..errors import InputError
 from ..experiments import load_experiment, override
 from ..losses import PixelLoss
 from ..model import EMANet, build_model
-from ..show.tables import Grid, flat, put_out
+from ..show.tables import Grid, flat, put_out, require_different
 from ..train import StepNet
 from .published import FIGURES, TABLE1
 
@@ -62,15 +63,17 @@ def profile(
     experiments: Sequence[str], size: Size, batch: int, json: str, csv: str, markdown: str, device: str, memory: bool,
     training: bool, by_module: bool, paper: bool, published: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """See the command's help for the arguments. Returns what it shows, ready for JSON."""
+    """The profile command; see its help for the arguments. Returns what it shows, ready for JSON."""
     if [bool(experiments), paper, published].count(True) != 1:
-        raise InputError("profile needs either an EXPERIMENT or more, or --paper, or --published")
+        raise InputError("profile needs either one or more EXPERIMENTs, or --paper, or --published")
     if min(size) < 1 or batch < 1:
         raise InputError(f"--size is {size[0]} {size[1]} and --batch {batch}, but they must be at least 1")
     if not experiments and (size != PAPER_SIZE or batch != 1 or by_module):
         raise InputError("--size, --batch and --by-module are for experiments, not for --paper and --published")
     if published and (memory or training):
         raise InputError("--memory and --training are not for --published")
+    require_different(json, csv, markdown)
+    require_writable(*(path for path in (json, csv, markdown) if path != "-"))
     where = pick_device(device) if memory or training else None
     if published:
         records = [asdict(figure) for figure in FIGURES]
@@ -86,35 +89,36 @@ def profile(
 
 
 def build(config: ModelConfig, spec: DatasetSpec) -> EMANet:
-    """The model with random weights: what it costs does not depend on them."""
+    """The model with random weights: its costs do not depend on them."""
     return build_model(override(config, {"backbone.pretrained": False}), spec)
 
 
 def multiply_adds(model: nn.Module, shape: Sequence[int]) -> dict[str, Counter[str]]:
-    """Multiply-adds of an inference on images (B, C, H, W) of this shape: {module: {operation: count}}. See the top.
+    """Multiply-adds of an inference on images of this shape (B, C, H, W): {module: {operation: count}}.
 
-    Modules have their dotted names; "" is the model. Those without any are missing, and are 0 when asked for.
+    Modules have their dotted names; "" is the model. Modules without multiply-adds are missing, and read as 0.
     """
     model.eval()
     counter = FlopCounterMode(display=False)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), counter:
         model(torch.empty(*shape))
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for name, operations in counter.get_flop_counts().items():
         if name != type(model).__name__:  # the same as Global
             inner = "" if name == "Global" else name.partition(".")[2]
-            found[inner] = Counter({str(op): flops // 2 for op, flops in operations.items()})  # 2 per multiply-add
-    return found
+            counts[inner] = Counter({str(op): flops // 2 for op, flops in operations.items()})  # 2 per multiply-add
+    return counts
 
 
 def parameters(module: nn.Module, *, trainable: bool = False) -> int:
+    """The number of a module's parameters, or of those that are trained."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable)
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes that `run` needs at most at one time, beyond what is allocated when it starts. See the top."""
+    """Bytes that `run` needs at its peak, beyond what is allocated when it starts."""
     if device.type == "cuda":
-        run()  # what libraries allocate once, for good
+        run()  # libraries allocate some memory once and keep it
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -129,7 +133,7 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
         events = [e for e in json.loads(trace.read_text())["traceEvents"] if e.get("name") == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda event: event["ts"]):
-        held += event["args"]["Bytes"]  # negative where it is released
+        held += event["args"]["Bytes"]  # negative for a release
         peak = max(peak, held)
     return peak
 
@@ -138,7 +142,7 @@ def measure(
     model: EMANet, size: Size, batch: int, device: torch.device, config: Experiment | None = None, *,
     training: bool = False, backbone_alone: bool = False,
 ) -> dict[str, int]:  # fmt: skip
-    """Bytes of the weights, and what an inference and, on demand, a training step need beyond them. See the top."""
+    """Bytes of the weights, and what an inference and, with `training`, a training step need beyond them."""
     config = config or Experiment()
     model.to(device)
     images = torch.zeros(batch, model.backbone.in_channels, *size, dtype=torch.uint8, device=device)
@@ -152,18 +156,18 @@ def measure(
 
     def train() -> None:
         loss = model.backbone(model.normalise(images))[-1].sum() if backbone_alone else step_net(images, labels)
-        if loss.requires_grad:  # not where all that is measured is frozen
+        if loss.requires_grad:  # not if everything measured is frozen
             loss.backward()
         model.zero_grad(set_to_none=True)
 
     model.eval()
-    found = {"weights": sum(_bytes(t) for t in (*part.parameters(), *part.buffers()))}
-    found["inference"] = peak_memory(infer, device)
+    peaks = {"weights": sum(_bytes(t) for t in (*part.parameters(), *part.buffers()))}
+    peaks["inference"] = peak_memory(infer, device)
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    return found | ({"training": peak_memory(train, device)} if training else {})
+    return peaks | ({"training": peak_memory(train, device)} if training else {})
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -172,7 +176,7 @@ def _bytes(tensor: Tensor) -> int:
 
 @contextlib.contextmanager
 def _refusals(name: str, size: Size, batch: int) -> Iterator[None]:
-    """What a network or the machine makes of a size that it cannot take, as the user's error."""
+    """An error from the network or the machine about a size that it cannot take, as an InputError."""
     try:
         yield
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -186,6 +190,7 @@ def _experiment(
     """One experiment's record: the JSON object, whose `parts` are the network's."""
     config = load_experiment(source)
     spec = resolve(config.data).spec
+    assert spec is not None  # resolve fills it in
     model = build(config.model, spec)
     with _refusals(source, size, batch):
         counts = multiply_adds(model, (batch, model.backbone.in_channels, *size))
@@ -212,23 +217,23 @@ def _experiment(
             if parameters(module) or counts[name]
         ],
     }
-    return record | ({"memory": {"device": _device_name(device), **memory}} if memory else {})
+    return record | ({"memory": {"device": _device_name(device), **memory}} if device and memory else {})
 
 
 def _parts(model: EMANet, by_module: bool) -> dict[str, nn.Module]:
-    """Backbone, head and auxiliary head by name, each followed by its own modules on demand."""
-    found: dict[str, nn.Module] = {}
+    """Backbone, head and auxiliary head by name; with by_module each is followed by its own modules."""
+    parts: dict[str, nn.Module] = {}
     for name in ("backbone", "head", "aux_head"):
         part = getattr(model, name)
         if part is not None:
-            found[name] = part
+            parts[name] = part
             where, inner = ("backbone.net", part.net) if name == "backbone" else (name, part)
-            found |= {f"{where}.{child}": module for child, module in inner.named_children() if by_module}
-    return found
+            parts |= {f"{where}.{child}": module for child, module in inner.named_children() if by_module}
+    return parts
 
 
 def paper_rows(device: torch.device | None = None, *, training: bool = False) -> list[dict[str, Any]]:
-    """Table 1, counted now: the backbone, and what each head adds to it. With a device, memory is measured too."""
+    """Table 1, counted here: the backbone, and what each head adds to it. With a device, memory is measured too."""
     rows: list[dict[str, Any]] = []
     alone: dict[str, int] = {}
     for name, head in PAPER_HEADS.items():
@@ -274,7 +279,7 @@ BACKBONE_NOTE = (
 
 
 def _note(config: HeadConfig, model: EMANet, counts: dict[str, Counter[str]]) -> str:
-    """What was counted in a row of Table 1, and why the paper's figure differs where it does."""
+    """What a row of Table 1 counts, and why the paper's figure differs if it does."""
     head = model.head
     products = sum(number for operation, number in counts["head"].items() if "convolution" not in operation)
     if config.name == "ema":
@@ -289,7 +294,7 @@ def _note(config: HeadConfig, model: EMANet, counts: dict[str, Counter[str]]) ->
     if config.name == "psanet":
         # The convolution sees the last map beside the attention's; the paper's figure is that of one of them.
         fewer = counts["head"].total() - counts["head.fuse"].total() // 2 - products
-        weights = parameters(head) - head.fuse[0].weight.numel() // 2
+        weights = parameters(head) - head.get_parameter("fuse.0.weight").numel() // 2
         return (
             "the released layout; the paper's figure comes out of a last 3x3 convolution that sees the attention's map "
             f"alone, without the products of the attention: +{fewer / 1e9:.1f} G and +{weights / 1e6:.1f} M"
@@ -328,12 +333,12 @@ def _cost_grids(records: Sequence[dict[str, Any]]) -> list[Grid]:
 def _paper_grids(records: Sequence[dict[str, Any]]) -> list[Grid]:
     rows = []
     for i, record in enumerate(records):
-        said, sign = record["published"], "+" if i else ""
+        paper, sign = record["published"], "+" if i else ""
         rows.append([
             record["name"],
-            *(_millions(of["multiply_adds"], 1e9, sign) for of in (record, said)),
-            *(_millions(of["parameters"], 1e6, sign) for of in (record, said)),
-            *(_percent(said[key]) for key in ("mIoU", "mIoU_ms_flip")),
+            *(_millions(of["multiply_adds"], 1e9, sign) for of in (record, paper)),
+            *(_millions(of["parameters"], 1e6, sign) for of in (record, paper)),
+            *(_percent(paper[key]) for key in ("mIoU", "mIoU_ms_flip")),
         ])  # fmt: skip
     header = ["", "G ours", "G paper", "M ours", "M paper", "mIoU", "MS+flip"]
     title = (
@@ -345,7 +350,7 @@ def _paper_grids(records: Sequence[dict[str, Any]]) -> list[Grid]:
 
 
 def _memory_grids(records: Sequence[dict[str, Any]], title: str, *, published: bool = False) -> list[Grid]:
-    """One table, or none where nothing was measured."""
+    """One table, or none if memory was not measured."""
     if not records[0].get("memory"):
         return []
     keys = [key for key in ("weights", "inference", "training") if key in records[0]["memory"]]
@@ -358,7 +363,7 @@ def _memory_grids(records: Sequence[dict[str, Any]], title: str, *, published: b
 
 
 def _published_grids() -> list[Grid]:
-    """One table for each data set."""
+    """One table per data set."""
     grids = []
     for dataset in dict.fromkeys(figure.dataset for figure in FIGURES):
         rows = [
@@ -372,7 +377,7 @@ def _published_grids() -> list[Grid]:
 
 
 def _part_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """CSV rows of one experiment: the whole, which alone has memory, and its parts."""
+    """CSV rows of one experiment: the whole model, the only row with memory, and its parts."""
     whole = flat({"part": "all"} | {key: value for key, value in record.items() if key not in ("parts", "memory")})
     memory = flat({"memory": record.get("memory", {})})
     return [whole | memory, *({**whole, **part, **dict.fromkeys(memory)} for part in record["parts"])]

@@ -1,14 +1,12 @@
-"""What EM attention does: which pixels of an image each base takes, how that sharpens, which bases a class uses.
+"""What EM attention does: which pixels each base takes, how that sharpens, and which bases a class uses.
 
-    from emanet.analysis.explain import explain
+    seen = emanet.explain("runs/a", "photo.jpg")  # a model file, run folder or EMANet; any image a Predictor takes
+    seen.z                                        # (T, K, h, w): the responsibilities of every EM iteration
+    seen.owners                                   # (H, W): the base with the largest responsibility for each pixel
+    seen.entropy                                  # (T,): mean over the pixels, in nats
 
-    seen = explain("runs/a", "photo.jpg")  # a model file, a run folder or an EMANet; any picture a Predictor takes
-    seen.z                                 # (T, K, h, w): the responsibilities of every EM iteration
-    seen.owners                            # (H, W): the base that has most of each pixel
-    seen.entropy                           # (T,): mean over the pixels, in nats
-
-Everything comes from the model's own forward pass, padded as in evaluation: what enters the EM is caught there, and
-em_step repeats the iterations from the unit's own bases. The figures are in explain_plots.py, the command in
+Everything comes from the model's own forward pass, padded as in evaluation: a hook keeps what enters the EM, and
+em_step repeats the iterations from the unit's own bases. The figures are in show/attention.py, the command in
 explain_files.py.
 """
 
@@ -36,23 +34,23 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The EM iterations t = 1..T on one image, at the map's resolution h, w (the image's, over the stride).
+    """The EM iterations t = 1..T on one image, on its feature map of (h, w) pixels.
 
-    The unit rebuilds the image from mu[T] and z[T - 1]: the last bases, and the last responsibilities, which are from
-    before the last M-step. The map may cover padding on the right and below, which took part in the EM; `inside` and
-    whatever is derived from it leave those pixels out.
+    The unit rebuilds the map from mu[T] and z[T - 1]: the last bases, and the last responsibilities, which were
+    computed before the last M-step. The map may cover padding at the right and the bottom, which took part in the EM;
+    `inside` and everything computed from it leave those pixels out.
     """
 
     image: Array
-    """(H, W, channels) uint8, as the model saw it."""
+    """(H, W, channels) uint8, as the model gets it."""
     labels: Array
-    """(H, W) uint8, the classes that it predicts."""
+    """(H, W) uint8, the predicted classes."""
     z: Array
-    """(T, K, h, w) float32: responsibilities, z[t - 1] of iteration t; they add up to 1 over the K bases."""
+    """(T, K, h, w) float32: responsibilities, z[t - 1] in iteration t; they sum to 1 over the K bases."""
     mu: Array
-    """(T + 1, C, K) float32: mu[0] the unit's bases, mu[t] those after iteration t."""
+    """(T + 1, C, K) float32: mu[0] are the unit's bases, mu[t] those after iteration t."""
     padded: tuple[int, int]
-    """The size to which the model spreads its map before it cuts (H, W) out of it, in image pixels."""
+    """The padded image's (h, w), to which the model upsamples its logits before it crops them to (H, W)."""
     align_corners: bool
 
     @property
@@ -75,30 +73,30 @@ class Explanation:
 
     @property
     def entropy_share(self) -> Array:
-        """(T,): entropy / log K; 1 where all bases share every pixel equally, 0 where each pixel has one base."""
+        """(T,): entropy / log K; 1 if all bases share every pixel equally, 0 if every pixel has one base."""
         bases = self.z.shape[1]
         return self.entropy / math.log(bases) if bases > 1 else np.zeros(len(self.z))
 
     @property
     def strongest(self) -> Array:
-        """(T,): the largest responsibility of a pixel, mean over the map's pixels."""
+        """(T,): a pixel's largest responsibility, mean over the map's pixels."""
         return self.inside.max(1).mean((1, 2), dtype=np.float64)
 
     @property
     def rebuilt(self) -> Array:
-        """(C, h, w): what the unit rebuilds the map as, mu z^T, before its second convolution."""
+        """(C, h, w): the map as the unit rebuilds it, mu z^T (paper, equation 14), before its second convolution."""
         return np.einsum("ck,khw->chw", self.mu[-1], self.z[-1])
 
     def over_image(self, base: int, iteration: int | None = None) -> Array:
-        """(H, W) float32: one base's responsibilities over the image; the last iteration's, or those of 1..T."""
+        """(H, W) float32: a base's responsibilities, upsampled to the image; of the last iteration, or of one in 1..T."""
         low = torch.from_numpy(self.z[-1 if iteration is None else iteration - 1, base])
-        return _spread(low, self.padded, self.image.shape[:2], self.align_corners).numpy()
+        return _upsample(low, self.padded, self.image.shape[:2], self.align_corners).numpy()
 
     @cached_property
     def owners(self) -> Array:
-        """(H, W) int32: the base of the largest responsibility in the last iteration."""
+        """(H, W) int32: the base with the largest responsibility in the last iteration."""
         best, owners = self.over_image(0), np.zeros(self.image.shape[:2], np.int32)
-        for base in range(1, self.z.shape[1]):  # one at a time: K maps of the image's size can be gigabytes
+        for base in range(1, self.z.shape[1]):  # one at a time: K maps of the image's size may need gigabytes
             z = self.over_image(base)
             owners[z > best] = base
             np.maximum(best, z, out=best)
@@ -110,18 +108,18 @@ class Explanation:
         return np.bincount(self.owners.ravel(), minlength=self.z.shape[1]) / self.owners.size
 
     def top(self, count: int = 7) -> list[int]:
-        """The bases that own most pixels, largest first; fewer than `count` where fewer own any."""
+        """The `count` bases that own most pixels, largest first; fewer if fewer own any."""
         order = np.argsort(-self.shares, kind="stable")[:count]
         return [int(base) for base in order if self.shares[base] > 0]
 
 
 @dataclass(frozen=True, eq=False)
 class ClassUse:
-    """How much each class uses each base: a point for every class of every image."""
+    """How much each class uses each base: one point for every class of every image."""
 
     classes: tuple[str, ...]
     vectors: Array
-    """(points, K) float32: responsibilities of the last iteration, mean over the class' pixels in the image."""
+    """(points, K) float32: responsibilities of the last iteration, mean over the class's pixels in the image."""
     labels: Array
     """(points,): the class."""
     images: list[str]
@@ -129,53 +127,56 @@ class ClassUse:
 
     @property
     def matrix(self) -> Array:
-        """(classes, K): mean over the images that have the class, each counting once; nan where none has it."""
-        found = [self.vectors[self.labels == label] for label in range(len(self.classes))]
-        empty = np.full(self.vectors.shape[1], np.nan)
-        return np.stack([vectors.mean(0, dtype=np.float64) if len(vectors) else empty for vectors in found])
+        """(classes, K): mean over the images with the class, each counting once; NaN for a class without an image."""
+        of_classes = [self.vectors[self.labels == label] for label in range(len(self.classes))]
+        unseen = np.full(self.vectors.shape[1], np.nan)
+        return np.stack([vectors.mean(0, dtype=np.float64) if len(vectors) else unseen for vectors in of_classes])
 
 
 def explain(model: EMANet | str | Path, image: Picture) -> Explanation:
-    """The EM iterations on one whole image. A model that is handed in stays on its device and in its mode.
+    """The EM iterations on one image, which goes through the network whole.
 
-    InputError where the model has no EM attention or the file cannot be read, ValueError for arrays that do not fit.
+    An EMANet stays on its device and in its mode; a path is loaded onto the GPU if there is one. Raises InputError for
+    a model without EM attention and for files that cannot be read, ValueError for arrays that do not fit the model.
     """
-    if not isinstance(model, nn.Module):
-        model = load(model, "auto")
-    training = model.training
+    net = model if isinstance(model, EMANet) else load(model, "auto")
+    training = net.training
     try:
-        with _Watch(model) as watch:
-            predictor = Predictor(model, device=str(model.mean.device))
+        with _Watch(net) as watch:
+            predictor = Predictor(net, device=str(net.mean.device))
             pixels = predictor.pixels(image)
             labels = predictor(pixels)
         return watch.explanation(pixels, labels)
     finally:
-        model.train(training)
+        net.train(training)
 
 
-def class_use(model: EMANet, dataset: Any, *, progress: bool = False) -> ClassUse:
-    """Each class' use of the bases over a data set (see evaluate), by the true labels; ignored pixels are left out.
+def class_use(model: EMANet, dataset: Any, *, workers: int = 0, progress: bool = False) -> ClassUse:
+    """How the classes, by the true labels, use the bases over a data set; ignored pixels are left out.
 
-    Keeps K numbers for each class of each image; everything else is of one image at a time.
+    dataset, workers, progress: see evaluate. Keeps K numbers for each class of each image, and one image at a time.
+    Raises InputError if nothing is labelled.
     """
-    vectors, labels, images = [], [], []
+    vectors: list[Array] = []
+    labels: list[int] = []
+    images: list[str] = []
 
     def take(index: int, image: Array, truth: Array, predicted: Array) -> None:
         seen = watch.explanation(image, predicted)
-        known = truth < len(model.classes)
-        flat = truth[known]
+        labelled = truth < len(model.classes)
+        flat = truth[labelled]
         count = np.bincount(flat, minlength=len(model.classes))
         present = np.flatnonzero(count)
         sums = np.empty((len(present), seen.z.shape[1]))
         for base in range(seen.z.shape[1]):
-            weights = seen.over_image(base)[known]
+            weights = seen.over_image(base)[labelled]
             sums[:, base] = np.bincount(flat, weights, minlength=len(model.classes))[present]
         vectors.append((sums / count[present, None]).astype(np.float32))
         labels.extend(present.tolist())
         images.extend([dataset.name(index)] * len(present))
 
     with _Watch(model) as watch:
-        evaluate(model, dataset, workers=2, progress=progress, on_sample=take)
+        evaluate(model, dataset, workers=workers, progress=progress, on_sample=take)
     if not labels:
         raise InputError("no image of the data set has a labelled pixel")
     return ClassUse(model.classes, np.concatenate(vectors), np.array(labels), images)
@@ -184,28 +185,28 @@ def class_use(model: EMANet, dataset: Any, *, progress: bool = False) -> ClassUs
 def principal_components(vectors: Array, count: int = 2) -> tuple[Array, Array, Array]:
     """Of points (n, K): projections (n, count), unit directions (count, K), shares of the variance (count,).
 
-    A direction's sign is such that its largest entry is positive. Directions that n or K does not allow are zeros.
+    The largest entry of a direction is positive. If n or K allows fewer directions than `count`, the others are zeros.
     """
     centred = vectors.astype(np.float64) - vectors.mean(0, dtype=np.float64)
-    _, s, found = np.linalg.svd(centred, full_matrices=False)
+    _, s, right = np.linalg.svd(centred, full_matrices=False)
     directions, shares = np.zeros((count, vectors.shape[1])), np.zeros(count)
     kept = min(count, len(s))
-    largest = np.abs(found[:kept]).argmax(1)
-    directions[:kept] = found[:kept] * np.sign(found[np.arange(kept), largest])[:, None]
+    largest = np.abs(right[:kept]).argmax(1)
+    directions[:kept] = right[:kept] * np.sign(right[np.arange(kept), largest])[:, None]
     shares[:kept] = s[:kept] ** 2 / max((s**2).sum(), 1e-30)
     return centred @ directions.T, directions, shares
 
 
 class _Watch:
-    """While entered, hooks note what the latest forward pass put into the EM and what size the backbone was given."""
+    """While entered, hooks keep what the latest forward pass put into the EM, and the size of the backbone's input."""
 
     def __init__(self, model: EMANet):
         self.model, self.emau = model, emau_of(model)
 
     def __enter__(self) -> "_Watch":
         self._hooks = [
-            self.emau.conv_in.register_forward_hook(lambda module, inputs, output: self._note(output)),
-            self.model.backbone.register_forward_pre_hook(lambda module, inputs: self._size(inputs[0])),
+            self.emau.conv_in.register_forward_hook(self._keep_map),
+            self.model.backbone.register_forward_pre_hook(self._keep_size),
         ]
         return self
 
@@ -213,19 +214,21 @@ class _Watch:
         for hook in self._hooks:
             hook.remove()
 
-    def _note(self, x_BCHW: torch.Tensor) -> None:
+    def _keep_map(self, module: nn.Module, inputs: tuple[torch.Tensor, ...], x_BCHW: torch.Tensor) -> None:
         self._x_BCHW = x_BCHW
 
-    def _size(self, images: torch.Tensor) -> None:
-        self._padded = tuple(images.shape[2:])
+    def _keep_size(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        h, w = inputs[0].shape[2:]
+        self._padded = h, w
 
     @torch.no_grad()
     def explanation(self, image: Array, labels: Array) -> Explanation:
-        """Of the latest forward pass, which was of this one image."""
+        """The EM iterations of the latest forward pass, which was on this one image."""
         h, w = self._x_BCHW.shape[2:]
-        x_BCN = self._x_BCHW.flatten(2).float()  # em_attention's arithmetic is float32 too, whatever autocast says
-        mu_BCK = self.emau.bases.float()
-        z, mu = [], [mu_BCK]
+        x_BCN = self._x_BCHW.flatten(2).float()  # as em_attention, which computes in float32 under autocast too
+        mu_BCK: torch.Tensor = self.emau.bases.float()
+        z: list[torch.Tensor] = []
+        mu = [mu_BCK]
         with torch.autocast(x_BCN.device.type, enabled=False):
             for _ in range(self.emau.em_steps):
                 z_BNK, mu_BCK = em_step(x_BCN, mu_BCK, self.emau.eps)
@@ -242,14 +245,15 @@ class _Watch:
 
 
 def emau_of(model: EMANet) -> EMAU:
-    found = next((module for module in model.modules() if isinstance(module, EMAU)), None)
-    if found is None:
+    """The model's EM attention unit; InputError if it has none."""
+    emau = next((module for module in model.modules() if isinstance(module, EMAU)), None)
+    if emau is None:
         head = type(model.head).__name__
         raise InputError(f"there are no bases to explain: the model's head, {head}, has no EM attention")
-    return found
+    return emau
 
 
-def _spread(low: torch.Tensor, padded: tuple[int, int], size: tuple[int, int], align_corners: bool) -> torch.Tensor:
-    """(h, w) -> (H, W) as EMANet.upsample does it, with the evaluation's padding cut off as well."""
+def _upsample(low: torch.Tensor, padded: tuple[int, int], size: tuple[int, int], align_corners: bool) -> torch.Tensor:
+    """(h, w) -> (H, W) as EMANet upsamples its logits, without the padding of evaluation."""
     high = F.interpolate(low[None, None], padded, mode="bilinear", align_corners=align_corners)
     return high[0, 0, : size[0], : size[1]]

@@ -1,4 +1,4 @@
-"""Published figures: what papers, repositories and their authors report for EMANet and what it is compared with.
+"""Published figures: what papers, repositories and their authors report for EMANet and the models beside it.
 
 None of them was measured here. mIoU is in percent, as printed.
 """
@@ -17,9 +17,9 @@ class Figure:
     miou: float
     source: str
     miou_ms_flip: float | None = None
-    """The same averaged over several scales and mirrored images."""
+    """The same, averaged over several scales and flipped images."""
     backbone: str = ""
-    """Empty: the source does not say, or the name does."""
+    """Empty: unknown, or part of the name."""
 
 
 @dataclass(frozen=True, kw_only=True)

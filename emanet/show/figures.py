@@ -1,27 +1,41 @@
-"""Pictures that need matplotlib: the confusion matrix, and the curves of one run or several."""
+"""Figures with matplotlib: the confusion matrix, and the curves of one run or several."""
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..atomic import replacing, require_writable
 from ..errors import InputError
-from ..metrics import ConfusionMatrix
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
-    """Rows: true classes, each in shares of its labelled pixels. Grey rows: classes that are labelled nowhere.
+class Confusion(Protocol):
+    """A metrics.ConfusionMatrix."""
 
-    Cells hold percent up to 25 classes; a dot is less than half of one. The suffix of path (.png, .pdf, .svg) says
-    the format.
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    @property
+    def counts(self) -> Any: ...  # a tensor (classes, classes) of pixels: [true class, predicted class]
+
+
+def confusion_picture(matrix: Confusion, path: str | Path) -> None:
+    """Rows: true classes, each as shares of its labelled pixels. Grey rows: classes without a labelled pixel.
+
+    Up to 25 classes the cells hold percent; a dot is less than half a percent. The suffix of path (.png, .pdf, .svg)
+    is the format. Raises InputError without matplotlib, and where the file cannot be written.
     """
     counts = matrix.counts.cpu().numpy()
     labelled = counts.sum(1, keepdims=True)
     shares = np.ma.masked_array(counts / np.maximum(labelled, 1), np.broadcast_to(labelled == 0, counts.shape))
     n = len(counts)
     cell = 0.36 if n <= 25 else 0.15  # inches: room for the number, or just for a name of 6 points
-    figure = new_figure(cell * n + 3, cell * n + 2.2)  # first: it says so where there is no matplotlib
+    figure = new_figure(cell * n + 3, cell * n + 2.2)  # before the import below: it reports a missing matplotlib
     from matplotlib.colors import PowerNorm
 
     axes = figure.add_subplot()
@@ -44,9 +58,10 @@ def confusion_picture(matrix: ConfusionMatrix, path: str | Path) -> None:
 
 
 def curves_picture(logs: dict[str, list[dict[str, Any]]], path: str | Path) -> None:
-    """Training loss, learning rate and validation mIoU against the step, one colour per run.
+    """Training loss, learning rate and validation mIoU over the steps, one colour per run.
 
-    logs: run name -> rows of its log.jsonl (kind, step, loss, lr, mIoU). Rows without a finite value are left out.
+    logs: name of a run -> rows of its log.jsonl (kind, step, loss, lr, mIoU); values that are not finite are left out.
+    Raises InputError as confusion_picture does.
     """
     figure = new_figure(13, 4.2)
     loss_axes, lr_axes, miou_axes = figure.subplots(1, 3)
@@ -76,28 +91,47 @@ def _curve(rows: Iterable[dict[str, Any]], kind: str, key: str) -> tuple[np.ndar
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """Centred mean over a twentieth of the points, over fewer at the ends."""
+    """Centred mean over a twentieth of the points; over fewer at the ends."""
     window = np.ones(min(len(values), 2 * (len(values) // 40) + 1))
     if not len(values):
         return values
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
 
 
-def new_figure(width: float, height: float):
-    """An empty figure of so many inches; InputError where there is no matplotlib."""
-    try:
-        from matplotlib.figure import Figure  # without pyplot: no display, no global state
-    except ImportError as error:
-        raise InputError('figures need matplotlib: pip install "emanet[plots]"') from error
+def require_figure(*paths: str | Path) -> None:
+    """Before the work: InputError without matplotlib, and for a file that could not be written. "" is skipped."""
+    named = [path for path in paths if str(path)]
+    if not named:
+        return
+    require_matplotlib()
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    for path in named:
+        if Path(path).suffix.lower()[1:] not in formats:
+            raise InputError(f"cannot write {path}: the suffix of a figure is one of .png, .pdf, .svg, .jpg")
+    require_writable(*named)
+
+
+def require_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError('figures need matplotlib: pip install "emanet[plots]"')
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of that size in inches; InputError without matplotlib."""
+    require_matplotlib()
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.08)
     return figure
 
 
-def save_figure(figure, path: str | Path) -> None:
-    """In the format of the suffix; folders on the way are made."""
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write the figure in the format of the path's suffix; missing folders are made."""
     try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
+        with replacing(Path(path)) as temporary:
+            figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)
     except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not write
         raise InputError(f"cannot write {path}: {error}") from error

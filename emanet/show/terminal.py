@@ -1,7 +1,8 @@
 """The only place that prints. Results go to stdout; notes, warnings and progress bars go to stderr."""
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -21,8 +22,7 @@ Item = TypeVar("Item")
 
 def say(*lines: object) -> None:
     """Lines on stdout, as they are: no markup, no wrapping."""
-    for line in lines:
-        print(line)
+    _put("".join(f"{line}\n" for line in lines))
 
 
 def note(text: object) -> None:
@@ -33,8 +33,18 @@ def note(text: object) -> None:
 def show(*renderables: Any) -> None:
     """Tables and other rich objects on stdout."""
     console = Console()
-    for renderable in renderables:
-        console.print(renderable)
+    with console.capture() as shown:
+        console.print(*renderables, sep="\n", markup=False, highlight=False)
+    _put(shown.get())
+
+
+def _put(text: str) -> None:
+    """Text on stdout. A reader that has gone (head, less) ends the output, not the command and its exit code."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
 
 
 @contextmanager
@@ -58,7 +68,7 @@ def bar(label: str, total: int | None = None, *, unit: str = "", hidden: bool = 
 
 def track(items: Iterable[Item], label: str, total: int | None = None, *, hidden: bool = False) -> Iterator[Item]:
     """The items, with a bar of how many have been taken."""
-    total = len(items) if total is None and hasattr(items, "__len__") else total
+    total = len(items) if total is None and isinstance(items, Sized) else total
     with bar(label, total, hidden=hidden) as advance:
         for done, item in enumerate(items):
             yield item

@@ -1,8 +1,6 @@
 import json
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
 from emanet.analysis.compare import compare
 from emanet.errors import InputError
@@ -37,14 +35,15 @@ def runs(tmp_path):
     ]
 
 
-def printed(*args):
-    file = StringIO()
-    data = compare(*args, console=Console(file=file, width=80, force_terminal=True, color_system="standard"))
-    return data, file.getvalue()
+@pytest.fixture(autouse=True)
+def terminal(monkeypatch):
+    """A terminal of 80 columns with colours."""
+    for name, value in {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "xterm"}.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_the_table_holds_what_the_logs_say(runs):
-    data, _ = printed(runs)
+    data = compare(runs)
     assert data["runs"] == ["a", "b"]
     assert data["metrics"] == {
         "steps done": [30, 10],
@@ -64,8 +63,9 @@ def test_the_table_holds_what_the_logs_say(runs):
     json.dumps(data)
 
 
-def test_the_best_of_a_row_is_bold_and_classes_show_differences(runs):
-    _, text = printed(runs)
+def test_the_best_of_a_row_is_bold_and_classes_show_differences(runs, capsys):
+    compare(runs)
+    text = capsys.readouterr().out
     bold = "\x1b[1m"
     names = ("best mIoU", "loss", "sky", "road")
     rows = {name: next(line for line in text.splitlines() if name in line) for name in names}
@@ -75,19 +75,19 @@ def test_the_best_of_a_row_is_bold_and_classes_show_differences(runs):
     assert "[road]" in rows["road"] and f"{bold}60.00" in rows["road"] and "+20.00" in rows["road"]
 
 
-def test_one_run_has_neither_bold_nor_differences(runs):
-    file = StringIO()
-    compare(runs[:1], console=Console(file=file, width=80))
-    assert "60.00" in file.getvalue() and "+0.00" not in file.getvalue() and "difference" not in file.getvalue()
+def test_one_run_has_neither_bold_nor_differences(runs, capsys):
+    compare(runs[:1])
+    text = capsys.readouterr().out
+    assert "60.00" in text and "\x1b[1m60.00" not in text and "+0.00" not in text and "difference" not in text
 
 
-def test_tables_fit_80_columns_with_long_names(tmp_path):
+def test_tables_fit_80_columns_with_long_names(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("FORCE_COLOR")
     iou = {f"class {i} with a long name that goes on": 0.123 for i in range(10)}
     rows = [train_row(1), {**VAL, "step": 1, "mIoU": 0.5, "IoU": iou}]
     runs = [write_run(tmp_path / f"voc_resnet101_experiment_{i}", rows) for i in range(5)]
-    file = StringIO()
-    compare(runs, console=Console(file=file, width=80))
-    text = file.getvalue()
+    compare(runs)
+    text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert text.count("12.30") == 50 and "…" not in text
 
@@ -101,13 +101,13 @@ def test_log_lines_cut_off_or_repeated_by_a_resumed_run(tmp_path):
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [write_run(tmp_path / side / "run", [train_row(1)]) for side in "ab"]
-    data, _ = printed(runs + runs[:1])
+    data = compare(runs + runs[:1])
     assert data["runs"] == runs and data["IoU"] == {}
 
 
-def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path):
-    runs = [write_run(tmp_path / str(i), [train_row(1, loss)]) for i, loss in enumerate((float("nan"), 2.0))]
-    _, text = printed(runs)
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path, capsys):
+    compare([write_run(tmp_path / str(i), [train_row(1, loss)]) for i, loss in enumerate((float("nan"), 2.0))])
+    text = capsys.readouterr().out
     assert "\x1b[1m2.0000" in text and "nan" in text
 
 
@@ -118,7 +118,15 @@ def test_a_folder_without_a_log_is_named(tmp_path, runs):
         compare([write_run(tmp_path / "empty", [], tail="\n{}\n")])
 
 
-def test_out_gets_the_curves(tmp_path, runs):
-    out = tmp_path / "curves.png"
-    printed(runs, str(out))
-    assert out.read_bytes().startswith(b"\x89PNG")
+def test_the_curves_are_drawn(tmp_path, runs):
+    picture = tmp_path / "new" / "curves.png"
+    compare(runs, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_shown(tmp_path, runs, capsys):
+    for name in (".", "curves.txt", "a/curves.png/"):
+        with pytest.raises(InputError, match="cannot write|is a folder"):
+            (tmp_path / "a" / "curves.png").mkdir(parents=True, exist_ok=True)
+            compare(runs, tmp_path / name)
+    assert capsys.readouterr().out == ""

@@ -1,4 +1,4 @@
-"""The attention pictures: the responsibilities are the model's own, the numbers are right, the files are written."""
+"""What explain says: the responsibilities are the model's own, the numbers are right, the files are written."""
 
 import importlib.util
 import json
@@ -11,7 +11,6 @@ from conftest import run_cli, sentence
 from PIL import Image
 
 from emanet.analysis.explain import ClassUse, class_use, explain, principal_components
-from emanet.analysis.explain_figures import base_colours, components_figure, heat_map, iterations_figure, usage_figure
 from emanet.config import IGNORE
 from emanet.data.datasets import SPECS
 from emanet.data.synthetic import draw_scene
@@ -21,6 +20,7 @@ from emanet.experiments import load_experiment, override
 from emanet.inference import padded_logits, predict_labels
 from emanet.loading import load
 from emanet.model import build_model
+from emanet.show.attention import base_colours
 from emanet.weights.model_file import save_model
 
 SIZES = [(33, 41), (50, 37), (32, 70)]
@@ -166,31 +166,6 @@ class TestClassUse:
             assert np.isfinite(projections).all() and 0 <= shares.sum() <= 1 + 1e-9
 
 
-class TestPictures:
-    def test_base_colours_differ_and_stay(self):
-        colours = base_colours(64).astype(int)
-        distance = abs(colours[:, None] - colours).sum(2) + 999 * np.eye(64, dtype=int)
-        assert distance.min() >= 40
-        np.testing.assert_array_equal(base_colours(512)[:64], colours)
-
-    def test_heat_grows_with_the_responsibility(self):
-        z = np.linspace(0, 0.5, 50, dtype=np.float32)[None]
-        picture = heat_map(np.full((1, 50, 3), 128, np.uint8), z, 0.5).astype(int)
-        warmth = picture[0, :, 0] - picture[0, :, 2]
-        assert picture[0, 0].std() == 0 and warmth[-1] > 100 and (picture[0, 0] != picture[0, 3]).any()
-
-    @pytest.mark.parametrize("bases", [1, 300])
-    def test_figures_of_one_base_and_of_many(self, tiny, tmp_path, bases):
-        model = build(tiny, {"model.head.num_bases": bases, "model.head.em_steps": 1})
-        iterations_figure(explain(model, scene()), [0], tmp_path / "i.png")
-        vectors = np.random.default_rng(0).random((9, bases), np.float32)
-        use = ClassUse(model.classes, vectors, np.arange(9) % 3, ["x"] * 9)
-        usage_figure(use, tmp_path / "u.png")
-        points, _, shares = principal_components(vectors)
-        components_figure(use, points, shares, model.palette, tmp_path / "c.pdf")
-        assert all((tmp_path / name).stat().st_size > 5000 for name in ("i.png", "u.png", "c.pdf"))
-
-
 class TestCommand:
     def test_an_image_and_a_split(self, sharp, scenes, tmp_path):
         Image.fromarray(scene((50, 67))).save(tmp_path / "photo.png")
@@ -233,13 +208,13 @@ class TestCommand:
             ([], "explain needs at least one image, folder or glob after MODEL, or --split"),
             (["photo.png", "--bases", "3", "8"], "there is no base 8: the model has 8, numbered 0 to 7"),
             (["photo.png", "--bases", "-1"], "there is no base -1"),
-            (["photo.png", "--root", "x"], "--root and --dataset say where --split is to be found"),
-            (["--split", "val", "--bases", "1"], "--bases chooses what is shown of an image, and there is none"),
+            (["photo.png", "--root", "x"], "--root and --dataset say where --split is found, but there is no --split"),
+            (["--split", "val", "--bases", "1"], "--bases chooses what to draw of an image, but there is no image"),
             (["--split", "vla"], "did you mean 'val'"),
             (["--split", "val", "--dataset", "voc"], "data set 'voc' has 21 classes, but the model has 8"),
             (["nowhere.png"], "no image nowhere.png"),
             (["photo.png", "--out", "."], "holds the image photo.png; name another one"),
-            (["photo.png", "--out", "photo.png/out"], "cannot write into photo.png/out"),
+            (["photo.png", "--out", "photo.png/out"], "cannot write photo.png/out"),
         ],
     )
     def test_what_is_wrong_ends_in_a_sentence(self, sharp, tmp_path, arguments, message):
@@ -248,14 +223,23 @@ class TestCommand:
         assert message in sentence(run_cli("explain", sharp, *arguments, *out, cwd=tmp_path))
         assert not (tmp_path / "out").exists()
 
-    def test_without_matplotlib_the_pictures_are_written_and_the_extra_is_named(self, sharp, tmp_path, monkeypatch):
+    def test_without_matplotlib_the_extra_is_named_before_the_work(self, sharp, tmp_path, monkeypatch):
         Image.fromarray(scene((40, 40))).save(tmp_path / "photo.png")
         find = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-        done = run_cli("explain", sharp, tmp_path / "photo.png", "--out", tmp_path / "out")
-        assert sentence(done).endswith('they need matplotlib: pip install "emanet[plots]"')
-        names = {path.name for path in (tmp_path / "out" / "photo").iterdir()}
-        assert {"explain.json", "owners.png", "owners_overlay.png"} < names and "iterations.png" not in names
+        said = sentence(run_cli("explain", sharp, tmp_path / "photo.png", "--out", tmp_path / "out"))
+        assert said == 'error: figures need matplotlib: pip install "emanet[plots]"'
+        assert not (tmp_path / "out").exists()
+
+    def test_larger_images_and_masks_than_max_pixels_are_refused(self, sharp, scenes, tmp_path):
+        Image.fromarray(scene((40, 40))).save(tmp_path / "photo.png")
+        limit = ["--out", tmp_path / "out", "--max-pixels"]
+        done = run_cli("explain", sharp, tmp_path / "photo.png", *limit, 1599)
+        assert sentence(done) == "error: images that could not be explained: 1, named above"
+        assert "more than max_pixels, 1599" in done.stderr
+        assert run_cli("explain", sharp, tmp_path / "photo.png", *limit, 1600).returncode == 0
+        split = ["--split", "val", "--dataset", scenes, "--data.workers", 0]
+        assert "more than max_pixels, 1600" in sentence(run_cli("explain", sharp, *split, *limit, 1600))
 
 
 class _Scenes:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from emanet.errors import InputError
 from emanet.metrics import ConfusionMatrix
-from emanet.show.figures import confusion_picture, curves_picture
+from emanet.show.figures import confusion_picture, curves_picture, require_figure
 
 
 def random_matrix(classes: int) -> ConfusionMatrix:
@@ -58,3 +58,17 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(InputError, match=r'pip install "emanet\[plots\]"'):
         confusion_picture(random_matrix(2), tmp_path / "matrix.png")
+
+
+def test_a_figure_that_could_not_be_written_is_refused_before_the_work(tmp_path, monkeypatch):
+    require_figure("")
+    require_figure(tmp_path / "new" / "a.png", tmp_path / "b.PDF")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["new"]
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
+    for name, said in (("a.txt", "suffix"), ("a", "suffix"), ("folder.png", "is a folder"), ("file/a.png", "cannot")):
+        with pytest.raises(InputError, match=said):
+            require_figure(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match="matplotlib"):
+        require_figure(tmp_path / "a.png")
