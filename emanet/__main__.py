@@ -1,3 +1,5 @@
+"""`python -m emanet`."""
+
 from .cli import main
 
 main()

@@ -1,58 +1,59 @@
-"""The commands. The only package that knows the CLI library; torch is imported inside them, so that help is instant.
+"""The commands: `python -m emanet COMMAND ...`, one file each. The only package that knows the CLI library.
 
-models.py has what runs a model, files.py the rest, flags.py how arguments are read.
+A command is a frozen dataclass, whose docstrings are its help, and a `run` that makes one call. Its file is imported
+when it is named, and torch when it runs, so that help is instant. flags.py has how arguments are read.
 """
 
 import contextlib
+import importlib
 import sys
-import tempfile
 import traceback
 
 from .. import __version__
 from ..errors import InputError, Interrupted, suggest
-from . import files, models
 from .threads import choose_wait_policy
 
-# Each is handled by the function of the same name in models.py or files.py, whose docstring is its help.
+# Each is the function `main` of the module of that name, which takes the arguments after the command.
 COMMANDS = {
     "train": "train an experiment into a run folder",
     "evaluate": "score a model on a data set or on folders of images and masks",
-    "predict": "label the pixels of images, folders and globs",
+    "predict": "label every pixel of images, folders and globs",
     "explain": "draw which pixels and classes use which bases of the EM attention",
-    "convert": "turn a checkpoint of another program into a model of this one",
+    "convert": "turn another program's checkpoint into a model file",
     "config": "show an experiment, or what differs between two",
-    "compare": "put the results of runs side by side",
+    "compare": "put the results of several runs side by side",
     "profile": "count parameters and multiply-adds; the paper's Table 1",
     "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
-    "data": "make a public data set ready, check one, write drawn scenes",
+    "data": "prepare a public data set, check or pack one, write drawn scenes",
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command. Whatever is wrong with what the user gave ends in one sentence and exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one command.
+
+    Exit codes: 2 and one sentence for wrong input, 75 for a run that a signal stopped, 130 for Ctrl-C elsewhere, and 1
+    with the traceback for a fault of ours.
+    """
     choose_wait_policy()
     try:
-        _dispatch(arguments)
+        _dispatch(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         _fail(str(error), error.exit_code)
     except Interrupted as end:
-        with contextlib.suppress(OSError):  # its reader may have ended at the same signal
+        with contextlib.suppress(OSError):  # the reader of stderr may have ended at the same signal
             print(end, file=sys.stderr, flush=True)
         sys.exit(end.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output (head, less) has gone: nobody is left to tell
+        sys.stderr.close()  # the reader of our output (head, less) has gone
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
     except MemoryError:
-        _fail("there is not enough memory for this", 2)
-    except Exception as error:  # a fault of ours: the sentence for the user, the traceback for a report
-        with tempfile.NamedTemporaryFile("w", prefix="emanet-", suffix=".txt", delete=False) as file:
-            traceback.print_exc(file=file)
-        first = (str(error).splitlines() or [""])[0]
-        _fail(f"unexpected {type(error).__name__}: {first} (the traceback is in {file.name})", 1)
+        _fail("not enough memory", 2)
+    except Exception:
+        traceback.print_exc()
+        _fail("this is a fault of emanet, not yours; please report it with the lines above and the command", 1)
 
 
 def _fail(sentence: str, code: int) -> None:
@@ -63,12 +64,12 @@ def _fail(sentence: str, code: int) -> None:
 def _dispatch(arguments: list[str]) -> None:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print("usage: python -m emanet COMMAND [-h] ...\n\nEMANet: label every pixel of your pictures.\n\ncommands:")
+        print("usage: python -m emanet COMMAND [-h] ...\n\nEMANet: label every pixel of your images.\n\ncommands:")
         print("\n".join(f"  {command:10} {text}" for command, text in COMMANDS.items()))
+        print("\n`python -m emanet COMMAND --help` lists the options of a command.")
     elif name == "--version":
         print(f"emanet {__version__}")
     elif name in COMMANDS:
-        module = models if hasattr(models, name) else files
-        getattr(module, name)(arguments[1:])
+        importlib.import_module(f".{name}", __name__).main(arguments[1:])
     else:
         raise InputError(f"no command {name!r}{suggest(name, COMMANDS)}")

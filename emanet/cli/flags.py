@@ -1,81 +1,160 @@
-"""Arguments by tyro, and its complaints as one sentence."""
+"""Command lines to frozen dataclasses, by tyro: one dataclass a command. A wrong one becomes one sentence.
+
+tyro reports what is wrong as an event, before it prints anything: a structured object with the argument and its value.
+The hook for these events is not part of tyro's public interface. Without it (tyro before 1.0.15) tyro's own message
+appears instead, with the same exit code.
+"""
 
 import contextlib
-import functools
-import io
-from typing import Annotated, Any
+import dataclasses
+import difflib
+import typing
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from ..errors import InputError, suggest
 
+Command = TypeVar("Command")
 
-def positional(kind: Any, name: str) -> Any:
-    """An argument's type: without a flag, called `name` in the help."""
-    import tyro
-
-    return Annotated[kind, tyro.conf.Positional, tyro.conf.arg(metavar=name)]
-
-
-def run_with(command, arguments: list[str], prog: str):
-    import tyro
-
-    @functools.wraps(command)
-    def parse(*values, **named):
-        return values, named
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):  # around the parsing alone: what the command itself says is not ours
-            # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
-            config = (tyro.conf.AvoidSubcommands,)
-            values, named = tyro.cli(parse, args=arguments, prog=f"python -m emanet {prog}", config=config)
-    except SystemExit as end:
-        if end.code:
-            raise InputError(_sentence(said.getvalue())) from None
-        raise
-    return command(*values, **named)
+# Two names of one flag: every command that has one of them takes the other as well.
+TWINS = {"--root": "--data.root", "--workers": "--data.workers"}
+TWINS |= {long: short for short, long in TWINS.items()}
 
 
-def _sentence(box: str) -> str:
-    """What the CLI library says in a box of several paragraphs, as one sentence: the first, and the nearest option."""
-    paragraphs: list[list[str]] = [[]]
-    for line in box.splitlines():
-        text = line.strip("│ ")
-        if line.startswith(("╭", "╰")) or not text:
-            continue
-        if text.strip("─-"):
-            paragraphs[-1].append(text)
-        else:
-            paragraphs.append([])
-    if "╭" not in box and len(paragraphs) > 1:
-        del paragraphs[0]  # without Unicode the box's title is a paragraph too
-    what = " ".join(paragraphs[0]).rstrip(".")
-    near = [text.split()[0] for paragraph in paragraphs[1:] for text in paragraph if text.startswith("--")]
-    return what + (f"; did you mean {near[0]}?" if near and what.startswith("Unrecognized") else "")
+def _default(text: str) -> str:
+    """The end of an option's help: its default, unless that only means that the option was not given."""
+    return "" if text in ("", "''", "None", "False") else f"(default: {text})"
 
 
-def parse_for_model(command, arguments: list[str], prog: str) -> dict[str, Any]:
-    """The arguments by name of a command with a `model` and, last, evaluation `settings`.
+def shown_as(metavar: str) -> Any:
+    """What the help calls an option's values."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=_default)
 
-    The model's own settings are their defaults, so the arguments are read again once the model is known.
+
+# Types of options: what the help calls their values, and no default where that would be an empty text.
+File = Annotated[str, shown_as("FILE")]
+Folder = Annotated[str, shown_as("FOLDER")]
+Name = Annotated[str, shown_as("NAME")]
+Whole = Annotated[int | None, shown_as("INT")]
+Wholes = Annotated[tuple[int, ...], shown_as("INT ...")]
+Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint=_default)]  # without --no-x
+
+# Arguments without a flag.
+Model = Annotated[str, tyro.conf.Positional, shown_as("MODEL")]
+Images = Annotated[tuple[str, ...], tyro.conf.Positional, shown_as("IMAGE ...")]
+
+
+def parse(command: type[Command], arguments: list[str], name: str, default: Command | None = None) -> Command:
+    """The command's dataclass from its arguments; fields that they do not name are those of `default`.
+
+    Raises InputError in one sentence for whatever does not fit, SystemExit after printing the help.
     """
+    flags = list(flags_of(command, default))
+    arguments = [_in_own_words(argument, flags) for argument in arguments]
+    values: dict[str, Any] = {} if default is None else {"default": default}
+
+    def refuse(event: Any) -> None:
+        sentence = _sentence(event, flags, name)
+        if sentence:
+            raise InputError(sentence)
+
+    with _hooked(refuse):
+        # A union (a data set's spec or none) is filled from its default; it must not become a subcommand.
+        config = (tyro.conf.AvoidSubcommands,)
+        return tyro.cli(command, args=arguments, prog=f"python -m emanet {name}", config=config, **values)
+
+
+def parse_for_model(command: type[Command], arguments: list[str], name: str) -> Command:
+    """The same for a command with a `model` and evaluation `settings`, whose defaults are that model's own."""
+    parsed: Any = parse(command, arguments, name)
+    if not parsed.model:
+        return parsed
     from ..experiments import load_experiment
+    from ..loading import model_path
 
-    given = run_with(command, arguments, prog)
-    if given["model"]:
-        from ..loading import model_path
-
-        own = load_experiment(str(model_path(given["model"]))).eval
-        command.__defaults__ = (*command.__defaults__[:-1], own)
-        given = run_with(command, arguments, prog)
-    return given
+    own = load_experiment(str(model_path(parsed.model))).eval
+    return parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
 
 
-def subcommand(commands: dict, arguments: list[str], prog: str) -> None:
+def subcommand(commands: dict[str, type[Any]], arguments: list[str], prog: str) -> None:
+    """Run the one of the commands that the first argument names."""
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(f"usage: python -m emanet {prog} COMMAND [-h] ...\n\ncommands:")
-        print("\n".join(f"  {name:10} {command.__doc__.splitlines()[0]}" for name, command in commands.items()))
+        from ..show.terminal import say
+
+        say(f"usage: python -m emanet {prog} COMMAND [-h] ...\n\ncommands:")
+        say(*(f"  {name:10} {(command.__doc__ or '').splitlines()[0]}" for name, command in commands.items()))
     elif name in commands:
-        run_with(commands[name], arguments[1:], f"{prog} {name}")
+        parse(commands[name], arguments[1:], f"{prog} {name}").run()
     else:
         raise InputError(f"no command {f'{prog} {name}'!r}{suggest(name, commands)}")
+
+
+def flags_of(command: type[Any], default: Any = None, prefix: str = "") -> Iterator[str]:
+    """Every flag of a command's dataclass, those of the dataclasses in it included: --steps, --data.root, --no-flip."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    for field in dataclasses.fields(command):
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        value = made if default is None else getattr(default, field.name)
+        marks = getattr(hints[field.name], "__metadata__", ())
+        if tyro.conf.Positional in marks:
+            continue
+        renamed = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
+        name = (renamed[0] if renamed else field.name).replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            yield from flags_of(type(value), value, f"{prefix}{name}." if name else prefix)
+            continue
+        yield f"--{prefix}{name}"
+        if isinstance(value, bool) and tyro.conf.FlagCreatePairsOff not in marks:
+            yield f"--{prefix}no-{name}"
+
+
+def _in_own_words(argument: str, flags: list[str]) -> str:
+    """The argument with a flag's other name where the command has only that one."""
+    flag, equals, value = argument.partition("=")
+    twin = TWINS.get(flag, "")
+    return f"{twin}{equals}{value}" if flag not in flags and twin in flags else argument
+
+
+@contextlib.contextmanager
+def _hooked(refuse: Callable[[Any], None]) -> Iterator[None]:
+    try:
+        from tyro._errors import on_parse_error
+    except ImportError:  # another version: it prints a message of its own
+        yield
+        return
+    with on_parse_error(refuse):
+        yield
+
+
+def _sentence(event: Any, flags: list[str], name: str) -> str:
+    """What an event of tyro's says; nothing for kinds that are not known here, which tyro prints itself."""
+    kind = type(event).__name__
+    unknown = event.tokens if kind == "UnrecognizedArgs" else getattr(event, "unrecognized_tokens", [])
+    if unknown:
+        token = next((token for token in unknown if token.startswith("-")), unknown[0])
+        if not token.startswith("-"):
+            return f"unexpected argument {token!r}; `python -m emanet {name} --help` lists what there is"
+        near = difflib.get_close_matches(token.partition("=")[0].replace("_", "-"), flags, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"`python -m emanet {name} --help` lists all"
+        return f"unknown option {token}; {hint}"
+    if kind == "MissingArgs":
+        missing = [" ".join(filter(None, _parts(each.arg))) for each in event.missing_arguments]
+        return f"{name} needs {' and '.join(missing)}; `python -m emanet {name} --help` explains them"
+    if kind == "InvalidChoice":
+        return f"{_parts(event.argument)[0]} is {event.value!r}, but must be {' or '.join(event.choices)}"
+    if kind == "BadValue":
+        flag, values = _parts(event.argument)
+        return f"{flag} needs {values}"
+    if kind == "InstantiationFailure" and event.argument is not None:
+        return f"{_parts(event.argument)[0]}: {event.message}"
+    return ""
+
+
+def _parts(argument: Any) -> tuple[str, str]:
+    """An argument's flag and what its values are called; of one without a flag, its name in the help alone."""
+    metavar = str(argument.lowered.metavar)
+    return (metavar, "") if argument.is_positional() else (argument.lowered.name_or_flags[-1], metavar)

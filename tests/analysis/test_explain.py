@@ -10,7 +10,7 @@ import torch
 from conftest import run_cli, sentence
 from PIL import Image
 
-from emanet.analysis.explain import ClassUse, class_use, explain, principal_components
+from emanet.analysis.explain import class_use, explain, principal_components
 from emanet.config import IGNORE
 from emanet.data.datasets import SPECS
 from emanet.data.synthetic import draw_scene
