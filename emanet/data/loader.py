@@ -67,7 +67,7 @@ def delivered(samples: Any, workers: int, **options: Any) -> Generator[Any, None
                 raise
             raise InputError(
                 f"a process that reads samples has died, probably for lack of memory ({error}); use fewer "
-                "--data.workers, or 0 to read in the main process"
+                "--workers, or 0 to read in the main process"
             ) from error
         if isinstance(batch, Unreadable):
             del batches  # a traceback would keep it, and its processes, alive
@@ -104,7 +104,7 @@ def _start(loader: DataLoader) -> Iterator[Any]:
         return iter(loader)
     except OSError as error:
         raise InputError(
-            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; use fewer --data.workers"
+            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; use fewer --workers"
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
@@ -200,7 +200,7 @@ def _share(*tensors: Tensor) -> None:
     except RuntimeError as error:  # torch's own, if another rank has taken the rest in the meantime
         raise InputError(
             f"{SHARED_MEMORY} has {free} bytes free, but the loader's workers need {needed} for their batches: use "
-            "fewer --data.workers (0 needs no shared memory), or a larger --shm-size of docker run"
+            "fewer --workers (0 needs no shared memory), or a larger --shm-size of docker run"
         ) from error
 
 

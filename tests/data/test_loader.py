@@ -62,7 +62,7 @@ def of_files(scenes, **changes):
 def test_too_little_shared_memory_is_a_sentence_before_any_worker_starts(scenes, monkeypatch):
     train, config = of_files(scenes, **{"data.workers": 2, "data.crop": (513, 513), "batch_size": 16})
     needed = 9 * 16 * 513 * 513 * 4
-    message = f"^/dev/shm has 67108864 bytes free, .* need {needed} for .*: use fewer --data.workers .* --shm-size of"
+    message = f"^/dev/shm has 67108864 bytes free, .* need {needed} for .*: use fewer --workers .* --shm-size of"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(2**26, 0, 2**26))
         patch.setattr(loader, "SHARED_MEMORY", Path("/dev/shm"))
@@ -96,7 +96,7 @@ def test_a_worker_that_is_killed_is_a_sentence(scenes, waits, monkeypatch):
         threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
     else:
         time.sleep(0.3)  # torch's own handler of the signal would raise here
-    with pytest.raises(InputError, match=r"has died, .* \(DataLoader worker .*\); use fewer --data.workers") as error:
+    with pytest.raises(InputError, match=r"has died, .* \(DataLoader worker .*\); use fewer --workers") as error:
         list(batches)
     assert "\n" not in str(error.value)
 
