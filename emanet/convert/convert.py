@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .. import backbones
-from ..atomic import write_whole
+from ..atomic import require_writable, write_whole
 from ..config import IGNORE, BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from ..data.datasets import SPECS, resolve
 from ..errors import InputError, some, suggest
@@ -385,6 +385,7 @@ def _require_place(source: Path, destination: Path, force: bool) -> None:
             raise InputError(f"{source} cannot be converted into itself; give another output file")
         if not force:
             raise InputError(f"{destination} exists already; --force overwrites it")
+    require_writable(destination)
 
 
 def _stated(content: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
