@@ -88,7 +88,7 @@ class Explanation:
         return np.einsum("ck,khw->chw", self.mu[-1], self.z[-1])
 
     def over_image(self, base: int, iteration: int | None = None) -> Array:
-        """(H, W) float32: a base's responsibilities, upsampled to the image; of the last iteration, or of one in 1..T."""
+        """(H, W) float32: a base's responsibilities, upsampled to the image; of the last iteration or one in 1..T."""
         low = torch.from_numpy(self.z[-1 if iteration is None else iteration - 1, base])
         return _upsample(low, self.padded, self.image.shape[:2], self.align_corners).numpy()
 

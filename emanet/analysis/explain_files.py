@@ -28,8 +28,8 @@ NAMED = 16  # bases in the legend of owners_figure.png
 
 
 def explain_files(
-    model: str, images: Sequence[str], out: str | Path, *, bases: Sequence[int] = (), split: str = "", root: str = "",
-    dataset: str = "", workers: int = 0, max_pixels: int | None = None, device: str = "auto",
+    *, model: str, images: Sequence[str], out: str | Path, bases: Sequence[int], split: str, root: str, dataset: str,
+    workers: int, max_pixels: int | None, device: str,
 ) -> list[str]:  # fmt: skip
     """The explain command: OUT/NAME/ for every image, and OUT/classes.json with figures for a split.
 
@@ -43,7 +43,7 @@ def explain_files(
     if bases and not images:
         raise InputError("--bases chooses what to draw of an image, but there is no image")
     require_matplotlib()
-    net, out, failures = load(model, device), Path(out), []
+    net, out, failures = load(model, device), Path(out), list[str]()
     bases = check_bases(bases, net)
     files = find_images(images)
     taken = {path.resolve().parent: path for path, _ in files}

@@ -3,11 +3,10 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
-from ..errors import InputError
 from .flags import File, Folder, Name, subcommand
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT|DATASET")]
@@ -32,16 +31,14 @@ class Draw:
 
 @dataclass(frozen=True)
 class Prepare:
-    """Download, unpack and convert a public data set; continues where it stopped."""
+    """Download, unpack and convert a public data set, or go on doing so."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
     """voc, coco_voc, context59, context60, cocostuff10k, cocostuff164k, cityscapes or ade20k."""
-    root: Annotated[Folder, tyro.conf.arg(metavar="DATASET_FOLDER")] = ""
+    root: Folder = ""
     """Folder for the data set; default data/DATASET."""
-    archives: Annotated[Folder, tyro.conf.arg(metavar="ARCHIVES_FOLDER")] = ""
+    archives: Folder = ""
     """Folder of archives, used if they are there; default ROOT/archives."""
-    workers: Annotated[int, tyro.conf.arg(metavar="PROCESSES")] = 0
-    """Processes that convert masks; 0: one per core."""
 
     def run(self) -> None:
         from ..data.prepare.recipes import prepare
@@ -65,22 +62,10 @@ class Pack:
     """Size of a tar file."""
 
     def run(self) -> None:
-        from ..data.datasets import Dataset, open_dataset
-        from ..data.pack import pack
-        from ..show.terminal import bar, say
+        from ..data.pack import pack_source
+        from ..show.terminal import say
 
-        if self.shard_size < 1:
-            raise InputError(f"--shard-size is {self.shard_size}, but must be at least 1")
-        data, _ = _data_of(self.source, self.root)
-        split = self.split or data.train_split
-        dataset = open_dataset(data, split)
-        if not isinstance(dataset, Dataset):
-            raise InputError("the drawn scenes are not files; write some with `data draw`, and pack that folder")
-        what = dataset.pairs, dataset.spec, dataset.spec.split_names.get(split, split), Path(self.out)
-        with bar("pack", len(dataset)) as advance:
-            shards = pack(*what, self.shard_size * 10**6, advance)
-        size = sum(shard.stat().st_size for shard in shards) / 1e6
-        say(f"packed {len(dataset)} images of {split}: {len(shards)} tar files, {size:.1f} MB, in {self.out}")
+        say(pack_source(**vars(self)))
 
 
 @dataclass(frozen=True)
@@ -110,51 +95,9 @@ class Check:
     """Channels of the images; default those of the experiment, or 3."""
 
     def run(self) -> None:
-        import os
+        from ..data.check.report import check_files
 
-        from rich.console import Console
-
-        from ..atomic import require_writable, write_json, write_text
-        from ..data.check.report import page, print_report, record
-        from ..data.check.splits import check_dataset
-        from ..data.datasets import resolve
-        from ..show.terminal import bar, say
-
-        config, experiment = _data_of(self.source, self.root)
-        config = resolve(config)
-        if not config.root:
-            say("The drawn scenes are not files, they are drawn as they are read: there is nothing to check.")
-            return
-        require_writable(self.json, self.html)
-        splits = [self.split] if self.split else [config.train_split, config.val_split] if experiment else []
-        channels = self.channels or (experiment.model.backbone.in_channels if experiment else 3)
-        with bar("check") as advance:
-            report = check_dataset(config, splits, channels, advance)
-        if self.json:
-            write_json(Path(self.json), record(report))
-        if self.html:
-            write_text(Path(self.html), page(report))
-        console = Console()
-        with console.capture() as shown:  # rich would end the process where nobody reads on (head, less)
-            print_report(report, console)
-        try:
-            print(shown.get(), end="", flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
-        sys.exit(report.exit_code)
-
-
-def _data_of(source: str, root: str) -> tuple[Any, Any]:
-    """The DataConfig of an experiment, or of a data set's name, dataset.json or folder; and the experiment, or None."""
-    from ..config import DataConfig
-    from ..experiments import FOLDER_FILES, experiment_names, load_experiment, override
-
-    path = Path(source)
-    known = path.suffix in (".py", ".safetensors") or path.name == "config.json" or source in experiment_names()
-    known |= any((path / file).is_file() for file in FOLDER_FILES)
-    experiment = load_experiment(source) if known else None
-    data = experiment.data if experiment else DataConfig(dataset=source)
-    return override(data, {"root": root}) if root else data, experiment
+        sys.exit(check_files(**vars(self)))
 
 
 def main(arguments: list[str]) -> None:

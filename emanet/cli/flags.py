@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeVar
 
 import tyro
@@ -35,7 +35,7 @@ def shown_as(metavar: str) -> Any:
 
 # Types of options: what the help calls their values, and no default where that would be an empty text.
 File = Annotated[str, shown_as("FILE")]
-Folder = Annotated[str, shown_as("FOLDER")]
+Folder = Annotated[str, shown_as("DIR")]
 Name = Annotated[str, shown_as("NAME")]
 Whole = Annotated[int | None, shown_as("INT")]
 Wholes = Annotated[tuple[int, ...], shown_as("INT ...")]
@@ -145,13 +145,17 @@ def _sentence(event: Any, flags: list[str], name: str) -> str:
         missing = [" ".join(filter(None, _parts(each.arg))) for each in event.missing_arguments]
         return f"{name} needs {' and '.join(missing)}; `python -m emanet {name} --help` explains them"
     if kind == "InvalidChoice":
-        return f"{_parts(event.argument)[0]} is {event.value!r}, but must be {' or '.join(event.choices)}"
+        return f"{_parts(event.argument)[0]} is {event.value!r}, but must be {_either(event.choices)}"
     if kind == "BadValue":
         flag, values = _parts(event.argument)
         return f"{flag} needs {values}"
     if kind == "InstantiationFailure" and event.argument is not None:
         return f"{_parts(event.argument)[0]}: {event.message}"
     return ""
+
+
+def _either(choices: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
 
 
 def _parts(argument: Any) -> tuple[str, str]:

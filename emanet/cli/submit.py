@@ -15,7 +15,7 @@ class Submit:
 
     model: Model
     """A model file or a run folder."""
-    images: Annotated[str, tyro.conf.arg(metavar="FOLDER|FILE")]
+    images: Annotated[str, tyro.conf.arg(metavar="DIR|FILE")]
     """Folder of images, or a text file that lists one a line, relative to its own folder."""
     out: File
     """The archive: .tar.gz for VOC, .zip for Cityscapes and ADE20K."""

@@ -43,10 +43,10 @@ class Train:
 
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m emanet train EXPERIMENT [--out FOLDER] [--resume] [--SETTING VALUE ...]\n")
+        print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE]\n")
         print("EXPERIMENT is a name, a .py file, a config.json or a run folder. Names:")
         print("\n".join(f"  {name}" for name in experiment_names()))
-        print("\n`python -m emanet train EXPERIMENT --help` lists every setting with its value there.")
+        print("\n`python -m emanet train EXPERIMENT --help` lists all settings and their values.")
         return
     source, flags = arguments[0], arguments[1:]
     if source.startswith("-"):

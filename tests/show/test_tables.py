@@ -56,7 +56,7 @@ def test_side_by_side_marks_the_best_and_adds_differences(capsys, monkeypatch):
 
 
 def test_a_reader_that_has_gone_ends_neither_the_command_nor_its_exit_code():
-    code = "from emanet.show.terminal import say, show; [say('x' * 9999) for _ in range(99)]; show('y'); raise SystemExit(3)"
+    code = "from emanet.show.terminal import say, show; say('x' * 999_999); show('y'); say('z'); raise SystemExit(3)"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 3
