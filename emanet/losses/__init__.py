@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import IGNORE, LossConfig
-from .errors import InputError
-from .ops.upsample import upsample_cross_entropy
+from ..config import IGNORE, LossConfig
+from ..errors import InputError
+from ..ops.upsample import upsample_cross_entropy
 
 
 class PixelLoss(nn.Module):
