@@ -202,22 +202,54 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
+    terms: tuple[tuple[str, float], ...] = (("cross_entropy", 1.0),)
+    """Losses and their weights in the sum that is minimised: cross_entropy, ohem (hard pixels only), boundary (pixels
+    near borders weigh more), dice, lovasz; see emanet/losses. As a flag: `--loss.terms cross_entropy 1 dice 0.5`."""
     average: Literal["all", "valid"] = "all"
     """all: divide by every pixel of the crop, the original's loss; valid: by the pixels that are not ignored."""
-    class_weights: tuple[float, ...] = ()
+    class_weights: tuple[float, ...] = field(default=(), metadata={"terms": ("cross_entropy", "ohem", "boundary")})
     """One factor per class; `valid` then divides by the sum of the pixels' weights."""
-    ohem_threshold: float = 0.0
-    """Above 0: only pixels whose true class has a probability below it count (online hard example mining)."""
-    ohem_min_kept: int = 100_000
-    """But at least so many of the hardest pixels per image, taken over the images of a pass."""
+    ohem_threshold: float = field(default=0.7, metadata={"terms": ("ohem",)})
+    """ohem: only pixels whose true class has a probability of at most this count."""
+    ohem_min_kept: int = field(default=100_000, metadata={"terms": ("ohem",)})
+    """ohem: but at least this many of the hardest pixels per image, taken over the images of a pass."""
+    boundary_width: int = field(default=3, metadata={"terms": ("boundary",)})
+    """boundary: pixels at most this many rows and columns from two different labels are near a border."""
+    boundary_weight: float = field(default=5.0, metadata={"terms": ("boundary",)})
+    """boundary: the weight of the pixels near a border; the others have 1."""
     aux_weight: float = 0.4
+    """Weight of the same loss on the auxiliary head's logits."""
 
     def __post_init__(self):
         require_numbers(self)
+        pairs = not isinstance(self.terms, dict) and all(
+            isinstance(t, tuple | list) and len(t) == 2 for t in self.terms
+        )
+        require(pairs, "terms", self.terms, 'pairs such as (("cross_entropy", 1.0), ("dice", 0.5))')
+        names, weights = [name for name, _ in self.terms], [weight for _, weight in self.terms]
+        require(0 < len(set(names)) == len(names), "terms", self.terms, "one or more different losses")
+        positive = all(isinstance(weight, int | float) and 0 < weight < LARGE for weight in weights)
+        require(positive, "terms", self.terms, "losses with finite weights above 0")
         require(self.aux_weight >= 0, "aux_weight", self.aux_weight, "at least 0")
         require(self.ohem_min_kept >= 0, "ohem_min_kept", self.ohem_min_kept, "at least 0")
-        require(0 <= self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "between 0 and 1")
+        require(0 < self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "above 0 and at most 1")
+        require(0 <= self.boundary_width <= 1000, "boundary_width", self.boundary_width, "0 to 1000")
+        require(self.boundary_weight >= 0, "boundary_weight", self.boundary_weight, "at least 0")
         require(all(weight >= 0 for weight in self.class_weights), "class_weights", self.class_weights, "not negative")
+        for f in fields(self):
+            users = f.metadata.get("terms", names)
+            if getattr(self, f.name) != f.default and not set(users) & set(names):
+                used, chosen = " and ".join(users), ", ".join(names)
+                raise InputError(f"loss.{f.name} is used by {used} only, but loss.terms has {chosen}")
+
+    @staticmethod
+    def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+        """JSON values of files from before `terms`: ohem_threshold above 0 meant OHEM, over all pixels in any case."""
+        if "terms" in values or "ohem_threshold" not in values:
+            return values
+        if values["ohem_threshold"] != 0:
+            return values | {"terms": [["ohem", 1.0]], "average": "all"}
+        return {name: value for name, value in values.items() if name not in ("ohem_threshold", "ohem_min_kept")}
 
 
 @dataclass(frozen=True, kw_only=True)

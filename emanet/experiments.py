@@ -48,6 +48,8 @@ def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
     """The dataclass from JSON values; InputError names the unknown field or the wrong type, dotted."""
     if not isinstance(values, dict):
         raise InputError(f"{where or cls.__name__} is {SHORT.repr(values)}, but must be an object")
+    if hasattr(cls, "upgrade"):
+        values = cls.upgrade(values)
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:

@@ -238,6 +238,8 @@ BAD = {
     },
     "loss": {"": [{"average": "none"}, {"class_weights": [-1.0]}, {"class_weights": [float("nan")]},
                   {"class_weights": [float("inf")]}, {"ohem_threshold": 1.5}, {"ohem_min_kept": -1},
+                  {"ohem_threshold": 0.5}, {"boundary_width": -1}, {"boundary_weight": -1.0}, {"terms": {"dice": 1}},
+                  {"terms": []}, {"terms": [["dice"]]}, {"terms": [["dice", float("nan")]]}, {"terms": [["dice", 0]]},
                   {"aux_weight": float("nan")}]},
     "optim": {"": [{"lr": float("nan")}, {"lr": float("inf")}, {"lr": 0}, {"lr": -1e-3}, {"lr": "1e-3"},
                    {"momentum": 1}, {"weight_decay": float("inf")}, {"lr_every": 0}, {"warmup_steps": -1},

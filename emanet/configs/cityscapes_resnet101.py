@@ -18,7 +18,7 @@ config = override(
         "data.dataset": "cityscapes",
         "data.train_split": "train",
         "data.crop": (769, 769),
-        "loss": LossConfig(average="valid", ohem_threshold=0.7, ohem_min_kept=100_000),
+        "loss": LossConfig(terms=(("ohem", 1.0),), ohem_threshold=0.7, ohem_min_kept=100_000),
         "optim.lr": 1e-2,
         "optim.weight_decay": 5e-4,
         "steps": 80_000,

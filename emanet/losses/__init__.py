@@ -1,76 +1,131 @@
-"""Cross entropy over pixels: as a sum, so that whoever knows the whole batch divides once.
+"""The loss: weighted terms, one file each, from which the config chooses (`loss.terms`).
 
-Over ranks and accumulated passes the mean of means is not the mean; sums and one common divisor are exact.
+A term returns its loss of each pixel (B, H, W), of each image (B,), or of the whole pass (). PixelLoss turns any of
+them into a sum over pixels, so that a training step divides once, by a divisor that adds up over ranks and passes.
+The mean of means would not be the mean.
+
+To add a loss: write its file here and add its line to OF_CROSS_ENTROPY or OF_LOGITS.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config import IGNORE, LossConfig
-from ..errors import InputError
+from ..errors import InputError, suggest
+from ..ops.autocast import no_autocast
 from ..ops.upsample import upsample_cross_entropy
+from . import boundary, cross_entropy, dice, lovasz, ohem
+
+OF_CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor | None, LossConfig], Tensor]] = {
+    "cross_entropy": cross_entropy.of_pixels,
+    "ohem": ohem.of_pass,
+    "boundary": boundary.of_pixels,
+}
+"""term(losses, labels, weights, config), from the cross entropy of each pixel. Needs no logits at full size.
+
+losses (B, H, W) float32 or float64, 0 at ignored pixels; labels (B, H, W) uint8 or int64, 255 = ignored; weights
+(B, H, W), each pixel's class weight, or None.
+"""
+OF_LOGITS: dict[str, Callable[[Tensor, Tensor, LossConfig], Tensor]] = {
+    "dice": dice.of_images,
+    "lovasz": lovasz.of_images,
+}
+"""term(logits, labels, config): logits (B, classes, H, W) float32 or float64, labels (B, H, W) int64, 255 = ignored."""
 
 
 class PixelLoss(nn.Module):
-    """loss(logits, labels) is a sum over pixels; divided by divisor(all labels of the step) it is the loss.
+    """The config's terms as one sum over pixels. Divided by `divisor(all labels of the step)` it is the loss.
 
-    of_low gives the same from logits at the stride of the head, without those at full size.
+    An image's loss counts by the image's part of the divisor, a pass's loss by the pass's part. So with average `all`
+    a term of images is their mean; with `valid`, images weigh by their labelled pixels.
     """
 
+    weights: Tensor | None
+
     def __init__(self, config: LossConfig, classes: Sequence[str]):
+        """Raises InputError for an unknown term, and for class weights that do not fit the classes."""
         super().__init__()
-        self.config = config
+        for name, _ in config.terms:
+            if name not in OF_CROSS_ENTROPY and name not in OF_LOGITS:
+                hint = suggest(name, (*OF_CROSS_ENTROPY, *OF_LOGITS))
+                raise InputError(f"loss.terms has an unknown loss {name!r}{hint}")
         if config.class_weights and len(config.class_weights) != len(classes):
             raise InputError(f"loss.class_weights has {len(config.class_weights)} values for {len(classes)} classes")
+        self.config = config
+        self.pixel_terms = [term for term in config.terms if term[0] in OF_CROSS_ENTROPY]
+        self.logit_terms = [term for term in config.terms if term[0] in OF_LOGITS]
         weights = torch.tensor(config.class_weights, dtype=torch.float32) if config.class_weights else None
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64, 255 = ignored -> scalar sum, at least float32."""
-        labels, logits = labels.long(), logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return self._total(F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none"), labels)
+        """logits (B, classes, H, W), labels (B, H, W) uint8 or int64, 255 = ignored -> scalar sum.
+
+        Computed in float32 (float64 for float64 logits) whatever autocast says.
+        """
+        with no_autocast(logits.device.type):
+            labels, logits = labels.long(), logits.to(torch.promote_types(logits.dtype, torch.float32))
+            values = [(OF_LOGITS[name](logits, labels, self.config), weight) for name, weight in self.logit_terms]
+            total = self._sum(values, labels)
+            if not self.pixel_terms:
+                return total
+            losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+            return total + self._of_losses(losses, labels)
 
     def of_low(self, low: Tensor, labels: Tensor, padded: Sequence[int], align_corners: bool) -> Tensor:
-        """The same of the logits that low (B, classes, h, w), spread over `padded`, has at the labels' pixels."""
-        return self._total(upsample_cross_entropy(low, labels, padded, align_corners), labels)
+        """The same from logits at the head's stride, without those at full size where every term allows it.
+
+        low (B, classes, h, w) is upsampled to the size `padded`; the labels' (H, W) are its upper left part.
+        """
+        if not self.logit_terms:
+            return self._of_losses(upsample_cross_entropy(low, labels, padded, align_corners), labels)
+        with no_autocast(low.device.type):
+            low = low.to(torch.promote_types(low.dtype, torch.float32))
+            logits = F.interpolate(low, tuple(padded), mode="bilinear", align_corners=align_corners)
+            return self(logits[:, :, : labels.shape[1], : labels.shape[2]], labels)
 
     def divisor(self, labels: Tensor) -> Tensor:
-        """The scalar float64 to divide by, of these labels alone; over ranks the divisors add up.
+        """The scalar float64 to divide by, for these labels alone; over ranks and passes the divisors add up.
 
-        average `all`: every pixel, ignored ones included (the released code); `valid`: the pixels that count, by
-        weight. With OHEM the mean is over the kept pixels of each pass, and passes count by their size.
+        average `all`: every pixel, ignored ones included (the released code); `valid`: the labelled pixels, each by
+        its class weight.
         """
-        if self.config.average == "all" or self.config.ohem_threshold:
-            return torch.tensor(float(labels.numel()), dtype=torch.float64, device=labels.device)
+        if self.config.average == "valid" and self.weights is not None:
+            return (self._counts(labels).sum(0) * self.weights).sum().double()
+        return self._shares(labels).sum()
+
+    def _shares(self, labels: Tensor) -> Tensor:
+        """(B,) float64: each image's part of the divisor."""
+        if self.config.average == "all":
+            size = float(labels[0].numel()) if len(labels) else 0.0
+            return torch.full((len(labels),), size, dtype=torch.float64, device=labels.device)
         if self.weights is None:
-            return (labels != IGNORE).sum().double()
-        counts = torch.bincount(labels.flatten().long(), minlength=IGNORE + 1)
-        return (counts[: len(self.weights)] * self.weights).sum().double()
+            return (labels != IGNORE).flatten(1).sum(1).double()
+        return (self._counts(labels) * self.weights).sum(1).double()
 
-    def _total(self, losses: Tensor, labels: Tensor) -> Tensor:
-        """losses (B, H, W), 0 where labels are ignored -> scalar sum."""
-        if self.config.ohem_threshold:
-            return self._hard_pixels(losses, labels)
+    def _counts(self, labels: Tensor) -> Tensor:
+        """(B, classes) int64: each image's pixels of each class."""
+        start = (IGNORE + 1) * torch.arange(len(labels), device=labels.device)[:, None]
+        counts = torch.bincount((labels.flatten(1).long() + start).flatten(), minlength=(IGNORE + 1) * len(labels))
+        return counts.view(len(labels), IGNORE + 1)[:, : len(self.config.class_weights)]
+
+    def _of_losses(self, losses: Tensor, labels: Tensor) -> Tensor:
+        """The terms of OF_CROSS_ENTROPY, from the cross entropy of each pixel (B, H, W) -> scalar sum."""
+        weights = None
         if self.weights is not None:
-            losses = losses * self._pixel_weights(labels, losses)
-        return losses.sum()
+            weights = self.weights.to(losses.dtype)[labels.long().masked_fill(labels == IGNORE, 0)]
+        terms = [(OF_CROSS_ENTROPY[name], weight) for name, weight in self.pixel_terms]
+        return self._sum([(term(losses, labels, weights, self.config), weight) for term, weight in terms], labels)
 
-    def _pixel_weights(self, labels: Tensor, losses: Tensor) -> Tensor:
-        return self.weights.to(losses.dtype)[labels.long().masked_fill(labels == IGNORE, 0)]
-
-    def _hard_pixels(self, losses: Tensor, labels: Tensor) -> Tensor:
-        images, pixels = len(labels), labels.numel()
-        valid = labels != IGNORE
-        losses, labels = losses[valid], labels[valid]
-        if not len(losses):
-            return losses.sum()
-        kept = min(len(losses), self.config.ohem_min_kept * images)
-        hardest = losses.detach().topk(kept).values[-1] if kept else losses.new_tensor(math.inf)
-        keep = ~(losses < hardest.clamp_max(-math.log(self.config.ohem_threshold)))  # NaN stays in, to be seen
-        if self.weights is not None:
-            losses = losses * self._pixel_weights(labels, losses)
-        return losses[keep].sum() / keep.sum().clamp_min(1) * pixels
+    def _sum(self, values: Sequence[tuple[Tensor, float]], labels: Tensor) -> Tensor:
+        """Losses of pixels (B, H, W), of images (B,) or of the pass (), and their weights -> scalar sum over pixels."""
+        total = torch.zeros((), device=labels.device)
+        for value, weight in values:
+            if value.dim() == 1:
+                value = value * self._shares(labels).to(value.dtype)
+            elif value.dim() == 0:
+                value = value * self._shares(labels).sum().to(value.dtype)
+            total = total + weight * value.sum()
+        return total

@@ -1,12 +1,19 @@
+"""PixelLoss as cross entropy and OHEM against torch, and the settings of the loss."""
+
+import json
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+import tyro
 
-from emanet.config import LossConfig
+from emanet.config import Experiment, LossConfig
 from emanet.errors import InputError
+from emanet.experiments import checked, experiment_of, from_dict, load_experiment, override, to_dict
 from emanet.losses import PixelLoss
+
+OHEM = (("ohem", 1.0),)
 
 
 @pytest.fixture
@@ -51,25 +58,82 @@ def test_hard_pixels_are_those_below_the_threshold_or_the_hardest(batch):
     each = F.cross_entropy(logits, labels.long(), ignore_index=255, reduction="none")[labels != 255]
     hard = each[each > -math.log(0.3)]
     assert 0 < len(hard) < len(each)
-    loss = PixelLoss(LossConfig(ohem_threshold=0.3, ohem_min_kept=1), "abc")
+    loss = PixelLoss(LossConfig(terms=OHEM, ohem_threshold=0.3, ohem_min_kept=1), "abc")
     torch.testing.assert_close(mean(loss, logits, labels), hard.mean())
-    loss = PixelLoss(LossConfig(ohem_threshold=1e-9, ohem_min_kept=5), "abc")  # 5 an image, 2 images
+    loss = PixelLoss(LossConfig(terms=OHEM, ohem_threshold=1e-9, ohem_min_kept=5), "abc")  # 5 an image, 2 images
     torch.testing.assert_close(mean(loss, logits, labels), each.topk(10).values.mean())
-    loss = PixelLoss(LossConfig(ohem_threshold=0.3, ohem_min_kept=10**6), "abc")
+    loss = PixelLoss(LossConfig(terms=OHEM, ohem_threshold=0.3, ohem_min_kept=10**6), "abc")
     torch.testing.assert_close(mean(loss, logits, labels), each.mean())
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.7])
-def test_nan_is_not_hidden(batch, threshold):
-    logits, labels = batch
-    loss = PixelLoss(LossConfig(ohem_threshold=threshold), "abc")
-    assert loss(logits * float("nan"), labels).isnan()
+def test_hard_pixels_of_all_pixels_are_cross_entropy(batch):
+    """Over passes too, with average valid; by weight, where classes have one."""
+    labels = batch[1]
+    for weights in ((), (0.5, 1.0, 3.0)):
+        settings = {"average": "valid", "class_weights": weights}
+        every = PixelLoss(LossConfig(terms=OHEM, ohem_threshold=1.0, **settings), "abc")
+        plain = PixelLoss(LossConfig(**settings), "abc")
+        parts = sum(every(batch[0][i : i + 1], labels[i : i + 1]) for i in range(2))
+        torch.testing.assert_close(parts / plain.divisor(labels).float(), mean(plain, batch[0], labels))
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.7])
-def test_all_ignored_gives_zero_and_a_zero_gradient(batch, threshold):
-    logits, labels = batch[0], torch.full((2, 5, 7), 255, dtype=torch.uint8)
-    loss = PixelLoss(LossConfig(average="valid", ohem_threshold=threshold), "abc")
-    value = loss(logits, labels)
-    value.backward()
-    assert value.item() == 0 and not logits.grad.any()
+def test_an_unknown_loss_is_refused_with_the_nearest():
+    with pytest.raises(InputError, match="^loss.terms has an unknown loss 'dise'; did you mean .*dice"):
+        PixelLoss(LossConfig(terms=(("dise", 1.0),)), "abc")
+    with pytest.raises(InputError, match="^loss.terms has an unknown loss 'xyz'; there are: boundary, cross_entropy, "):
+        PixelLoss(LossConfig(terms=(("xyz", 1.0),)), "abc")
+
+
+@pytest.mark.parametrize(
+    ("changes", "user", "terms"),
+    [
+        ({"ohem_threshold": 0.5}, "ohem", "cross_entropy"),
+        ({"ohem_min_kept": 5}, "ohem", "boundary"),
+        ({"boundary_width": 5}, "boundary", "dice"),
+        ({"boundary_weight": 2.0}, "boundary", "cross_entropy"),
+        ({"class_weights": (1.0, 2.0)}, "cross_entropy and ohem and boundary", "lovasz"),
+    ],
+)
+def test_a_setting_that_no_term_uses_is_refused(changes, user, terms):
+    (name,) = changes
+    with pytest.raises(InputError, match=f"^loss.{name} is used by {user} only, but loss.terms has {terms}$"):
+        LossConfig(terms=((terms, 1.0),), **changes)
+    LossConfig(terms=((terms, 1.0), (user.split()[0], 0.5)), **changes)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [(), (("dice", 0.0),), (("dice", -1.0),), (("dice", float("nan")),), (("dice", 1e300),), (("dice", "1"),),
+     (("dice", 1.0), ("dice", 2.0)), {"dice": 1.0}, ("dice", 1.0), (("dice",),)],
+    ids=str,
+)  # fmt: skip
+def test_impossible_terms_are_refused(terms):
+    with pytest.raises(InputError, match="^terms is .*, but must be "):
+        LossConfig(terms=terms)
+
+
+def test_terms_survive_json_and_override():
+    config = override(load_experiment("drawn"), {"loss.terms": (("cross_entropy", 1.0), ("dice", 0.5))})
+    assert from_dict(Experiment, json.loads(json.dumps(to_dict(config)))) == config
+    assert checked(override(config, {"loss.terms": [["dice", 1]]})).loss.terms == (("dice", 1.0),)
+
+
+def test_terms_as_flags():
+    arguments = ["--loss.terms", "cross_entropy", "1", "lovasz", "0.5", "--loss.average", "valid"]
+    config = tyro.cli(Experiment, args=arguments, config=(tyro.conf.AvoidSubcommands,))
+    assert config.loss == LossConfig(terms=(("cross_entropy", 1.0), ("lovasz", 0.5)), average="valid")
+
+
+def test_files_written_before_there_were_terms_mean_the_same():
+    def read(**loss):
+        values = to_dict(load_experiment("drawn"))
+        return experiment_of(values | {"loss": loss}, "config.json").loss
+
+    old = {"average": "valid", "class_weights": [], "ohem_min_kept": 100, "aux_weight": 0.3}
+    assert read(**old, ohem_threshold=0.0) == LossConfig(average="valid", aux_weight=0.3)
+    want = LossConfig(terms=OHEM, average="all", ohem_threshold=0.7, ohem_min_kept=100, aux_weight=0.3)
+    assert read(**old, ohem_threshold=0.7) == want, "OHEM divided by every pixel, whatever average said"
+    with pytest.raises(InputError, match="^config.json: loss.ohem_threshold is 'x', but must be float"):
+        read(ohem_threshold="x")
+    with pytest.raises(InputError, match="^config.json: loss is 3, but must be an object"):
+        experiment_of({"loss": 3}, "config.json")

@@ -33,6 +33,7 @@ CASES = {
     "smaller": ((2, 4, 20, 20), (7, 3), (7, 3)),
 }
 TIE = 1e-5  # of the largest logit: so close, rounding decides
+OHEM = (("ohem", 1.0),)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
@@ -175,9 +176,9 @@ def test_gradients_are_those_of_finite_differences(align_corners):
         {},
         {"average": "valid"},
         {"class_weights": (0.5, 1.0, 3.0, 0.0)},
-        {"ohem_threshold": 0.3, "ohem_min_kept": 1},
-        {"ohem_threshold": 1e-9, "ohem_min_kept": 50},
-        {"ohem_threshold": 0.5, "class_weights": (0.5, 1.0, 3.0, 0.1)},
+        {"terms": OHEM, "ohem_threshold": 0.3, "ohem_min_kept": 1},
+        {"terms": OHEM, "ohem_threshold": 1e-9, "ohem_min_kept": 50},
+        {"terms": OHEM, "ohem_threshold": 0.5, "class_weights": (0.5, 1.0, 3.0, 0.1)},
     ],
     ids=str,
 )
@@ -189,7 +190,7 @@ def test_every_loss(config, dtype):
     found = loss.of_low(low, labels, (40, 56), True)
     assert found.dtype == want.dtype
     torch.testing.assert_close(found, want, rtol=tolerance, atol=0)
-    if "ohem_threshold" not in config:
+    if "terms" not in config:
         high, weights = plain(low.double(), (40, 56), (33, 50), True), loss.weights
         weights = weights if weights is None else weights.double()
         stated = F.cross_entropy(high, labels.long(), weights, ignore_index=255, reduction="sum")
@@ -201,16 +202,16 @@ def test_every_loss(config, dtype):
 
 
 def test_hard_pixels_of_equal_loss_count_all():
-    loss = PixelLoss(LossConfig(ohem_threshold=1e-9, ohem_min_kept=5), "abc")
+    loss = PixelLoss(LossConfig(terms=OHEM, ohem_threshold=1e-9, ohem_min_kept=5), "abc")
     low, labels = torch.zeros(1, 3, 2, 2, requires_grad=True), torch.zeros(1, 9, 9, dtype=torch.uint8)
     found = loss.of_low(low, labels, (9, 9), True)
     torch.testing.assert_close(found, torch.tensor(3.0).log() * 81)
     torch.testing.assert_close(gradient(found, low).sum((2, 3)), torch.tensor([[-54.0, 27.0, 27.0]]))
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.7])
-def test_all_ignored_gives_zero_and_a_zero_gradient(threshold):
-    loss = PixelLoss(LossConfig(ohem_threshold=threshold), "abc")
+@pytest.mark.parametrize("terms", [LossConfig().terms, OHEM], ids=str)
+def test_all_ignored_gives_zero_and_a_zero_gradient(terms):
+    loss = PixelLoss(LossConfig(terms=terms), "abc")
     low, labels = logits((2, 3, 3, 3)).requires_grad_(), torch.full((2, 17, 17), 255, dtype=torch.uint8)
     value = loss.of_low(low, labels, (17, 17), True)
     assert value == 0 and not gradient(value, low).any()
