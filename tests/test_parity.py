@@ -27,6 +27,9 @@ from emanet.train import StepNet
 from emanet.weights.tensors import read_weights
 
 BOUND = 1e-4  # of the spread (largest less smallest) of what is compared
+FACTOR = 10  # between the table's differences and this processor's, which adds in another order
+ROUNDING = {"float32": 1e-7, "float64": 1e-13}  # smaller differences say nothing
+pytestmark = pytest.mark.xdist_group("parity")  # the last test checks what the others have measured
 DOCS = ROOT / "docs" / "parity.md"
 LOGITS = [name for name in cases.names() if not name.startswith(("training", "encoding"))]
 
@@ -159,7 +162,7 @@ def share_of_norm(ours, theirs):
 
 
 def test_the_table(measured, request):
-    """Every row of the tables in docs/parity.md was measured here, now, and holds."""
+    """Every row of the table in docs/parity.md was measured here, now, and differs by a factor of ten at most."""
     if len(measured) < len(LOGITS) + 6:
         pytest.skip("a part of the cases was left out")
     rows = {name: f"| {title(name)} | {value:.0e} |" for name, value in measured.items()}
@@ -173,7 +176,12 @@ def test_the_table(measured, request):
         return
     documented = dict(re.findall(r"^\| (.+) \| (\S+e[-+]\d+) \|$", written, re.M))
     assert documented.keys() == {title(name) for name in measured}
-    assert all(float(value) < BOUND for value in documented.values())
+    for name, here in measured.items():
+        least = ROUNDING["float64" if name.startswith("training") else "float32"]
+        there = max(float(documented[title(name)]), least)
+        assert there / FACTOR <= max(here, least) <= there * FACTOR, (
+            f"{name}: {here:.0e}, documented {there:.0e}"
+        )
 
 
 def title(name):
