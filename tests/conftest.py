@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,14 @@ torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for 
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
+    parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests make")
+    parser.addoption("--short", action="store_true", help="with -m slow: the same tests with fewer repeats, for CI")
+
+
+@pytest.fixture
+def repeats(request) -> Callable[[int, int], int]:
+    """`repeats(full, short)`: how often a slow test does the same; `short` with --short."""
+    return lambda full, short: short if request.config.getoption("--short") else full
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,8 @@
 """Broken and malicious files: each works or is refused in one sentence that names it; nothing hangs, nothing runs.
 
-Files are read in a process of their own (hostile_child.py) with a time limit for each and a limit on memory, so that
-a crash or a hang in a library shows as a failure here. The broken ones are functions of a seed (mutations.py).
+Files are read in a process of their own (programs/read_broken_files.py) with a time limit for each and a limit on
+memory, so that a crash or a hang in a library shows as a failure here. The broken ones are functions of a seed
+(mutations.py).
 """
 
 import itertools
@@ -38,7 +39,7 @@ def outcomes(kind: str, corpus: Iterable[tuple[str, bytes]], folder: Path) -> Co
         (folder / name).write_bytes(content)
         names.append(name)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("hostile_child.py")), kind, str(folder)]
+    command = [sys.executable, str(ROOT / "tests" / "programs" / "read_broken_files.py"), kind, str(folder)]
     command += [str(SECONDS), str(MEGABYTES)]
     done = subprocess.run(command, input="\n".join(names), env=environment, capture_output=True, text=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -71,20 +72,22 @@ def test_some_broken_checkpoints(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_many_broken_images(tmp_path, capsys):
-    corpus = itertools.chain([("largest.png", largest())], image_corpus(6000, tmp_path / "marker", seed=1))
+def test_many_broken_images(tmp_path, capsys, repeats):
+    size = repeats(6000, 300)
+    corpus = itertools.chain([("largest.png", largest())], image_corpus(size, tmp_path / "marker", seed=1))
     count = outcomes("images", corpus, tmp_path)
-    assert count["rgb", "worked"] > 1000
+    assert count["rgb", "worked"] > size / 6
     with capsys.disabled():
         print(f"\n{len(list(tmp_path.iterdir()))} images: {dict(count)}")
 
 
 @pytest.mark.slow
-def test_many_broken_checkpoints(model, tmp_path, capsys):
+def test_many_broken_checkpoints(model, tmp_path, capsys, repeats):
+    size = repeats(1500, 100)
     folder = tmp_path / "files"
     folder.mkdir()
-    count = outcomes("checkpoints", checkpoint_corpus(model, 1500, folder / "marker", seed=1), folder)
-    assert count["load", "worked"] > 10 and count["foreign", "worked"] > 100
+    count = outcomes("checkpoints", checkpoint_corpus(model, size, folder / "marker", seed=1), folder)
+    assert count["load", "worked"] > size / 150 and count["foreign", "worked"] > size / 15
     with capsys.disabled():
         print(f"\n{count.total() // 5} checkpoints: {dict(count)}")
 
@@ -114,8 +117,8 @@ def test_a_folder_of_broken_images_is_predicted_as_far_as_it_goes(model, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_large_folder_of_broken_images(model, tmp_path, capsys):
-    written, skipped = predict_broken(model, tmp_path, 1500, run_process)
+def test_a_large_folder_of_broken_images(model, tmp_path, capsys, repeats):
+    written, skipped = predict_broken(model, tmp_path, repeats(1500, 150), run_process)
     with capsys.disabled():
         print(f"\npredict: {written} labelled, {skipped} skipped")
 

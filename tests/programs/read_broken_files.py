@@ -1,9 +1,9 @@
-"""Read broken files in a process of its own: `python hostile_child.py KIND FOLDER SECONDS MEGABYTES < NAMES`.
+"""Read broken files in a process of its own: `python read_broken_files.py KIND FOLDER SECONDS MEGABYTES < NAMES`.
 
 For each file, a line of JSON: its name, and what came of each way to read it:
 "worked", "sentence: ..." or "fault: ...".
 A file that takes longer than SECONDS ends the process by SIGALRM, in whatever library it hangs; memory beyond
-MEGABYTES is refused. Who starts it sees the last name, and goes on behind it.
+MEGABYTES is refused. The last name printed is that of the file it ended at.
 """
 
 import json
@@ -46,11 +46,12 @@ def checkpoints():
 
     from emanet.convert.convert import convert
     from emanet.experiments import load_experiment
+    from emanet.loading import load as load_model
     from emanet.weights import foreign
     from emanet.weights.tensors import read_weights
 
     def load(path):
-        model = load(path)
+        model = load_model(path)
         with torch.no_grad():
             model(torch.zeros(1, model.backbone.in_channels, 33, 33, dtype=torch.uint8))
 
@@ -69,8 +70,9 @@ def checkpoints():
 def main() -> None:
     kind, folder, seconds, megabytes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     ways = {"images": images, "checkpoints": checkpoints}[kind]()
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20),) * 2)
+    if (statm := Path("/proc/self/statm")).exists():  # on Linux; elsewhere only the time is limited
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20),) * 2)
     for name in sys.stdin.read().split("\n"):
         print(json.dumps({"name": name}), flush=True)
         came = {}
