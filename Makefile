@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+PIP = $(RUN) -m pip install -q -c constraints.txt
 
-.PHONY: demo test install lint clean
+.PHONY: demo test lint clean
 
-demo: install
+demo: $(VENV)/for-demo
 	rm -rf runs/demo
 	$(RUN) -m emanet train drawn --out runs/demo
 	$(RUN) -m emanet data draw runs/demo/scenes --train 1 --val 6
@@ -13,18 +14,22 @@ demo: install
 	@echo
 	@echo "runs/demo holds curves.png, confusion.png, evaluation.json (the IoU table) and predictions/*_overlay.jpg"
 
-test: install
-	$(RUN) -m pytest -q
+test: $(VENV)/for-tests
+	$(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadgroup
 
-lint: install
+lint: $(VENV)/for-tests
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
-install: $(VENV)/installed
-
-$(VENV)/installed: pyproject.toml constraints.txt
+# The demo needs the package and its drawings, the tests also a compiler of models, GeoTIFFs and the checkers.
+$(VENV)/for-demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install -q -c constraints.txt -e ".[dev]"
+	$(PIP) -e ".[plots]"
+	touch $@
+
+$(VENV)/for-tests: $(VENV)/for-demo
+	$(PIP) -e ".[dev]"
 	touch $@
 
 clean:
