@@ -179,9 +179,7 @@ def test_the_table(measured, request):
     for name, here in measured.items():
         least = ROUNDING["float64" if name.startswith("training") else "float32"]
         there = max(float(documented[title(name)]), least)
-        assert there / FACTOR <= max(here, least) <= there * FACTOR, (
-            f"{name}: {here:.0e}, documented {there:.0e}"
-        )
+        assert there / FACTOR <= max(here, least) <= there * FACTOR, f"{name}: {here:.0e}, documented {there:.0e}"
 
 
 def title(name):
