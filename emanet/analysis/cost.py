@@ -273,8 +273,8 @@ def _paper_row(name: str, module: nn.Module, counted: int, note: str) -> dict[st
 
 
 BACKBONE_NOTE = (
-    "without a classifier; the paper's figure has 0.7 G more, and its tool seems to count 2 for every value of a "
-    "BatchNorm and 1 for those of ReLU and pooling"
+    "without a classifier; the paper's figure is 0.7 G higher, as its tool seems to count 2 for every value of a "
+    "BatchNorm and 1 for every value of ReLU and pooling"
 )
 
 
@@ -287,20 +287,20 @@ def _note(config: HeadConfig, model: EMANet, counts: dict[str, Counter[str]]) ->
         trained = build(ModelConfig(backbone=PAPER_BACKBONE, head=with_fc1), SPECS["voc"])
         added = multiply_adds(trained, PAPER_SHAPE)["head"].total()
         return (
-            f"fc0, EMAU and the classifier, with {products / 1e9:.2f} G for the products of the EM attention; with the "
-            f"fc1 that is trained, and that the paper's figure lacks, +{added / 1e9:.1f} G and "
-            f"+{parameters(trained.head) / 1e6:.2f} M"
+            f"fc0, EMAU and the classifier, with {products / 1e9:.2f} G for the products of the EM attention; the trained "
+            f"network also has fc1, which the paper's figure leaves out: +{added / 1e9:.1f} G and "
+            f"+{parameters(trained.head) / 1e6:.2f} M with it"
         )
     if config.name == "psanet":
-        # The convolution sees the last map beside the attention's; the paper's figure is that of one of them.
+        # The convolution reads the last map and the attention's; the paper's figure fits one of them.
         fewer = counts["head"].total() - counts["head.fuse"].total() // 2 - products
         weights = parameters(head) - head.get_parameter("fuse.0.weight").numel() // 2
         return (
-            "the released layout; the paper's figure comes out of a last 3x3 convolution that sees the attention's map "
+            "the released layout; the paper's figure seems to count a last 3x3 convolution on the attention's map "
             f"alone, without the products of the attention: +{fewer / 1e9:.1f} G and +{weights / 1e6:.1f} M"
         )
     if config.name == "deeplabv3plus":
-        return "ASPP, and at stride 4 its paper's decoder; which decoder the EMANet paper counted is not known"
+        return "ASPP, and its paper's decoder at stride 4; which decoder the EMANet paper counted is unknown"
     return "ASPP, its 1x1 convolution and the classifier"
 
 
