@@ -196,19 +196,21 @@ def test_killed_and_resumed_is_the_same_to_the_bit(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_20_random_moments_and_resumed(config, tmp_path):
-    check_kills(killed(override(config, {"steps": 24}), tmp_path, 20, 1), 20, 1)
+def test_killed_at_20_random_moments_and_resumed(config, tmp_path, repeats):
+    kills = repeats(20, 4)
+    check_kills(killed(override(config, {"steps": 24}), tmp_path, kills, 1), kills, 1)
 
 
 @pytest.mark.slow
-def test_two_processes_killed_at_20_random_moments_and_resumed(config, tmp_path):
-    check_kills(killed(override(config, {"steps": 24}), tmp_path, 20, 2), 20, 2)
+def test_two_processes_killed_at_20_random_moments_and_resumed(config, tmp_path, repeats):
+    kills = repeats(20, 4)
+    check_kills(killed(override(config, {"steps": 24}), tmp_path, kills, 2), kills, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks):
-    facts = killed(override(config, {"steps": 24}), tmp_path, 20, ranks, "SIGTERM")
+def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks, repeats):
+    facts = killed(override(config, {"steps": 24}), tmp_path, repeats(20, 10), ranks, "SIGTERM")
     for kill in facts:
         assert kill["resumed"] == [0] * ranks and kill["differ"] == [], kill
     # Before the first step and after the last one a signal ends a process as ever.

@@ -103,6 +103,14 @@ def blended(model, pixels: np.ndarray, config=CONFIG) -> np.ndarray:
     return total.argmax(0).numpy()
 
 
+def program(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a file of tests/programs, which may import the tests' helpers."""
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "predict")))
+    command = [sys.executable, str(ROOT / "tests" / "programs" / name), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+
+
 class TestLabels:
     @pytest.mark.parametrize(
         "config",
@@ -300,8 +308,7 @@ class TestFile:
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
     def test_leaves_nothing_behind_a_signal(self, tmp_path, name):
         path, out = write(tmp_path / "x.tif", drawn()), tmp_path / "out" / "y.tif"
-        command = [sys.executable, "-c", SIGNALLED, str(ROOT), str(ROOT / "tests"), str(path), str(out), name]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = program("raster_with_a_signal.py", path, out, name)
         number = getattr(signal, name)
         assert done.returncode == 128 + number and re.fullmatch(r"\.y\.tif\.\d+\.partial\n", done.stdout), done.stderr
         assert "Traceback" not in done.stderr and list(out.parent.iterdir()) == []
@@ -325,53 +332,12 @@ class TestFile:
     def test_on_a_full_disk(self, tmp_path):
         """At any time: GDAL does not tell of the tiles that it fails to write as it closes a file."""
         path = write(tmp_path / "x.tif", np.random.default_rng(0).integers(0, 256, (3, 600, 600), np.uint8))
-        done = subprocess.run(
-            [sys.executable, "-c", FULL, str(ROOT), str(ROOT / "tests"), str(path), str(tmp_path / "full.tif")],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = program("raster_on_a_full_disk.py", path, tmp_path / "full.tif")
         said = done.stdout.splitlines()
         assert len(said) == 4, (said, done.stderr)
         assert "TIFF" not in done.stderr and "No space" not in done.stderr and "File too large" not in done.stderr
         assert all(line.startswith(f"cannot write {tmp_path / 'full.tif'}: ") for line in said), said
         assert [each.name for each in tmp_path.iterdir()] == ["x.tif"]
-
-
-FULL = """
-import resource, sys
-sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/predict"]
-from test_raster import *
-model, path, out, config = tiny_model(), *map(Path, sys.argv[3:]), EvalConfig(window=(305, 305), overlap=0)
-predict_raster(model, path, out, config)
-size = out.stat().st_size
-out.unlink()
-for share in (0, 0.5, 0.95, 0.999):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(size * share), resource.RLIM_INFINITY))
-    try:
-        predict_raster(model, path, out, config)
-    except InputError as error:
-        print(error)
-"""
-
-
-SIGNALLED = """
-import os, signal, sys
-sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/predict"]
-from test_raster import *
-path, out, number = *map(Path, sys.argv[3:5]), getattr(signal, sys.argv[5])
-
-def interrupt(*arguments):
-    print(*os.listdir(out.parent), flush=True)
-    try:
-        os.kill(os.getpid(), number)
-    finally:
-        os.kill(os.getpid(), number)  # once more while it cleans up
-    return probabilities(*arguments)
-
-raster.probabilities = interrupt
-predict_raster(tiny_model(), path, out, CONFIG)
-"""
 
 
 class TestRefused:
@@ -524,22 +490,9 @@ class TestFiles:
         assert np.array_equal(read(tmp_path / "out" / "x.tif"), blended(model, drawn(bands=4)[:3]))
 
 
-PEAK = """
-import resource, sys
-sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/predict"]
-import torch
-from test_evaluate import tiny_model
-from emanet.predict.raster import predict_raster
-torch.set_num_threads(1)
-predict_raster(tiny_model(), sys.argv[3], sys.argv[4])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
-
-
 def peak(path: Path, out: Path) -> float:
     """Peak resident MB of a process that predicts a TIFF."""
-    command = [sys.executable, "-c", PEAK, str(ROOT), str(ROOT / "tests"), str(path), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    done = program("raster_peak_memory.py", path, out)
     assert done.returncode == 0, done.stderr
     return float(done.stdout)
 
