@@ -99,7 +99,7 @@ CALLED = [
 ]
 
 
-@pytest.mark.parametrize(("command", "called"), CALLED, ids=str)
+@pytest.mark.parametrize(("command", "called"), CALLED, ids=lambda value: getattr(value, "__name__", value))
 def test_a_default_is_the_same_in_the_command_and_in_what_it_calls(command, called):
     """Help must not import torch, so that a command cannot look its defaults up."""
     if isinstance(called, str):
