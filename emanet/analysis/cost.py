@@ -287,8 +287,8 @@ def _note(config: HeadConfig, model: EMANet, counts: dict[str, Counter[str]]) ->
         trained = build(ModelConfig(backbone=PAPER_BACKBONE, head=with_fc1), SPECS["voc"])
         added = multiply_adds(trained, PAPER_SHAPE)["head"].total()
         return (
-            f"fc0, EMAU and the classifier, with {products / 1e9:.2f} G for the products of the EM attention; the trained "
-            f"network also has fc1, which the paper's figure leaves out: +{added / 1e9:.1f} G and "
+            f"fc0, EMAU and the classifier, with {products / 1e9:.2f} G for the products of the EM attention; the "
+            f"trained network also has fc1, which the paper's figure leaves out: +{added / 1e9:.1f} G and "
             f"+{parameters(trained.head) / 1e6:.2f} M with it"
         )
     if config.name == "psanet":

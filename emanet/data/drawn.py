@@ -1,14 +1,15 @@
 """Drawn scenes as files: what a folder data set looks like."""
 
-import json
 from pathlib import Path
 
 from PIL import Image
 
+from ..atomic import write_json
 from ..errors import InputError
 from ..experiments import to_dict
-from .datasets import DRAWN_SIZE, SPECS
+from .datasets import DRAWN_SIZE
 from .images import write_mask
+from .specs import SPECS
 from .synthetic import DrawnScenes
 
 
@@ -27,5 +28,4 @@ def write_drawn(folder: Path, counts: dict[str, int]) -> None:
             image, labels = scenes.read(i)
             Image.fromarray(image).save(folder / split / "images" / f"{i:04d}.jpg", quality=92)
             write_mask(folder / split / "masks" / f"{i:04d}.png", labels, spec.colours)
-    stated = {name: to_dict(spec)[name] for name in ("classes", "palette")}
-    (folder / "dataset.json").write_text(json.dumps(stated, indent=2) + "\n")
+    write_json(folder / "dataset.json", {name: to_dict(spec)[name] for name in ("classes", "palette")})

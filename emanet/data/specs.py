@@ -1,6 +1,6 @@
-"""The table of data sets: where each keeps its files, its classes, colours, and what its mask values mean.
+"""The table of data sets: where each keeps its files, its classes, its colours, and the meaning of its mask values.
 
-How their files are fetched and converted: prepare.py; the counts of their splits are there too.
+prepare/recipes.py downloads and converts them, and knows how many images their splits have.
 """
 
 from ..config import IGNORE, DatasetSpec, voc_palette
@@ -10,7 +10,7 @@ Colours = tuple[tuple[int, int, int], ...]
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Class names, separated by blanks, of several words joined by underscores."""
+    """Class names separated by blanks; underscores stand for the blanks within a name."""
     return tuple(name.replace("_", " ") for name in text.split())
 
 
@@ -116,7 +116,7 @@ SPECS = {
         masks="masks_voc/{split}2017",
         split_list="lists_voc/{split}.txt",
     ),
-    "context59": DatasetSpec(  # the masks of context60, whose background counts nowhere
+    "context59": DatasetSpec(  # the masks of context60, with the background ignored
         classes=CONTEXT_CLASSES,
         palette=ADE20K_PALETTE[1:60],
         images="JPEGImages",
@@ -133,7 +133,7 @@ SPECS = {
     ),
     "cocostuff10k": DatasetSpec(
         classes=COCOSTUFF_CLASSES,
-        palette=voc_palette(172)[1:],  # black is left to what has no label
+        palette=voc_palette(172)[1:],  # black is for unlabelled pixels
         images="images",
         masks="masks",
         split_list="imageLists/{split}.txt",

@@ -1,8 +1,8 @@
 """Drawn scenes: a small semantic segmentation task that needs no files, for the quick start and the tests.
 
-A scene is sky, perhaps hills, ground, and a few solid things that stand or float in one light, cast shadows and hide
-each other. Every colour is drawn freely, so a network has to learn shapes and textures. To add a thing, write its
-drawing function and give it one entry in `THINGS`. To look at a scene:
+A scene shows sky, perhaps hills, ground, and a few solid things that stand or float, cast shadows and occlude each
+other. All colours are random, so a network has to learn shapes and textures. To add a thing, write its drawing function
+and add it to `THINGS`. To look at a scene:
 
     from PIL import Image
     Image.fromarray(draw_scene(7, size=(512, 768))[0]).show()
@@ -10,7 +10,7 @@ drawing function and give it one entry in `THINGS`. To look at a scene:
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,7 +28,7 @@ MIN_SIDE = 32
 
 
 def lambert(light: tuple, x: Array | float, y: Array | float, z: Array | float) -> Array:
-    """Brightness of a matt surface with normal (x, y, z), of about unit length, in ambient and directed light."""
+    """Brightness of a matt surface in ambient and directed light; (x, y, z): its normal, of about unit length."""
     return 0.42 + 0.62 * np.maximum(x * light[0] + y * light[1] + z * light[2], 0)
 
 
@@ -140,7 +140,7 @@ def draw_colour(rng: np.random.Generator, saturation: tuple[float, float], value
     return (v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1)).astype(np.float32)
 
 
-def mix(a: Array | float, b: Array | float, t: Array | float) -> Array:
+def mix(a: Any, b: Any, t: Any) -> Any:
     return a + (b - a) * t
 
 
@@ -158,7 +158,7 @@ def wavy(rng: np.random.Generator, at: Array, knots: int) -> Array:
 
 
 def blotches(rng: np.random.Generator, rows: Array, cols: Array, knots: tuple[int, int]) -> Array:
-    """Smooth noise in [0, 1) over the picture: (h, w)."""
+    """Smooth noise in [0, 1) over the image: (h, w)."""
     across = smooth(rng.random(knots, dtype=np.float32), rows).T
     return smooth(across, cols).T
 
@@ -180,7 +180,7 @@ def draw_hills(rng: np.random.Generator, rows: Array, cols: Array, ridge: Array,
 def draw_ground(rng: np.random.Generator, rows: Array, cols: Array, horizon: float, haze: Array) -> Array:
     a = draw_colour(rng, (0.1, 0.55), (0.45, 0.9))
     b = mix(a, draw_colour(rng, (0.1, 0.55), (0.45, 0.9)), 0.45) * rng.uniform(0.65, 0.9)
-    # A plane in perspective: `far` is 1 at the bottom of the picture and grows towards the horizon.
+    # A plane in perspective: `far` is 1 at the bottom of the image and grows towards the horizon.
     far = ((1 - horizon) / np.maximum(rows - horizon, 0.02))[:, None]
     across, turn = (cols - 0.5) * far, rng.uniform(-0.5, 0.5)
     x, z = across + turn * far, far - turn * across
@@ -199,7 +199,7 @@ def draw_ground(rng: np.random.Generator, rows: Array, cols: Array, horizon: flo
 
 
 def lay(image: Array, labels: Array, edge: Array, rows: Array, label: int, paint: Array) -> None:
-    """Put `paint` (3, n, w) on the last n rows of the picture, below the line `edge` (w,)."""
+    """Put `paint` (3, n, w) on the last n rows of the image, below the line `edge` (w,)."""
     h, n = len(labels), len(rows)
     depth = rows[:, None] - edge
     cover = np.clip(0.5 + h * depth / np.hypot(1, h * np.gradient(edge)), 0, 1)
@@ -240,7 +240,7 @@ class Placed(NamedTuple):
 
 
 def place_things(rng: np.random.Generator, size: tuple[int, int], horizon: float) -> list[Placed]:
-    """Four to six things (more in a wide picture), far ones first."""
+    """Four to six things (more in a wide image), far ones first."""
     h, w = size
     count = round(int(rng.integers(4, 7)) * max(1, w / h))
     kinds = np.concatenate([rng.permutation(len(THINGS)) for _ in range(0, count, len(THINGS))])[:count]
@@ -257,7 +257,7 @@ def place_things(rng: np.random.Generator, size: tuple[int, int], horizon: float
 
 
 def window(at: Placed, u: tuple[float, float], v: tuple[float, float], size: tuple[int, int]) -> tuple:
-    """The part of the picture between two u and two v, in the thing's heights and from its point on the ground.
+    """The part of the image between two u and two v, in the thing's heights and from its point on the ground.
 
     Returns: rows and columns as slices; u (1, n) and v (m, 1) of the pixels' centres, float32.
     """
@@ -294,7 +294,7 @@ def expose(rng: np.random.Generator, image: Array) -> Array:
     gain, warmth, contrast = rng.uniform(0.8, 1.2), rng.uniform(-0.14, 0.14), rng.uniform(0.85, 1.15)
     balance = gain * np.array([1 + warmth, 1, 1 - warmth], np.float32).reshape(3, 1, 1)
     image = 0.5 + contrast * (image * balance - 0.5)
-    # The noise is the last draw, so the same scene can be had in several sizes of one aspect ratio.
+    # The noise is drawn last, so that a scene looks the same in all sizes of one aspect ratio.
     image += rng.uniform(0.005, 0.02) * rng.standard_normal(image.shape, dtype=np.float32)
     return np.ascontiguousarray((255 * np.clip(image, 0, 1) + 0.5).astype(np.uint8).transpose(1, 2, 0))
 
@@ -302,7 +302,7 @@ def expose(rng: np.random.Generator, image: Array) -> Array:
 def draw_scene(
     index: int, *, split: str = "train", seed: int = 0, size: tuple[int, int] = (128, 128)
 ) -> tuple[Array, Array]:
-    """Draw scene number `index` of a split: a function of the arguments alone, about 3 ms at 128 x 128.
+    """Draw scene number `index` of a split. It depends on the arguments alone; about 3 ms at 128 x 128.
 
     Returns: image (h, w, 3) uint8 RGB; labels (h, w) uint8, positions in `SCENE_CLASSES`.
     Raises: ValueError for an unknown split, a negative index or seed, or a side below 32.

@@ -1,12 +1,13 @@
-"""Training samples: scaled, cropped, flipped and coloured, each by draws of its own.
+"""Training samples: randomly scaled, cropped, flipped and coloured.
 
-Sample number `position` of a training is a function of (seed, position) alone: which image it is and all its draws.
-So batches do not depend on the number of workers or ranks, nor on where a run was resumed.
+Which image sample number `position` of a run is, and how it is augmented, depends on (seed, position) alone. So batches
+do not depend on the number of workers or ranks, nor on where a run was resumed.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,17 +18,25 @@ from torch import Tensor
 from ..config import IGNORE, DataConfig
 from ..errors import InputError
 
-ORDER, SAMPLE = 0, 1  # what a generator is for, as part of its seed
+ORDER, SAMPLE = 0, 1  # part of the seed: what the generator is for
+
+
+class Readable(Protocol):
+    """A data set: see datasets.py."""
+
+    def __len__(self) -> int: ...
+    def name(self, index: int) -> str: ...
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
 class TrainingSamples:
     """samples[position] -> (image (C, h, w) uint8, labels (h, w) uint8, position), endless.
 
-    dataset: see data.datasets. fill: colour of what lies outside the image, one value of 0 to 255 a channel.
+    dataset: see datasets.py. fill: the colour outside the image, a value of 0 to 255 for each channel.
     """
 
-    dataset: object
+    dataset: Readable
     config: DataConfig
     fill: Sequence[int]
     seed: int = 0
@@ -37,7 +46,7 @@ class TrainingSamples:
             raise InputError(f"data.colour is for grey and RGB images, not for {len(self.fill)} channels")
 
     def index(self, position: int) -> int:
-        """Which image: every epoch is a permutation of its own."""
+        """Which image: each epoch is another permutation."""
         epoch, place = divmod(position, len(self.dataset))
         return int(_permutation(self.seed, epoch, len(self.dataset))[place])
 
@@ -58,11 +67,11 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 def augment(
     image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, config: DataConfig, fill: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """A crop of config.crop from the image at a random scale, bilinear (labels: nearest), perhaps mirrored.
+    """A crop of config.crop from the image at a random scale, bilinear (labels: nearest), perhaps flipped.
 
-    image (H, W, C) uint8, labels (H, W) uint8 -> (C, h, w) uint8, in memory (h, w, C), and (h, w) uint8. The crop is
-    taken in source coordinates and only then resized: the same draw as resizing first, for a part of the work. Where
-    the scaled image is smaller than the crop, `fill` and ignored pixels follow at the right and the bottom.
+    image (H, W, C) uint8, labels (H, W) uint8 -> (C, h, w) uint8, in memory (h, w, C), and (h, w) uint8. The image is
+    cropped first and then resized: the same crops as by resizing first, for a fraction of the work. Where the scaled
+    image is smaller than the crop, `fill` and ignored labels pad it on the right and below.
     """
     scale = rng.uniform(*config.scales) if config.continuous_scale else rng.choice(config.scales)
     box, size = [], []
@@ -80,7 +89,7 @@ def augment(
     target = np.full(config.crop, IGNORE, np.uint8)
     target[: size[0], : size[1]] = labels.take(columns[::-1] if flip else columns, 1).take(rows, 0)
 
-    # With its batch axis first, torch knows these strides as channels last, and its uint8 kernels need no other order.
+    # With a batch axis torch recognises these strides as channels last, which its uint8 kernels take without a copy.
     pixels = torch.from_numpy(image)[None, box[0], box[1]].permute(0, 3, 1, 2)
     pixels = F.interpolate(pixels.flip(3) if flip else pixels, size, mode="bilinear", align_corners=False)[0]
     if config.colour:
@@ -90,7 +99,7 @@ def augment(
     if tuple(size) != tuple(config.crop):
         padded = np.empty((*config.crop, len(pixels)), np.uint8)
         padded[0] = fill
-        padded[1:] = padded[0]  # whole rows: a pixel at a time takes longer than the resizing
+        padded[1:] = padded[0]  # whole rows: filling pixel by pixel takes longer than resizing
         padded[: size[0], : size[1]] = pixels.permute(1, 2, 0).numpy()
         pixels = torch.from_numpy(padded).permute(2, 0, 1)
     return pixels, torch.from_numpy(target)

@@ -308,7 +308,7 @@ def test_wrong_uses_end_in_a_sentence(scenes, packed, tmp_path):
     cases = {
         (scenes, "--out", packed): "packed holds the split 'train' already",
         (packed, "--out", tmp_path / "new"): "packed is packed already",
-        (scenes,): "data pack needs a folder to write into: --out FOLDER",
+        (scenes,): "data pack needs --out DIR",
         (scenes, "--out", tmp_path / "new", "--shard-size", "0"): "--shard-size is 0, but must be at least 1",
         ("drawn", "--out", tmp_path / "new"): "the drawn scenes are not files",
         ("camvit", "--out", tmp_path / "new"): "no data set or dataset.json 'camvit'; did you mean 'camvid'",

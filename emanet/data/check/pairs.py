@@ -1,4 +1,4 @@
-"""Everything that one pair of an image and its mask tells, and why `quick.check_pair` refuses it."""
+"""Everything that one pair of an image and its mask tells by itself, and why `quick.check_pair` refuses it."""
 
 import hashlib
 import stat
@@ -19,21 +19,21 @@ Severity = Literal["error", "warning", "note"]
 SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")  # a file may be cut in its header
 BLURRED = 0.12
-"""Share of a mask's borders with a value between both sides': at most 0.04 in masks of CamVid and of the drawn scenes
-(0.07 at a quarter of the size), at least 0.18 once they are resized with interpolation or went through JPEG."""
-FEWEST_BORDERS = 100  # of them, below which that share says nothing
-ROWS = 256  # compared at once, to spare memory
+"""Share of a mask's borders with a value between the two sides. Masks of CamVid and of the drawn scenes have at most
+0.04 (0.07 at a quarter of the size), and at least 0.18 after resizing with interpolation or saving as JPEG."""
+FEWEST_BORDERS = 100  # with fewer, that share says nothing
+ROWS = 256  # compared at a time, to save memory
 
 
 @dataclass
 class Facts:
-    """What one pair told."""
+    """What one pair tells."""
 
     findings: list[tuple[str, Severity, tuple[File, ...], str]] = field(default_factory=list)
     counts: np.ndarray | None = None
-    """Pixels per label (256,), of a sound mask."""
+    """Pixels per label (256,), if the mask is sound."""
     values: Mapping[int, int] = field(default_factory=dict)
-    """Pixels per value of a mask that is refused."""
+    """Pixels per value, if the mask is refused."""
     colours: bool | None = None
     """Whether the mask holds colours."""
     digest: bytes | None = None
@@ -45,12 +45,12 @@ class Facts:
 
 
 class Header(NamedTuple):
-    """What a picture file says before its pixels. A .npy, or what cannot be opened, says nothing."""
+    """What an image file says before its pixels; the defaults for a .npy and for files that cannot be opened."""
 
     format: str = ""
     colours: bool = False
     stored: tuple[int, int] = (0, 0)
-    """(h, w), before EXIF turns them."""
+    """(h, w), before the EXIF orientation is applied."""
     turn: int = 1
     palette: tuple[tuple[int, int, int], ...] = ()
 
@@ -60,14 +60,14 @@ class Header(NamedTuple):
 
 
 def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
-    """Everything that one pair tells by itself. Raises nothing: whatever fails is a finding."""
+    """Everything that one pair tells by itself. Raises nothing: every failure is a finding."""
     image, mask = pair
     facts = Facts()
     try:
         pixels = read_image(image, channels)
         facts.size = pixels.shape[:2]
-        facts.digest = hashlib.blake2b(pixels, digest_size=16, key=repr(pixels.shape).encode()).digest()
-        del pixels  # not to be held beside the mask's
+        facts.digest = hashlib.blake2b(pixels.data, digest_size=16, key=repr(pixels.shape).encode()).digest()
+        del pixels  # before the mask is decoded, to save memory
     except InputError as error:
         facts.add(_unreadable(image), "error", [image], _reason(error, image))
     heads = _header(image), _header(mask)
@@ -83,7 +83,12 @@ def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
         if heads[1].format == "JPEG":
             facts.add("lossy-mask", "warning", [mask], "it is a JPEG, which changes values")
         elif share > BLURRED:
-            facts.add("lossy-mask", "warning", [mask], f"{share:.0%} of its borders have a class between the two")
+            facts.add(
+                "lossy-mask",
+                "warning",
+                [mask],
+                f"{share:.0%} of its borders have a class between those of the two sides",
+            )
         if text := _other_colours(facts.counts, heads[1], spec):
             facts.add("palette", "warning", [mask], text)
     else:
@@ -95,21 +100,21 @@ def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
 
 
 def blur(values: np.ndarray) -> float:
-    """Share of the borders in (H, W), or in the channels of (H, W, 3), that run over a value between both sides'."""
+    """Share of the borders in (H, W), or in a channel of (H, W, 3), with a value between those of the two sides."""
     shares = [0.0]
     for plane in np.moveaxis(values, 2, 0) if values.ndim == 3 else [values]:
         borders = between = 0
         for top in range(0, len(plane), ROWS):
             tall, wide = plane[top : top + ROWS + 2], plane[top : top + ROWS]
             for a, b, c in ((tall[:-2], tall[1:-1], tall[2:]), (wide[:, :-2], wide[:, 1:-1], wide[:, 2:])):
-                borders += np.count_nonzero(a != b)
-                between += np.count_nonzero(((a < b) & (b < c)) | ((a > b) & (b > c)))
+                borders += int(np.count_nonzero(a != b))
+                between += int(np.count_nonzero(((a < b) & (b < c)) | ((a > b) & (b > c))))
         shares.append(between / borders if borders >= FEWEST_BORDERS else 0.0)
     return max(shares)
 
 
 def _other_colours(counts: np.ndarray, head: Header, spec: DatasetSpec) -> str:
-    """Which value of a palette image has the colour of another class: some programs sort a palette as they save it."""
+    """The value of a palette image that has another class's colour: some programs sort the palette when they save."""
     if spec.label_map or len(set(spec.palette)) < len(spec.classes):
         return ""
     named = dict(zip(spec.palette, spec.classes, strict=True))
@@ -120,7 +125,7 @@ def _other_colours(counts: np.ndarray, head: Header, spec: DatasetSpec) -> str:
 
 
 def _tell_why(facts: Facts, image: File, mask: File, heads: tuple[Header, Header], spec: DatasetSpec) -> None:
-    """Why check_pair refuses a pair, as far as it is the mask or the sizes."""
+    """Why check_pair refuses a pair, as far as the mask or the sizes are the reason."""
     try:
         values = read_mask_values(mask)
     except InputError as error:
@@ -133,7 +138,12 @@ def _tell_why(facts: Facts, image: File, mask: File, heads: tuple[Header, Header
         turned = head.turn in SIDEWAYS or mask_head.turn in SIDEWAYS
         if turned and (head.stored in (mask_head.stored, mask_head.shown) or head.shown == mask_head.stored):
             turns = f"{head.turn} of the image, {mask_head.turn} of the mask"
-            facts.add("orientation", "error", [image, mask], f"the sizes fit only without an EXIF orientation: {turns}")
+            facts.add(
+                "orientation",
+                "error",
+                [image, mask],
+                f"the sizes match only if the EXIF orientation is not applied: {turns}",
+            )
         else:
             text = f"{size[1]}x{size[0]}, its mask {own[1]}x{own[0]} (width x height)"
             facts.add("size", "error", [image, mask], text)
@@ -143,7 +153,7 @@ def _tell_why(facts: Facts, image: File, mask: File, heads: tuple[Header, Header
 
 
 def _wrong_values(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpec) -> tuple[str, str]:
-    """Kind and text of what is wrong with the values (H, W) of a mask, or nothing twice."""
+    """Kind of finding and text for the values (H, W) of a mask; two empty strings if nothing is wrong."""
     facts.values = _counted(values)
     strays = {value: count for value, count in facts.values.items() if value not in meanings(spec)}
     if not strays:
@@ -157,15 +167,15 @@ def _wrong_values(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpe
     if len(strays) > 1 and greys.issuperset(facts.values):
         return "mask-kind", f"it holds the colours as grey: values {text}"
     if (share := blur(values)) > BLURRED:
-        return "lossy-mask", f"{share:.0%} of its borders have a value in between, such as {text}"
+        return "lossy-mask", f"{share:.0%} of its borders have a value between those of the two sides, such as {text}"
     return "values", text
 
 
 def _wrong_colours(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSpec) -> tuple[str, str]:
     """The same for colours (H, W, 3)."""
-    known = set(colour_codes(np.array([*spec.colours, *spec.ignore_colours], np.uint8)).tolist())
+    palette = set(colour_codes(np.array([*spec.colours, *spec.ignore_colours], np.uint8)).tolist())
     counts = _counted(colour_codes(values))
-    strays = {code: count for code, count in counts.items() if code not in known}
+    strays = {code: count for code, count in counts.items() if code not in palette}
     if not strays:
         return "", ""
     colours = [(code >> 16, code >> 8 & 255, code & 255) for code in strays]
@@ -175,12 +185,12 @@ def _wrong_colours(facts: Facts, values: np.ndarray, jpeg: bool, spec: DatasetSp
     if jpeg:
         return "lossy-mask", f"it is a JPEG, with colours {text}"
     if (share := blur(values)) > BLURRED:
-        return "lossy-mask", f"{share:.0%} of its borders have a colour in between, such as {text}"
+        return "lossy-mask", f"{share:.0%} of its borders have a colour between those of the two sides, such as {text}"
     return "values", f"colours {text}"
 
 
 def _compare_turns(facts: Facts, image: File, mask: File, heads: tuple[Header, Header]) -> None:
-    """Whether a mask that fits may yet lie another way round than its image."""
+    """Whether a mask of the right size may still be turned relative to its image."""
     head, mask_head = heads
     if head.turn == mask_head.turn or head.shown != mask_head.shown:
         return
@@ -199,31 +209,31 @@ def _header(file: File) -> Header:
             palette = (image.getpalette("RGB") or []) if image.mode == "P" else []
             colours = tuple(zip(*(palette[i::3] for i in range(3)), strict=False))
             size = image.size[::-1]
-            return Header(image.format, image.mode in ("RGB", "RGBA"), size, orientation(image), colours)
-    except Exception:  # Pillow's decoders raise nearly anything; what reads the pixels says what is wrong
+            return Header(image.format or "", image.mode in ("RGB", "RGBA"), size, orientation(image), colours)
+    except Exception:  # Pillow's decoders raise nearly anything; reading the pixels reports what is wrong
         return Header()
 
 
 def _unreadable(file: File) -> str:
-    """Which kind of finding a file is that cannot be read."""
-    known = False
+    """The kind of finding for a file that cannot be read."""
+    recognised = False
     try:
         with _stream(file) as stream:
             start = stream.read(4)
             if not start:
                 return "empty-file"
-            known = start.startswith(SIGNATURES)
+            recognised = start.startswith(SIGNATURES)
             stream.seek(0)
             image = Image.open(stream, formats=FORMATS)
-            known = True
+            recognised = True
             image.load()
-    except Exception as error:  # a ValueError of a Member: its bytes are not those that were packed
-        return "truncated" if known or isinstance(file, Member) and isinstance(error, ValueError) else "unreadable"
+    except Exception as error:  # of a Member a ValueError: its bytes are not those that were packed
+        return "truncated" if recognised or isinstance(file, Member) and isinstance(error, ValueError) else "unreadable"
     return "unreadable"
 
 
 def _stream(file: File) -> BinaryIO:
-    """The file, opened; OSError where it is none, but a pipe that might be waited for."""
+    """The file, opened; OSError for anything else, such as a pipe, which might block."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise OSError
     return file.open("rb")

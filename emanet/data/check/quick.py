@@ -1,4 +1,4 @@
-"""The check before a training: every mask is opened once, sizes and values compared."""
+"""The check before a run: every mask is opened once, its size and values are compared."""
 
 import os
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from ..shards import File, Pair
 
 
 def check_pair(image: File, mask: File, spec: DatasetSpec) -> np.ndarray:
-    """The labels (H, W) uint8 of a mask that is sound, and of its image's size by the image's header.
+    """The labels (H, W) uint8 of a sound mask that has the size in its image's header. Raises InputError.
 
-    Raises InputError. This is what a pair must pass, before a training and for `data check`, which looks further.
+    Every pair must pass this before a run, and in `data check`, which looks further.
     """
     labels = read_mask(mask, spec)
     size = image_size(image)
@@ -28,11 +28,11 @@ def check_pair(image: File, mask: File, spec: DatasetSpec) -> np.ndarray:
 
 
 def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None) -> np.ndarray | None:
-    """Open every mask and every image's header before a training starts on them; `data check` finds all faults.
+    """Open every mask and every image's header before a run starts. `data check` finds all faults, this the first.
 
-    Returns the pixels per label as int64 (256,), or None if this very listing has passed before. Raises InputError for
-    the first file that is unreadable, of another size than its pair or with values outside the classes, and where no
-    pixel at all has a class.
+    Returns the pixels per label as int64 (256,), or None if the same listing has passed before. Raises InputError for
+    the first file that is unreadable, differs in size from its pair or has values outside the classes, and where no
+    pixel has a class.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     stamp = cache / "emanet" / "checked" / dataset.listing
@@ -62,7 +62,7 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
 
 
 def one_class(pixels: np.ndarray, spec: DatasetSpec) -> str:
-    """What to say of masks, by their pixels per label (256,), that label one class alone of several; else nothing."""
+    """A sentence about masks that label only one of several classes, else "". pixels: per label (256,)."""
     (present,) = np.nonzero(pixels[:IGNORE])
     if len(spec.classes) == 1 or len(present) != 1:
         return ""

@@ -1,10 +1,10 @@
-"""The dataset doctor: everything that is wrong with a data set, where training stops at the first fault.
+"""Finds everything that is wrong with a data set; training stops at the first fault.
 
     python -m emanet data check EXPERIMENT|DATASET
 
-A pair is sound if it passes `quick.check_pair`, which training runs too; here images are decoded as well and causes
-told apart (pairs.py), and splits are compared. An error is what training refuses or would learn wrong labels from, a
-warning is suspicious, a note is worth knowing. check_report.py shows the result.
+A pair is sound if it passes `quick.check_pair`, as before a run. Here images are decoded too, causes are distinguished
+(pairs.py), and splits are compared. An error: training refuses the data or would learn wrong labels; a warning: it is
+suspicious; a note: worth knowing. report.py shows the result.
 """
 
 import glob
@@ -36,57 +36,57 @@ KINDS = {
     "no-split": "The split cannot be listed",
     "no-access": "The folder cannot be read: look at its permissions",
     "empty-split": "The split is empty",
-    "unlabelled": "The split has no labels: it can be predicted, not trained or scored on",
-    "missing-file": "The split's list names files that are not there",
-    "same-stem": "Two files have the same stem, so that a mask could be either's",
+    "unlabelled": "The split has no labels: its images can be predicted, but not trained or scored on",
+    "missing-file": "The split's list names files that do not exist",
+    "same-stem": "Two files have the same stem, so it is not clear which one a mask belongs to",
     "image-without-mask": "No mask has the image's stem",
     "mask-without-image": "No image has the mask's stem",
     "empty-file": "The file has no bytes: write or copy it again",
-    "unreadable": "The file is no image or mask that can be read",
-    "truncated": "The file begins well, but its pixels are cut off or damaged: copy it again",
+    "unreadable": "The file cannot be read as an image or mask",
+    "truncated": "The file starts correctly, but its pixels are cut off or damaged: copy it again",
     "size": "Image and mask differ in size",
     "orientation": "EXIF turns the image or its mask, but not both: save both upright, without EXIF",
-    "values": "The mask has values or colours that are no class",
-    "off-by-one": "Mask values go to the number of classes, one too far: are they counted from 1, or is one ignored?",
-    "mask-kind": "Masks are index or colour images, but not both: store them all in one way",
-    "lossy-mask": "The mask went through JPEG or interpolation: store masks as PNG, resize them to the nearest pixel",
+    "values": "The mask has values or colours that are not a class",
+    "off-by-one": "The largest mask value is the number of classes, one too high: do classes start at 1?",
+    "mask-kind": "Some masks are index images and some colour images: store all of them the same way",
+    "lossy-mask": "The mask was saved as JPEG or interpolated: save masks as PNG, resize them with nearest neighbour",
     "palette": "The mask's own palette gives its values the colours of other classes",
     "all-ignored": "Every pixel is ignored",
-    "duplicate": "The same pixels more than once: what is trained on must not be scored on",
-    "one-class": "All masks of the split label one class alone: nothing can be learned from them",
-    "unseen-class": "Validation has pixels of a class that training has none of, so that it cannot be learned",
+    "duplicate": "The same pixels more than once: images to train on must not be scored on",
+    "one-class": "The masks of the split label only one class: nothing can be learned from them",
+    "unseen-class": "Validation has pixels of a class that training does not have, so it cannot be learned",
     "absent-class": "No pixel of the split has the class",
     "refused": "Training refuses the pair",
 }
 
 
 class Finding(NamedTuple):
-    """One thing to say about some files."""
+    """One fault or remark, about some files or a split."""
 
     kind: str
     severity: Severity
     split: str
-    """Its name, or several, separated by commas."""
+    """Its name, or several names separated by commas."""
     files: tuple[File, ...]
     text: str
     pair: tuple[File, File] | None = None
-    """To look at, where it is about one pair."""
+    """The pair, if the finding is about one."""
 
 
 @dataclass
 class Split:
-    """What a split holds."""
+    """Statistics of a split."""
 
     name: str
     pairs: int = 0
     counted: int = 0
-    """Masks that are sound; pixels and masks are theirs."""
+    """The number of sound masks; `pixels` and `masks` count these."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
     """By label."""
     masks: np.ndarray = field(default_factory=lambda: np.zeros(IGNORE + 1, np.int64))
-    """In how many a label occurs."""
+    """By label: in how many masks it occurs."""
     strays: Counter[int] = field(default_factory=Counter)
-    """Mask value that is no class -> pixels."""
+    """Mask value that is not a class -> pixels."""
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(h, w) -> images."""
 
@@ -98,9 +98,9 @@ class Report:
     spec: DatasetSpec
     splits: Sequence[Split]
     findings: Sequence[Finding]
-    """The gravest first."""
+    """The most severe first."""
     pairs: int
-    """Looked at, each once."""
+    """How many were checked, each once."""
     seconds: float
 
     @property
@@ -109,7 +109,7 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """2 with errors, 3 with warnings alone, 0 for a sound data set."""
+        """2 with errors, 3 with warnings only, 0 for a sound data set."""
         return EXIT_CODES[self.worst]
 
     @property
@@ -212,9 +212,9 @@ def find_splits(config: DataConfig) -> list[str]:
     return list(dict.fromkeys(first + [split_of.get(name, name) for name in names]))
 
 
-def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding]) -> Listing | None:
-    """The split's pairs; what is wrong with its files is added to the findings."""
-    required = asked or split in (config.train_split, config.val_split)
+def _listing(config: DataConfig, split: str, named: bool, findings: list[Finding]) -> Listing | None:
+    """The split's pairs, or None if it cannot be listed. Faults of its files are added to the findings."""
+    required = named or split in (config.train_split, config.val_split)
     try:
         listing = list_split(config, split)
     except OSError as error:
@@ -222,9 +222,9 @@ def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding
         findings.append(Finding("no-split", "error", split, (), text))
         return None
     except InputError as error:
-        packed = index_path(Path(config.root), config.spec.split_names.get(split, split)).is_file()
-        grade = "error" if asked or packed else "warning" if required else "note"
-        findings.append(Finding("no-split", grade, split, (), str(error)))
+        packed = index_path(Path(config.root), spec_of(config).split_names.get(split, split)).is_file()
+        severity: Severity = "error" if named or packed else "warning" if required else "note"
+        findings.append(Finding("no-split", severity, split, (), str(error)))
         return None
     maskless = {"image-without-mask", "missing-file"}
     if not (listing.pairs or required) and listing.faults and all(fault.kind in maskless for fault in listing.faults):
@@ -235,11 +235,11 @@ def _listing(config: DataConfig, split: str, asked: bool, findings: list[Finding
 
 
 def _of_a_fault(fault: Fault, split: str) -> list[Finding]:
-    grade = "error" if fault.sentence else "warning"
+    severity: Severity = "error" if fault.sentence else "warning"
     if fault.kind == "same-stem":
-        return [Finding(fault.kind, grade, split, tuple(fault.files), "which of them is meant?")]
+        return [Finding(fault.kind, severity, split, tuple(fault.files), "")]
     text = fault.sentence if fault.kind in ("empty-split", "no-access") else ""
-    return [Finding(fault.kind, grade, split, (file,), text) for file in fault.files]
+    return [Finding(fault.kind, severity, split, (file,), text) for file in fault.files]
 
 
 def _inspect_all(pairs: Sequence[Pair], inspect: Callable[[Pair], Facts]) -> dict[Pair, Facts]:
@@ -252,93 +252,95 @@ def _inspect_all(pairs: Sequence[Pair], inspect: Callable[[Pair], Facts]) -> dic
 
 
 def _unlike_the_others(facts: Mapping[tuple[File, File], Facts]) -> None:
-    """Masks of colours among masks of values, or the other way round."""
-    kinds = Counter(told.colours for told in facts.values() if told.colours is not None)
+    """Colour masks among index masks, or the other way round."""
+    kinds = Counter(seen.colours for seen in facts.values() if seen.colours is not None)
     if len(kinds) < 2:
         return
     fewer = kinds[True] <= kinds[False]
     have, others = ("colours", "values") if fewer else ("values", "colours")
-    for (_, mask), told in facts.items():
-        if told.colours is not fewer or any(kind == "mask-kind" for kind, *_ in told.findings):
+    for (_, mask), seen in facts.items():
+        if seen.colours is not fewer or any(kind == "mask-kind" for kind, *_ in seen.findings):
             continue
         text = f"it holds {have}, {kinds[not fewer]} others hold {others}"
-        why = [i for i, (kind, *_) in enumerate(told.findings) if kind == "values"]
+        why = [i for i, (kind, *_) in enumerate(seen.findings) if kind == "values"]
         for i in why:
-            told.findings[i] = ("mask-kind", "error", (mask,), f"{text}: {told.findings[i][3]}")
+            seen.findings[i] = ("mask-kind", "error", (mask,), f"{text}: {seen.findings[i][3]}")
         if not why:
-            told.add("mask-kind", "warning", [mask], text)
+            seen.add("mask-kind", "warning", [mask], text)
 
 
 def _add_up(name: str, pairs: Sequence[tuple[File, File]], facts: Mapping[tuple, Facts], spec: DatasetSpec) -> Split:
     split = Split(name, len(pairs))
-    for told in (facts[pair] for pair in pairs):
-        if told.size:
-            split.sizes[told.size] += 1
-        if told.counts is not None:
+    for seen in (facts[pair] for pair in pairs):
+        if seen.size:
+            split.sizes[seen.size] += 1
+        if seen.counts is not None:
             split.counted += 1
-            split.pixels += told.counts
-            split.masks += told.counts > 0
-        split.strays.update({value: count for value, count in told.values.items() if value not in meanings(spec)})
+            split.pixels += seen.counts
+            split.masks += seen.counts > 0
+        split.strays.update({value: count for value, count in seen.values.items() if value not in meanings(spec)})
     return split
 
 
 def _of_a_split(split: Split, facts: Mapping[tuple, Facts], spec: DatasetSpec, required: bool) -> list[Finding]:
-    """What only all masks of a split tell."""
-    found = []
+    """Findings about all masks of a split together."""
     blank = [
         (image, mask)
-        for (image, mask), told in facts.items()
-        if told.counts is not None and not told.counts[:IGNORE].any()
+        for (image, mask), seen in facts.items()
+        if seen.counts is not None and not seen.counts[:IGNORE].any()
     ]
     if blank and len(blank) == len(facts) and not required:
         return [Finding("unlabelled", "note", split.name, (), "every pixel of its masks is ignored")]
-    grade = "error" if len(blank) == len(facts) else "warning"
-    found += [Finding("all-ignored", grade, split.name, (pair[1],), "", pair) for pair in blank]
+    severity: Severity = "error" if len(blank) == len(facts) else "warning"
+    findings = [Finding("all-ignored", severity, split.name, (pair[1],), "", pair) for pair in blank]
     classes = len(spec.classes)
-    used_0 = split.pixels[0] or any(0 in told.values for told in facts.values())
+    used_0 = split.pixels[0] or any(0 in seen.values for seen in facts.values())
     if split.strays[classes] and not spec.label_map and not used_0:
-        text = f"{classes} occurs, 0 in no mask: the classes seem to be counted from 1"
-        found.append(Finding("off-by-one", "error", split.name, (), text))
+        text = f"{classes} occurs, but 0 in no mask: the classes seem to start at 1"
+        findings.append(Finding("off-by-one", "error", split.name, (), text))
     absent = [name for name, count in zip(spec.classes, split.pixels[:classes], strict=True) if not count]
     if alone := one_class(split.pixels, spec):
-        found.append(Finding("one-class", "warning", split.name, (), alone))
+        findings.append(Finding("one-class", "warning", split.name, (), alone))
     elif absent and split.counted:
-        found.append(Finding("absent-class", "note", split.name, (), ", ".join(absent)))
-    return found
+        findings.append(Finding("absent-class", "note", split.name, (), ", ".join(absent)))
+    return findings
 
 
 def _unseen(splits: Sequence[Split], config: DataConfig) -> list[Finding]:
-    """Classes that are scored on and not trained on, where every mask for training could be counted."""
+    """Classes that occur for validation only. Nothing is reported unless every mask for training was counted."""
     named = {split.name: split for split in splits}
     train, val = named.get(config.train_split), named.get(config.val_split)
     if not (train and val and train.counted == train.pairs > 0):
         return []
-    counts = zip(config.spec.classes, train.pixels, val.pixels, strict=False)
+    counts = zip(spec_of(config).classes, train.pixels, val.pixels, strict=False)
     unseen = [name for name, trained, scored in counts if scored and not trained]
     return [Finding("unseen-class", "warning", val.name, (), ", ".join(unseen))] if unseen else []
 
 
-def _duplicates(digests: Mapping[tuple, bytes | None], where: Mapping[tuple, list[str]], config: DataConfig) -> list:
+def _duplicates(
+    digests: Mapping[Pair, bytes | None], where: Mapping[Pair, list[str]], config: DataConfig
+) -> list[Finding]:
     """Images that are in two splits, or twice in one, by their pixels."""
-    alike = defaultdict(list)
+    same_pixels: dict[bytes, list[Pair]] = defaultdict(list)
     for pair, digest in digests.items():
         if digest is not None:
-            alike[digest].append(pair)
-    found = []
-    shared = defaultdict(list)  # splits -> images whose very file is listed in each
-    for pairs in alike.values():
-        splits = list(dict.fromkeys(split for pair in pairs for split in where[pair]))
-        files = list(dict.fromkeys(pair[0] for pair in pairs))
+            same_pixels[digest].append(pair)
+    findings = []
+    shared: dict[tuple[str, ...], list[File]] = defaultdict(list)  # splits -> images that each of them lists
+    severity: Severity
+    for pairs in same_pixels.values():
+        splits = tuple(dict.fromkeys(split for pair in pairs for split in where[pair]))
+        files = tuple(dict.fromkeys(pair[0] for pair in pairs))
         if len(files) == 1 and len(splits) > 1:
-            shared[tuple(splits)].append(files[0])
+            shared[splits].append(files[0])
         elif len(files) > 1 or len(where[pairs[0]]) > len(splits):
-            grade = "warning" if len(splits) > 1 else "note"
+            severity = "warning" if len(splits) > 1 else "note"
             text = f"the same pixels in {len(files)} files" if len(files) > 1 else "it is listed twice"
-            found.append(Finding("duplicate", grade, ", ".join(splits), tuple(files), text))
+            findings.append(Finding("duplicate", severity, ", ".join(splits), files, text))
     if config.train_split == config.val_split and any(config.val_split in splits for splits in where.values()):
-        found.append(Finding("duplicate", "warning", config.val_split, (), "it is for training and for validation"))
-    for splits, files in shared.items():
-        both = {config.train_split, config.val_split} <= set(splits)
-        text = f"{len(files)} image{' is' if len(files) == 1 else 's are'} in {' and '.join(splits)}"
-        found.append(Finding("duplicate", "warning" if both else "note", ", ".join(splits), tuple(files), text))
-    return found
+        findings.append(Finding("duplicate", "warning", config.val_split, (), "it is for training and for validation"))
+    for splits, images in shared.items():
+        severity = "warning" if {config.train_split, config.val_split} <= set(splits) else "note"
+        text = f"{len(images)} image{' is' if len(images) == 1 else 's are'} in {' and '.join(splits)}"
+        findings.append(Finding("duplicate", severity, ", ".join(splits), tuple(images), text))
+    return findings

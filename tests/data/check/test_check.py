@@ -184,7 +184,7 @@ class TestMasks:
         self.change(drawn, lambda array: array + 1)
         report = report_of(drawn)
         counted = [finding.text for finding in report.findings if finding.kind == "off-by-one" and not finding.files]
-        assert counted and counted[0] == "8 occurs, 0 in no mask: the classes seem to be counted from 1"
+        assert counted and counted[0] == "8 occurs, but 0 in no mask: the classes seem to start at 1"
         assert not found(report, "error") - {item for item in found(report) if item[0] == "off-by-one"}
 
     def test_a_class_too_many(self, drawn):

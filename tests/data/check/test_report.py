@@ -76,7 +76,7 @@ class TestCommand:
     def test_exit_code_json_and_page(self, drawn, tmp_path):
         written = tmp_path / "new" / "check.json", tmp_path / "new" / "check.html"
         done = run_cli("data", "check", drawn, "--json", written[0], "--html", written[1])
-        assert (done.returncode, done.stderr) == (0, "") and ": sound; 30" in done.stdout
+        assert (done.returncode, done.stderr) == (0, "") and ": sound; 30" in " ".join(done.stdout.split())
         stated = json.loads(written[0].read_text())
         assert stated["exit_code"] == 0 and stated["counts"]["error"] == 0 and stated["splits"][0]["pairs"] == 26
         os.unlink(drawn / "train" / "images" / "0000.jpg")
