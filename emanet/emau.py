@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import distributed
-from .ops.em_attention import EPS, Gradient, em_attention, unit_columns
+from .ops.em_attention import EPS, Backend, Gradient, em_attention, unit_columns
 
 
 class EMAU(nn.Module):
@@ -17,10 +17,13 @@ class EMAU(nn.Module):
 
     channels: C of input and output. num_bases: K. em_steps: T. bases_keep and renormalise: see `update_bases`.
 
-    gradient and eps: see `em_attention`. Where no gradient passes it (`detached`), conv_in is never trained: it stays a
-    random projection, and says so by requires_grad = False. It is part of the weights all the same.
-    relu_out: one more ReLU between BN and the sum, as PaddleSeg has it.
+    gradient and eps: see `em_attention`. With `detached` no gradient reaches conv_in: it stays a random projection with
+    requires_grad = False, and is saved with the weights all the same.
+    relu_out: one more ReLU between BN and the sum, as in PaddleSeg.
+    backend: of `em_attention` on CUDA; auto elsewhere, so that a model trained with the kernels runs on any device.
     """
+
+    bases: Tensor  # (1, C, K) float32, unit columns at the start
 
     def __init__(
         self,
@@ -33,9 +36,10 @@ class EMAU(nn.Module):
         bases_keep: float = 0.9,
         renormalise: bool = False,
         relu_out: bool = False,
+        backend: Backend = "auto",
     ):
         super().__init__()
-        self.em_steps, self.gradient, self.eps = em_steps, gradient, eps
+        self.em_steps, self.gradient, self.eps, self.backend = em_steps, gradient, eps, backend
         self.bases_keep, self.renormalise = bases_keep, renormalise
         self.conv_in = nn.Conv2d(channels, channels, 1).requires_grad_(gradient != "detached")
         self.conv_out = nn.Conv2d(channels, channels, 1, bias=False)
@@ -50,10 +54,11 @@ class EMAU(nn.Module):
         pixels_BCN = self.conv_in(x_BCHW).flatten(2)  # a view, also of channels_last memory
         rebuilt_BCN, mu_BCK = em_attention(
             pixels_BCN,
-            self.bases.clone(),  # the buffer changes below, before a backward pass that may need what it was
+            self.bases.clone(),  # the buffer changes below, but the backward pass may need its value from here
             self.em_steps,
             gradient=self.gradient,
             eps=self.eps,
+            backend=self.backend if x_BCHW.is_cuda else "auto",
         )
         if self.training:
             self.update_bases(mu_BCK)
@@ -64,13 +69,13 @@ class EMAU(nn.Module):
     def update_bases(self, mu_BCK: Tensor) -> None:
         """bases = bases_keep * bases + (1 - bases_keep) * mean of mu over the images of all ranks (section 4.2).
 
-        The mean has columns shorter than 1; the released code leaves them so, its relatives renormalise them.
+        The mean has columns shorter than 1; the released code keeps them so, other implementations renormalise them.
         """
-        # The number of images travels with the sum, so that ranks may hold different numbers of them.
+        # The number of images is summed too, so that ranks may have different numbers of them.
         total = torch.cat([mu_BCK.sum(0).flatten(), mu_BCK.new_tensor([len(mu_BCK)])])
         distributed.sum_over_ranks(total)
         mean_1CK = (total[:-1] / total[-1]).view_as(self.bases)
         if self.renormalise:
             mean_1CK = unit_columns(mean_1CK, self.eps)
-        # In place: the buffer must stay the same memory for DDP, compiled graphs and whoever else holds it.
+        # In place: DDP and compiled graphs hold this buffer's memory.
         self.bases.mul_(self.bases_keep).add_(mean_1CK, alpha=1 - self.bases_keep)

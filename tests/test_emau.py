@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from emanet import emau as module
 from emanet.emau import EMAU
 from emanet.ops.em_attention import em_attention, unit_columns
 
@@ -31,6 +32,25 @@ def test_bases_move_by_their_formula_in_training_only(renormalise):
     emau.train()(x)
     torch.testing.assert_close(emau.bases, 0.9 * before + 0.1 * mean)
     assert emau.bases.data_ptr() == memory
+
+
+def test_backend_is_for_cuda_alone(monkeypatch):
+    """A model that was trained with the kernels runs on the CPU as every other does."""
+    asked = []
+
+    def attend(x, mu, steps, *, backend, **options):
+        asked.append(backend)
+        return em_attention(x, mu, steps, **options)
+
+    monkeypatch.setattr(module, "em_attention", attend)
+    x = torch.randn(2, 8, 4, 6)
+    assert torch.equal(unit(backend="triton").eval()(x), unit().eval()(x))
+
+    class OnCuda(torch.Tensor):
+        is_cuda = True
+
+    unit(backend="triton").eval()(x.as_subclass(OnCuda))
+    assert asked == ["auto", "auto", "triton"]
 
 
 def test_what_is_trained():

@@ -1,4 +1,4 @@
-"""Autocast off for what computes in float32."""
+"""Autocast off, for code that computes in float32."""
 
 import contextlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    """Autocast off, on devices that have it; meta has none."""
+    """Turn autocast off, on devices that have it; `meta` has none."""
     if torch.amp.is_autocast_available(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()

@@ -1,18 +1,18 @@
-"""EM attention (paper, section 3): K bases estimated from an image's N pixels, and the image rebuilt from them.
+"""EM attention (paper, section 3): estimate K bases from an image's N pixels, and rebuild the image from them.
 
 Shapes: B images, C channels, N pixels, K bases. x_BCN pixels, mu_BCK bases, z_BNK responsibilities.
 
-`em_attention_plain` is the algorithm. `em_attention` runs it, or what computes the same faster: `em_attention_buffered`
-on the CPU where nothing needs gradient, em_attention_triton.py on CUDA. benchmarks/em_attention.py measures them.
+`em_attention_plain` is the algorithm. `em_attention` runs it or a faster form of it: `em_attention_buffered` on the CPU
+where nothing needs gradient, and on request the kernels of em_attention_triton.py on CUDA. benchmarks/em_attention.py
+measures them.
 """
 
-import functools
-import logging
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .autocast import no_autocast
 from .em_attention_cpu import em_attention_buffered, fits_buffer
 
@@ -43,14 +43,14 @@ def em_attention_plain(
 
 
 def em_step(x_BCN: Tensor, mu_BCK: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
-    """One iteration: the responsibilities (B, N, K), each pixel's shares, which sum to 1 over K; and the new bases."""
+    """One iteration. Returns the responsibilities (B, N, K), which sum to 1 over K, and the new bases (B, C, K)."""
     z_BNK = torch.softmax(x_BCN.mT @ mu_BCK, dim=2)
     weights_BNK = z_BNK / (eps + z_BNK.sum(dim=1, keepdim=True))
     return z_BNK, unit_columns(x_BCN @ weights_BNK, eps)
 
 
 def unit_columns(mu_BCK: Tensor, eps: float = EPS) -> Tensor:
-    """Each column divided by (eps + its L2 norm)."""
+    """Divide each column by (eps + its L2 norm)."""
     return mu_BCK / (eps + torch.linalg.vector_norm(mu_BCK, dim=1, keepdim=True))
 
 
@@ -63,15 +63,16 @@ def em_attention(
     eps: float = EPS,
     backend: Backend = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`em_attention_plain` by the fastest code that takes the input.
+    """The function of `em_attention_plain`, by the code that `backend` names.
 
     x_BCN: (B, C, N), any floating dtype, any strides, any real values. mu_1CK: (1, C, K) or (B, C, K), columns of unit
-    norm. gradient: which iterations carry it to x. detached: none, as in the released code. last: the last iteration
-    and the rebuilding, its starting bases being constants. unrolled: all of them, to mu_1CK too.
-    backend: auto is triton on CUDA where triton is there and takes the shapes, else plain, with the reason logged once.
-    plain is PyTorch's own operations. triton that cannot be had is a ValueError with the reason.
-    Returns y_BCN in x's dtype and mu_BCK in float32. The arithmetic is float32 (float64 for float64 input) whatever
-    autocast says. The backends and gradient modes differ in rounding only.
+    norm. gradient: the iterations that carry it to x. detached: none, as in the released code. last: the last iteration
+    and the rebuilding, with constant bases before it. unrolled: all of them, also to mu_1CK.
+    backend: plain uses PyTorch's own operations; on the CPU, without gradient, a faster form of them. triton uses fused
+    kernels on CUDA, and raises InputError with the reason if they cannot take the input. auto: the fastest that has
+    been measured, which is plain on every device so far.
+    Returns y_BCN in x's dtype and mu_BCK in float32. The arithmetic is float32 (float64 for float64 input), also under
+    autocast. Backends and gradient modes differ in rounding only. Raises ValueError for wrong shapes or options.
     """
     if x_BCN.dim() != 3 or mu_1CK.dim() != 3 or x_BCN.shape[1] != mu_1CK.shape[1]:
         raise ValueError(f"need x (B, C, N) and bases (1, C, K), got {tuple(x_BCN.shape)} and {tuple(mu_1CK.shape)}")
@@ -81,29 +82,22 @@ def em_attention(
         raise ValueError(f"gradient is one of {', '.join(get_args(Gradient))}, not {gradient!r}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend is one of {', '.join(get_args(Backend))}, not {backend!r}")
-    run = em_attention_plain
-    if backend == "triton" or (backend == "auto" and x_BCN.device.type == "cuda"):
-        reason = _triton_refusal(x_BCN, mu_1CK.shape[2])
-        if not reason:
-            from .em_attention_triton import em_attention_triton as run
-        elif backend == "triton":
-            raise ValueError(f"backend='triton' cannot be had: {reason}")
-        elif not torch.compiler.is_compiling():
-            _log_once(f"EM attention runs without its Triton kernels: {reason}")
-    elif fits_buffer(x_BCN, mu_1CK, gradient):
+    # auto does not choose the Triton kernels yet: they have not been measured on a GPU. A fast path becomes the default
+    # once docs/performance.md has its figures on that kind of hardware.
+    if backend == "triton":
+        return _by_triton(x_BCN, mu_1CK, steps, gradient, eps)
+    if fits_buffer(x_BCN, mu_1CK, gradient):
         return em_attention_buffered(x_BCN, mu_1CK, steps, eps=eps)
-    return run(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
+    return em_attention_plain(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
 
 
-def _triton_refusal(x_BCN: Tensor, bases: int) -> str:
-    """Why the kernels cannot be had for this input; empty where they can."""
+def _by_triton(x_BCN: Tensor, mu_1CK: Tensor, steps: int, gradient: Gradient, eps: float) -> tuple[Tensor, Tensor]:
     try:
-        from .em_attention_triton import refusal
+        from .em_attention_triton import em_attention_triton, refusal
+
+        reason = refusal(x_BCN, mu_1CK.shape[2])
     except ImportError as error:
-        return str(error)
-    return refusal(x_BCN, bases)
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    logging.getLogger("emanet").warning(message)
+        reason = str(error)
+    if reason:
+        raise InputError(f"EM attention cannot run with backend 'triton': {reason}; choose 'auto' or 'plain'")
+    return em_attention_triton(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)

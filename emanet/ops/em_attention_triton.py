@@ -1,19 +1,19 @@
-"""EM attention in fused Triton kernels, forward and backward; what `em_attention` runs on CUDA. Needs triton.
+"""EM attention in fused Triton kernels, forward and backward: `em_attention(backend="triton")`. Needs triton and CUDA.
 
 Shapes as in em_attention.py: B images, C channels, N pixels, K bases; T iterations, S parts of an image's pixels. Bases
-are kept as mu_BKC here, so that a base's channels lie side by side. README.md beside this file has the formulas.
+are stored as mu_BKC here, so that the channels of a base are contiguous. README.md beside this file has the formulas.
 
-One iteration reads X once from memory: a program takes a part of an image's pixels, tile by tile. For a tile it adds up
-X^T mu over chunks of channels, takes the softmax, and goes through the same chunks again, which are still in the L2
-cache, to add Z^T X to sums of its own in scratch memory (S x K x C). A small kernel adds the parts in a fixed order
-and normalises: there are no atomics, so the same input gives the same bits, and the parts depend on the shapes alone.
-No N x K matrix is in memory but the last Z: written and read it takes 8K bytes a pixel, while another pass over X to
-compute it again would take C times X's bytes a value (K = 64, C = 512, bf16: half of that), and one more product.
+One iteration reads X once from memory. A program takes one part of an image's pixels, tile by tile. For each tile it
+sums X^T mu over chunks of channels, takes the softmax, and reads the same chunks again, now from the L2 cache, to add
+Z^T X to its own sums in scratch memory (S x K x C). A small kernel adds the parts in a fixed order and normalises.
+There are no atomics, and the parts depend on the shapes alone, so the same input gives the same bits. The only N x K
+matrix in memory is the last Z: writing and reading it costs 8K bytes per pixel; computing it again would cost another
+reading of X (C times the bytes of a value: at K = 64, C = 512, bf16, twice as much) and one more product.
 
-Sums and softmax are float32; products of float32 follow torch.get_float32_matmul_precision(): "highest", torch's
-default, is IEEE float32, "high" three TF32 products whose sum is almost as exact, "medium" TF32.
+Sums and the softmax are float32. Products of float32 follow torch.get_float32_matmul_precision(): "highest", PyTorch's
+default, is IEEE float32; "high" is three TF32 products, whose sum is almost as exact; "medium" is TF32.
 
-X may have any strides; those of (B, C, N) and channels_last memory are read in lines. Offsets are 64 bits wide.
+X may have any strides; (B, C, N) and channels_last memory are read in whole cache lines. Offsets have 64 bits.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from torch import Tensor
 
 MAX_BASES, MAX_CHANNELS = 256, 8192  # a tile's softmax, and one base in the kernel that normalises, fit in registers
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-PROGRAMS = 256  # about two for each of a large GPU's processors; a constant, so that results do not depend on the GPU
-CHANNELS = 16  # of a chunk
+PROGRAMS = 256  # about two per multiprocessor of a large GPU; a constant, so that results do not depend on the GPU
+CHANNELS = 16  # per chunk
 PRECISIONS = {"highest": "ieee", "high": "tf32x3", "medium": "tf32"}
 
 
 def refusal(x_BCN: Tensor, bases: int) -> str:
-    """Why these kernels cannot take the input; empty where they can."""
+    """Why these kernels cannot take the input; empty if they can."""
     if x_BCN.device.type not in ("cuda", "meta") and not INTERPRETED:
         return f"it runs on CUDA, and the input is on {x_BCN.device.type}"
     if x_BCN.dtype not in DTYPES:
@@ -68,7 +68,7 @@ def em_forward(x_BCN: Tensor, mu_BKC: Tensor, steps: int, eps: float, carried: i
     for step in range(steps):
         last = step == steps - 1
         plan.accumulate(x_BCN, x_BCN, mu_TBKC[step], sums_BSKC, weights_BSK, z_BNK if last else None)
-        plan.new_bases(sums_BSKC, weights_BSK, mu_TBKC[step + 1], *scale_2TBK[:, step], eps)
+        plan.new_bases(sums_BSKC, weights_BSK, mu_TBKC[step + 1], scale_2TBK[0, step], scale_2TBK[1, step], eps)
     y_BCN = torch.empty_like(x_BCN)
     plan.rebuild(mu_TBKC[steps], z_BNK, y_BCN)
     return y_BCN, mu_TBKC, scale_2TBK
@@ -134,7 +134,7 @@ em_forward.register_autograd(_backward, setup_context=_save)
 
 
 class _Plan:
-    """How the work on one shape is cut, and the launches."""
+    """How the work on one shape is divided, and the kernel launches."""
 
     def __init__(self, x_BCN: Tensor, K: int):
         self.B, self.C, self.N = x_BCN.shape
@@ -193,7 +193,7 @@ class _Plan:
 
 @triton.jit
 def responsibilities(scores_NK, n, k, N, K):
-    """Softmax over the bases; 0 for pixels and bases that only fill the tile."""
+    """Softmax over the bases; 0 for the pixels and bases that only pad the tile."""
     scores_NK = tl.where((k < K)[None, :], scores_NK, -float("inf"))
     z_NK = tl.exp(scores_NK - tl.max(scores_NK, 1)[:, None])
     return tl.where((n < N)[:, None], z_NK / tl.sum(z_NK, 1)[:, None], 0.0)
@@ -234,7 +234,7 @@ def accumulate_kernel(
             )
             own = sums_ptr + (part_BS * K + k[:, None]) * C + cc[None, :]
             inside = (k < K)[:, None] & (cc < C)[None, :]
-            sums_KC = tl.load(own, inside & (tile > 0), 0.0)  # the first tile finds no sums
+            sums_KC = tl.load(own, inside & (tile > 0), 0.0)  # scratch memory is not initialised: tile 0 starts at 0
             tl.store(own, tl.dot(tl.trans(z_NK), v_NC, sums_KC, input_precision=PRECISION), inside)
         tl.debug_barrier()  # the next tile loads what other threads of this program may have stored
     tl.store(weights_ptr + part_BS * K + k, weights_K, k < K)
@@ -328,4 +328,4 @@ def step_backward_kernel(
         tl.debug_barrier()  # as in accumulate_kernel
 
 
-INTERPRETED = not isinstance(rebuild_kernel, triton.JITFunction)  # by TRITON_INTERPRET=1: on the CPU, for tests
+INTERPRETED = not isinstance(rebuild_kernel, triton.JITFunction)  # TRITON_INTERPRET=1: runs on the CPU, for tests

@@ -5,7 +5,6 @@ their own with TRITON_INTERPRET=1, which `test_in_the_interpreter` starts; there
 """
 
 import functools
-import logging
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from emanet.emau import EMAU
+from emanet.errors import InputError
 from emanet.ops.em_attention import em_attention, em_attention_plain, unit_columns
 
 pytest.importorskip("triton")
@@ -283,7 +283,7 @@ def test_the_operators_keep_torchs_rules():
 def test_the_unit_compiles_with_the_kernels(monkeypatch):
     import emanet.emau as module
 
-    monkeypatch.setattr(module, "em_attention", functools.partial(em_attention, backend="triton"))
+    monkeypatch.setattr(module, "em_attention", lambda *a, **k: em_attention(*a, **k | {"backend": "triton"}))
     torch.manual_seed(0)
     unit = EMAU(16, 5, gradient="last").eval().to(DEVICE)
     x = torch.randn(1, 16, 5, 6, device=DEVICE)
@@ -296,7 +296,7 @@ def test_the_unit_compiles_with_the_kernels(monkeypatch):
 def test_the_unit_is_exported_with_the_kernels(monkeypatch):
     import emanet.emau as module
 
-    monkeypatch.setattr(module, "em_attention", functools.partial(em_attention, backend="triton"))
+    monkeypatch.setattr(module, "em_attention", lambda *a, **k: em_attention(*a, **k | {"backend": "triton"}))
     torch.manual_seed(0)
     unit = EMAU(16, 5).eval().to(DEVICE)
     sides = {2: torch.export.Dim("h", min=2), 3: torch.export.Dim("w", min=2)}
@@ -316,29 +316,28 @@ def test_meta_tensors_have_the_shapes():
 
 def test_what_it_cannot_take_is_said():
     mu = torch.empty(1, 16, 5, device="meta")
-    with pytest.raises(ValueError, match=r"float32, float16 and bfloat16, not torch\.float64"):
+    with pytest.raises(InputError, match=r"float32, float16 and bfloat16, not torch\.float64"):
         em_attention(torch.empty(2, 16, 12, device="meta", dtype=torch.float64), mu, backend="triton")
-    with pytest.raises(ValueError, match="256 bases"):
+    with pytest.raises(InputError, match="256 bases"):
         em_attention(torch.empty(2, 16, 12, device="meta"), torch.empty(1, 16, 300, device="meta"), backend="triton")
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(InputError, match="empty"):
         em_attention(torch.empty(2, 16, 0, device="meta"), mu, backend="triton")
     if not INTERPRETED:
-        with pytest.raises(ValueError, match="it runs on CUDA, and the input is on cpu"):
+        with pytest.raises(InputError, match="it runs on CUDA, and the input is on cpu"):
             em_attention(torch.zeros(2, 16, 12), torch.zeros(1, 16, 5), backend="triton")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_auto_takes_the_kernels_on_cuda_and_says_once_where_it_cannot(caplog):
-    from emanet.ops import em_attention as module
-
-    module._log_once.cache_clear()
-    x, mu = drawn(1, 16, 30, 5)
-    assert torch.equal(em_attention(x, mu)[0], em_attention(x, mu, backend="triton")[0])
-    with caplog.at_level(logging.WARNING, "emanet"):
-        for _ in range(2):
-            em_attention(x.double(), mu.double())
-    assert caplog.text.count("without its Triton kernels") == 1
+def test_on_cuda_the_unit_takes_the_kernels_where_they_are_asked_for():
+    torch.manual_seed(0)
+    x, units = torch.randn(1, 16, 5, 6, device=DEVICE), [EMAU(16, 5).to(DEVICE).eval() for _ in range(2)]
+    units[1].load_state_dict(units[0].state_dict())
+    pixels = units[0].conv_in(x).flatten(2)
+    exact, kernels = (em_attention(pixels, units[0].bases, backend=backend)[0] for backend in ("auto", "triton"))
+    assert torch.equal(exact, em_attention_plain(pixels, units[0].bases)[0]) and not torch.equal(exact, kernels)
+    units[1].backend = "triton"
+    torch.testing.assert_close(units[1](x), units[0](x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(INTERPRETED, reason="compiles, which the interpreter does not")
