@@ -1,19 +1,42 @@
 """Every setting of an experiment, as frozen dataclasses. How they are read and written: experiments.py.
 
-This file imports neither torch nor the command line. Derived values are properties; nothing is stored twice.
+This file imports neither torch nor the command line. Derived values are properties; nothing is stored twice. What a
+setting is for stands in its docstring; who uses it and who may change it stands in its `setting(...)`.
 """
 
-import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from .errors import InputError
+from .errors import InputError, short
 
 IGNORE = 255  # the value of ignored pixels in every label tensor, whatever value the mask files use
-MOST = 1 << 16  # channels, bases, pixels of a side: more is a slip, which torch would answer with its own long errors
+MOST = 1 << 16  # most channels, bases, or pixels of a side; beyond it torch fails with long errors of its own
 LARGE = 1 << 53  # for every other number
-# What create_model is told by other settings, or would load a file for that nobody meant to be read.
+# Arguments of timm.create_model that other settings give, or that would read a file.
 NOT_OPTIONS = frozenset("pretrained checkpoint_path cache_dir features_only in_chans output_stride".split())
+EM_HEADS = ("ema",)  # the heads that run EM attention
+Value = TypeVar("Value")
+
+
+def setting(
+    default: Value,
+    *,
+    used_by: Iterable[str] = (),
+    unused_while: Mapping[str, tuple[object, ...]] | None = None,
+    resume: bool = False,
+    ranks: bool = False,
+) -> Value:
+    """A field with this default, and what experiments.py must know about it.
+
+    used_by: values of the field `name` beside it (heads, optimisers) that use the setting; empty: all.
+    unused_while: fields with some of their values; nothing uses the setting while each field has one of these values.
+    Fields are looked up in the same dataclass first, then in those around it.
+    resume: a resumed run may change it. ranks: it may differ between the ranks of one run. On a field that holds
+    another dataclass, both count for all settings in it.
+    """
+    marks = {"used_by": tuple(used_by), "unused_while": dict(unused_while or {}), "resume": resume, "ranks": ranks}
+    return field(default=default, metadata=marks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,57 +48,68 @@ class BackboneConfig:
     output_stride: int = 8
     """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided."""
     multi_grid: tuple[int, ...] = ()
-    """Factors on the last stage's 3x3 dilations of a ResNet, one per block; 1 2 4 in the original. Empty: none."""
-    dilation: Literal["contract", "uniform"] = "contract"
-    """Where stages are dilated. contract: a stage's first block takes half of its dilation, as everywhere but in
-    PaddleSeg; uniform: all of it, and a ResNet-D's shortcut is averaged only where it strides, as in PaddleSeg."""
+    """Factors on the dilations of a ResNet's last stage, one per block; 1 2 4 in the original. Empty: none."""
+    dilation: Literal["contract", "uniform"] = setting("contract", unused_while={"output_stride": (32,)})
+    """How the first block of a dilated stage is dilated. contract: by half of the stage's dilation, as in every other
+    implementation; uniform: by all of it, and a ResNet-D's shortcut is averaged only where it strides, as in PaddleSeg.
+    For ResNets."""
     in_channels: int = 3
     frozen: bool = False
-    """Keep the weights and the BatchNorm statistics as they were loaded."""
+    """Never change the weights and the BatchNorm statistics that were loaded."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Further arguments of timm.create_model."""
 
     def __post_init__(self):
+        require_numbers(self)
         require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
         require(1 <= self.in_channels <= MOST, "in_channels", self.in_channels, f"1 to {MOST}")
         require(all(1 <= k <= MOST for k in self.multi_grid), "multi_grid", self.multi_grid, f"numbers of 1 to {MOST}")
         taken = sorted(NOT_OPTIONS.intersection(self.options))
         if taken:
-            raise InputError(f"options has {taken[0]!r}, which is set otherwise or not at all")
+            raise InputError(f"options has {taken[0]!r}, which other settings decide; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
     name: str = "ema"
-    channels: int = 512
-    """Channels in which the EM attention works; 512 or 256 in the paper. Likewise of the other heads, each 512 in its
-    own paper; gcn works in one channel per class, deeplabv3 and deeplabv3plus in fc1_channels."""
-    num_bases: int = 64
-    em_steps: int = 3
-    gradient: Literal["detached", "last", "unrolled"] = "detached"
+    """A name of emanet.heads.HEADS."""
+    channels: int = setting(512, unused_while={"name": ("deeplabv3", "deeplabv3plus", "gcn")})
+    """Width of the head, 512 in each head's own paper. In the EMA head it is the width of the EM attention, 512 or 256
+    in the paper; in refinenet that of the coarsest stage."""
+    num_bases: int = setting(64, used_by=EM_HEADS)
+    em_steps: int = setting(3, used_by=EM_HEADS)
+    gradient: Literal["detached", "last", "unrolled"] = setting("detached", used_by=EM_HEADS)
     """Which EM iterations carry gradient: none (released code), the last, all. See emanet/ops/README.md."""
-    eps: float = 1e-6
+    eps: float = setting(1e-6, used_by=EM_HEADS)
     """Added in both divisions of the M-step; 1e-12 gives what mmsegmentation, sssegmentation and PaddleSeg compute."""
-    bases_keep: float = 0.9
+    bases_keep: float = setting(0.9, used_by=EM_HEADS)
     """bases = bases_keep * bases + (1 - bases_keep) * mean of the batch's bases, in training only."""
-    renormalise: bool = False
+    renormalise: bool = setting(False, used_by=EM_HEADS)
     """Scale the batch mean to unit columns before averaging it in, as mmsegmentation and PaddleSeg do."""
-    relu_out: bool = False
+    relu_out: bool = setting(False, used_by=EM_HEADS)
     """One more ReLU after the unit's second 1x1 convolution, as in PaddleSeg."""
-    fc1_channels: int = 256
-    """ema, nonlocal: channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1.
-    The width of deeplabv3, of deeplabv3plus and of refinenet's finer stages, each 256 in its own paper; 0: channels."""
-    concat: bool = False
-    """Join the backbone's last map to fc1's output by a 3x3 convolution, as in mmsegmentation and its relatives."""
-    dropout: float = 0.1
-    """Share of whole channels dropped before the classifier; gcn has nothing there to drop."""
-    rates: tuple[int, ...] = (12, 24, 36)
-    """deeplabv3, deeplabv3plus: dilations of the pyramid's 3x3 convolutions at output stride 8; 6 12 18 suit 16."""
-    bins: tuple[int, ...] = (1, 2, 3, 6)
-    """pspnet: each level of the pyramid averages over bins x bins parts of the image."""
-    window: tuple[int, int] = (33, 33)
-    """psanet: a pixel attends to others fewer than h rows and w columns away, on a map of half the size. 33 sees all of
-    a 513-pixel crop at output stride 8."""
+    backend: Literal["auto", "plain", "triton"] = setting(
+        "auto", used_by=EM_HEADS, unused_while={"device": ("cpu",)}, resume=True
+    )
+    """Code that runs the EM attention, equal but for rounding. plain: PyTorch's own operations; triton: fused kernels,
+    on CUDA only; auto: the fastest that has been measured, which is plain on CUDA. The CPU has its own fast form."""
+    fc1_channels: int = setting(256, used_by=("ema", "nonlocal"))
+    """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1."""
+    concat: bool = setting(False, used_by=("ema",))
+    """Join the backbone's last map to fc1's output by a 3x3 convolution, as mmsegmentation and PaddleSeg do."""
+    dropout: float = setting(0.1, unused_while={"name": ("gcn",), "aux_head": (False,)})
+    """Share of whole channels dropped before the classifier, and before that of the auxiliary head."""
+    aspp_channels: int = setting(256, used_by=("deeplabv3", "deeplabv3plus"))
+    """Width of the pyramid (ASPP), and of deeplabv3plus's decoder behind it; 256 in the papers."""
+    rates: tuple[int, ...] = setting((12, 24, 36), used_by=("deeplabv3", "deeplabv3plus"))
+    """Dilations of the pyramid's 3x3 convolutions at output stride 8; 6 12 18 suit 16."""
+    decoder_channels: int = setting(256, used_by=("refinenet",))
+    """Width of the stages that are finer than the coarsest; 256 in the paper."""
+    bins: tuple[int, ...] = setting((1, 2, 3, 6), used_by=("pspnet",))
+    """Each level of the pyramid averages over bins x bins parts of the image."""
+    window: tuple[int, int] = setting((33, 33), used_by=("psanet",))
+    """A pixel attends to others fewer than h rows and w columns away, on a map of half the size. 33 sees all of a
+    513-pixel crop at output stride 8."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -83,7 +117,8 @@ class HeadConfig:
         require(1 <= self.em_steps <= 1000, "em_steps", self.em_steps, "1 to 1000")
         require(self.eps > 0, "eps", self.eps, "above 0")
         require(0 <= self.bases_keep <= 1, "bases_keep", self.bases_keep, "between 0 and 1")
-        require(1 <= self.channels <= MOST, "channels", self.channels, f"1 to {MOST}")
+        for name in ("channels", "aspp_channels", "decoder_channels"):
+            require(1 <= getattr(self, name) <= MOST, name, getattr(self, name), f"1 to {MOST}")
         require(0 <= self.fc1_channels <= MOST, "fc1_channels", self.fc1_channels, f"0 to {MOST}")
         require(0 <= self.dropout < 1, "dropout", self.dropout, "at least 0 and below 1")
         for name in ("rates", "bins", "window"):
@@ -91,14 +126,26 @@ class HeadConfig:
             fits = bool(sizes) and 1 <= min(sizes) <= max(sizes) <= MOST
             require(fits, name, sizes, f"one or more numbers of 1 to {MOST}")
 
+    @staticmethod
+    def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+        """JSON values of older files: aspp_channels and decoder_channels were fc1_channels there (0: channels)."""
+        name = {"deeplabv3": "aspp_channels", "deeplabv3plus": "aspp_channels", "refinenet": "decoder_channels"}.get(
+            str(values.get("name"))
+        )
+        if name is None or name in values or "fc1_channels" not in values:
+            return values
+        values = dict(values)
+        values[name] = values.pop("fc1_channels") or values.get("channels", 512)
+        return values
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     aux_head: bool = False
-    """An FCN head on the stage before the last, used by the loss only."""
-    aux_channels: int = 256
+    """Add an FCN head on the stage before the last; only the training loss uses it."""
+    aux_channels: int = setting(256, unused_while={"aux_head": (False,)})
     align_corners: bool = True
     """How logits are upsampled; the original's choice is True."""
     bn_momentum: float = 0.1
@@ -169,32 +216,32 @@ class DataConfig:
     """A name of emanet.data.datasets.SPECS, or the path of a JSON spec (or of a folder with a dataset.json)."""
     spec: DatasetSpec | None = None
     """The spec itself, in Python experiments; it wins over `dataset`."""
-    root: str = ""
-    """Folder of the data set; default data/NAME, or where the JSON spec lies."""
+    root: str = setting("", resume=True, ranks=True)
+    """Folder of the data set; default data/NAME, or the folder of the JSON spec."""
     train_split: str = "train"
     val_split: str = "val"
     crop: tuple[int, int] = (513, 513)
     """(h, w) of a training crop, in pixels."""
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-    """One is drawn per sample; two values `a b` with continuous_scale: uniformly between them."""
+    """Each sample is scaled by one of them, drawn at random."""
     continuous_scale: bool = False
+    """Draw the scale uniformly between two values `a b` of scales."""
     flip: float = 0.5
-    """Chance of a mirrored sample."""
+    """Chance that a sample is flipped left to right."""
     colour: float = 0.0
     """Strength of random brightness, contrast and saturation: factors are drawn from 1 ± colour."""
-    workers: int = 4
+    workers: int = setting(4, resume=True, ranks=True)
     """Loader processes per rank. Batches do not depend on it."""
-    check: bool = True
-    """Open every mask before training starts (once per listing: the result is remembered)."""
+    check: bool = setting(True, resume=True)
+    """Open every mask before training starts (once per list of files: the result is remembered)."""
 
     def __post_init__(self):
         require_numbers(self)
         require(all(1 <= side <= MOST for side in self.crop), "crop", self.crop, f"(h, w), each 1 to {MOST}")
         require_scales(self.scales)
-        fits = len(self.scales) == 2 and self.scales[0] <= self.scales[1]
-        require(
-            fits or not self.continuous_scale, "scales", self.scales, "two, the smaller first: continuous_scale is on"
-        )
+        if self.continuous_scale:
+            fits = len(self.scales) == 2 and self.scales[0] <= self.scales[1]
+            require(fits, "scales", self.scales, "two numbers, the smaller first: continuous_scale is on")
         require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
         require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
         require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
@@ -256,8 +303,7 @@ class LossConfig:
 class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 9e-3
-    momentum: float = 0.9
-    """SGD's momentum."""
+    momentum: float = setting(0.9, used_by=("sgd",))
     weight_decay: float = 1e-4
     """On the weights of convolutions and linear layers; none on norms and biases."""
     bias_lr_scale: float = 2.0
@@ -269,7 +315,7 @@ class OptimConfig:
     lr_every: int = 10
     """Steps between updates of the learning rate."""
     warmup_steps: int = 0
-    """The learning rate first rises linearly over so many steps."""
+    """Steps over which the learning rate first rises linearly."""
     clip_norm: float = 0.0
     """Above 0: gradients are scaled down to this norm."""
 
@@ -290,11 +336,11 @@ class EvalConfig:
     window: tuple[int, int] = (513, 513)
     """(h, w) of a window."""
     overlap: float = 1 / 3
-    """Share of a window that its neighbour covers too."""
+    """Share of a window that overlaps its neighbour."""
     scales: tuple[float, ...] = (1.0,)
     """The image is also predicted at these sizes; probabilities are averaged."""
     flip: bool = False
-    """And mirrored."""
+    """Also predict each image flipped left to right."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -310,33 +356,33 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How a trained network is run: see fast.py. Part of no experiment."""
+    """How a trained network is run: see deploy/engines.py. Not part of an experiment."""
 
     engine: Engine = "plain"
     """What runs the network. eager: BatchNorm folded into the convolutions; compile: through torch.compile as well;
-    openvino: on the CPU, the fastest there. The same results to rounding."""
+    openvino: on the CPU, the fastest there. The results differ in rounding only."""
     precision: Precision = "fp32"
-    """bf16: fast, near fp32; fp16: for CUDA; int8: openvino's, fastest, for some mIoU."""
-    calibrate: tuple[str, ...] = ()
-    """For int8: files, folders and quoted globs of a hundred images."""
+    """bf16: fast, close to fp32; fp16: for CUDA; int8: for openvino, fastest, at the cost of some mIoU."""
+    calibrate: tuple[str, ...] = setting((), unused_while={"precision": ("fp32", "bf16", "fp16")})
+    """For int8: files, folders and quoted globs of about a hundred images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One training, whole. Everything counts in optimiser steps, never in epochs."""
+    """Everything that defines one run. Lengths are in optimiser steps, never in epochs."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig, metadata={"resume": True})
     steps: int = 30_000
     batch_size: int = 16
     """Images per optimiser step, over all ranks."""
     accumulate: int = 1
     """Forward and backward passes per optimiser step; each sees batch_size / accumulate images over all ranks.
 
-    Gradients are those of the whole batch; BatchNorm and the moving average of the bases go by passes.
+    Gradients are those of the whole batch; BatchNorm and the moving average of the bases see one pass at a time.
     """
     seed: int = 0
     init_from: str = ""
@@ -344,27 +390,28 @@ class Experiment:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
-    compile: bool = False
-    recompute: bool = False
-    """Compute the backbone's blocks again in the backward pass instead of keeping what is inside them: the same
+    compile: bool = setting(False, resume=True)
+    recompute: bool = setting(False, resume=True)
+    """Compute the backbone's blocks again in the backward pass instead of keeping their activations: the same
     gradients with less memory, in more time."""
     sync_bn: bool = True
     """BatchNorm statistics over all ranks, where there are several."""
-    device: str = "auto"
+    device: str = setting("auto", resume=True, ranks=True)
     """auto: CUDA if there is one, else the CPU."""
-    log_every: int = 10
-    val_every: int = 0
+    log_every: int = setting(10, resume=True)
+    """Steps between lines of the log."""
+    val_every: int = setting(0, resume=True)
     """Steps between validations; 0: only after the last step."""
-    save_every: int = 500
+    save_every: int = setting(500, resume=True)
     """Steps between checkpoints to resume from. Validations, the end and signals save one too."""
-    keep_last: int = 2
-    """So many checkpoints to resume from stay; of two, one may get damaged."""
-    keep_every: int = 0
-    """Models of steps that are multiples of it stay for good; the best one always does."""
-    skip_limit: int = 10
-    """A step whose loss or gradient is not finite changes nothing; so many in a row end the training."""
-    pictures: int = 4
-    """Validation images drawn at each validation: image, label, prediction."""
+    keep_last: int = setting(2, resume=True)
+    """How many checkpoints to keep for resuming; two, in case one is damaged."""
+    keep_every: int = setting(0, resume=True)
+    """Above 0: also keep the models of all steps divisible by it. The best model is always kept."""
+    skip_limit: int = setting(10, resume=True)
+    """A step whose loss or gradient is not finite is skipped; so many in a row end the run."""
+    pictures: int = setting(4, resume=True)
+    """How many images to draw at each validation: image, label, prediction."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -374,24 +421,32 @@ class Experiment:
         for name in ("seed", "val_every", "keep_every", "pictures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if self.compile and self.recompute:
-            raise InputError("compile and recompute exclude each other: compiled code chooses what it computes again")
+            raise InputError("compile and recompute cannot be combined: compiled code decides what it recomputes")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
 
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:
     if not holds:
-        text = str(value)
-        raise InputError(f"{name} is {text[:200]}{'...' * (len(text) > 200)}, but must be {wanted}")
+        text = value[:200] if isinstance(value, str) else short(value)
+        raise InputError(f"{name} is {text}, but must be {wanted}")
 
 
 def require_numbers(config: Any) -> None:
-    """No NaN, no infinity, nothing that 64 bits have no room for: bounds on one side let some of them pass."""
+    """Every number is finite and below 2^53: no NaN and no infinity, which bounds on one side would let pass."""
     for f in fields(config):
         value = getattr(config, f.name)
-        for number in value if isinstance(value, tuple) else (value,):
+        for number in _leaves(value):
             if isinstance(number, int | float):
-                require(math.isfinite(number) and abs(number) < LARGE, f.name, value, "finite and below 2^53 in size")
+                require(abs(number) < LARGE, f.name, value, "finite and below 2^53 in size")
+
+
+def _leaves(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        value = (*value.keys(), *value.values())
+    if not isinstance(value, tuple):
+        return (value,)
+    return (leaf for item in value for leaf in _leaves(item))
 
 
 def require_scales(scales: tuple[float, ...]) -> None:

@@ -1,42 +1,143 @@
-"""Experiments: found by name or path, changed by dotted names, written as JSON and read back strictly.
+"""Experiments: load one by name or path, change it by dotted names, write it as JSON, read it back strictly.
 
 from emanet import load_experiment, override
 config = override(load_experiment("voc_resnet101"), {"model.head.channels": 256})
 """
 
+import contextlib
 import dataclasses
 import json
-import reprlib
 import runpy
+import sys
 import types
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .config import Experiment
-from .errors import InputError, suggest
+from .config import LARGE, Experiment, require
+from .errors import InputError, short, suggest
 
 Config = TypeVar("Config")
 FOLDER_FILES = ("config.json", "model.safetensors")
-SHORT = reprlib.Repr()  # a wrong value may be megabytes, and the sentence about it is one line
-SHORT.maxstring = SHORT.maxother = 200
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
-    """A copy with dotted names changed: override(config, {"model.head.channels": 256, "steps": 100})."""
+    """A copy with dotted names changed: override(config, {"model.head.channels": 256, "steps": 100}).
+
+    Another head, backbone or optimiser may not use all that was set for the one before it: see `inherit`. Raises
+    InputError that names the field.
+    """
+    changed = config
     for dotted, value in changes.items():
-        name, _, rest = dotted.partition(".")
-        names = [f.name for f in dataclasses.fields(config)]
-        if name not in names:
-            raise InputError(f"{type(config).__name__} has no field {name!r}{suggest(name, names)}")
-        value = override(getattr(config, name), {rest: value}) if rest else value
-        config = dataclasses.replace(config, **{name: value})
+        changed = _replace(changed, dotted, dotted.split("."), value)
+    return inherit(changed, config)
+
+
+def _replace(config: Any, dotted: str, names: list[str], value: Any) -> Any:
+    name, *rest = names
+    if not hasattr(config, "__dataclass_fields__"):
+        whole = dotted.removesuffix("." + ".".join(names))
+        raise InputError(f"cannot set {dotted}: {whole} is {short(config)}, without fields; set {whole} as a whole")
+    fields = [f.name for f in dataclasses.fields(config)]
+    if name not in fields:
+        raise InputError(f"{type(config).__name__} has no field {name!r}{suggest(name, fields)}")
+    value = _replace(getattr(config, name), dotted, rest, value) if rest else value
+    return dataclasses.replace(config, **{name: value})
+
+
+def inherit(config: Config, base: Config) -> Config:
+    """`config`, made from `base` by some changes, without the settings of `base` that these made useless.
+
+    They go back to their defaults: after `--model.head.name fcn`, the bases of the EMA head before it. A setting that
+    was given another value, or that `base` did not use either, stays, so that `checked` refuses it.
+    """
+    before, now = flatten(base), flatten(config)
+    for name in unused(config).keys() - unused(base).keys():
+        if name in before and before[name] == now[name]:
+            config = _to_default(config, name)
     return config
 
 
+def without_unused(config: Config) -> Config:
+    """The same config with the default in place of every setting that nothing uses."""
+    for name in unused(config):
+        config = _to_default(config, name)
+    return config
+
+
+def _to_default(config: Config, name: str) -> Config:
+    return _replace(config, name, name.split("."), next(_default(f) for n, f, _ in leaves(config) if n == name))
+
+
 def checked(config: Config) -> Config:
-    """The same config, every value of its stated type; Python itself lets any value into a dataclass."""
-    return from_dict(type(config), to_dict(config))
+    """The same config, with every value of its declared type and every setting used; what a run starts from.
+
+    Python itself lets any value into a dataclass. Raises InputError that names the setting.
+    """
+    config = from_dict(type(config), to_dict(config))
+    for reason in unused(config).values():
+        raise InputError(reason)
+    return config
+
+
+def unused(config: Any) -> dict[str, str]:
+    """Dotted name -> error message, for each setting that was changed from its default and that nothing uses.
+
+    Who uses a setting is declared beside it in config.py.
+    """
+    flat = flatten(config)
+    reasons = {name: _why_unused(name, f, flat) for name, f, value in leaves(config) if value != _default(f)}
+    return {name: f"{name} is {_text(flat[name])}, but {reason}" for name, reason in reasons.items() if reason}
+
+
+def _why_unused(name: str, field: dataclasses.Field, flat: dict[str, Any]) -> str:
+    owner = name.rpartition(".")[0]
+    kind = owner.rpartition(".")[2]
+    used_by = field.metadata.get("used_by")
+    chosen = flat.get(_join(owner, "name"))
+    if used_by and chosen not in used_by:
+        return f"{kind} {chosen!r} does not use it; these do: {', '.join(used_by)}"
+    conditions = field.metadata.get("unused_while")
+    if not conditions:
+        return ""
+    values = {_around(owner, key, flat): options for key, options in conditions.items()}
+    if not all(key in flat and flat[key] in options for key, options in values.items()):
+        return ""
+    if list(conditions) == ["name"]:
+        return f"{kind} {chosen!r} does not use it; all do but {', '.join(conditions['name'])}"
+    return "nothing uses it while " + " and ".join(f"{key} is {_text(flat[key])}" for key in values)
+
+
+def _around(owner: str, key: str, flat: dict[str, Any]) -> str:
+    """The dotted name of the field `key` beside the settings of `owner`, or else in the nearest config around it."""
+    while owner and _join(owner, key) not in flat:
+        owner = owner.rpartition(".")[0]
+    return _join(owner, key)
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else short(value)
+
+
+def names_with(
+    mark: Literal["resume", "ranks"], cls: Any = Experiment, where: str = "", marked: bool = False
+) -> set[str]:
+    """Dotted names of the settings that have a mark in config.py, as `flatten` names them.
+
+    resume: a resumed run may change it. ranks: it may differ between the ranks of one run.
+    """
+    names: set[str] = set()
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        name, hint, holds = _join(where, f.name), hints[f.name], marked or f.metadata.get(mark, False)
+        kinds = (kind for kind in (hint, *typing.get_args(hint)) if isinstance(kind, type))
+        below = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        if below:
+            names |= names_with(mark, below[0], name, holds)
+        elif holds:
+            names.add(name)
+    return names
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -45,16 +146,20 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[Config], values: Any, where: str = "") -> Config:
-    """The dataclass from JSON values; InputError names the unknown field or the wrong type, dotted."""
+    """The dataclass from JSON values; InputError names the unknown field or the wrong type, dotted.
+
+    A dataclass with a method `upgrade` gets the values of older files through it.
+    """
     if not isinstance(values, dict):
-        raise InputError(f"{where or cls.__name__} is {SHORT.repr(values)}, but must be an object")
-    if hasattr(cls, "upgrade"):
-        values = cls.upgrade(values)
+        raise InputError(f"{where or cls.__name__} is {short(values)}, but must be an object")
+    kind: Any = cls
+    if hasattr(kind, "upgrade"):
+        values = kind.upgrade(values)
     hints = typing.get_type_hints(cls)
     for name in values:
         if name not in hints:
-            raise InputError(f"unknown field {SHORT.repr(_join(where, name))}{suggest(name[:100], hints)}")
-    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+            raise InputError(f"unknown field {short(_join(where, name))}{suggest(name[:100], hints)}")
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
     for name in required:
         if name not in values:
             raise InputError(f"field {_join(where, name)!r} is missing")
@@ -67,7 +172,7 @@ def _join(where: str, name: str) -> str:
 
 def _cast(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)
     if origin in (typing.Union, types.UnionType):
         if type(value) in args:  # before casting: bool | int must not turn True into 1
@@ -93,21 +198,32 @@ def _cast(hint: Any, value: Any, where: str) -> Any:
         except ValueError:
             pass
     if hint is float and type(value) is int:
+        require(abs(value) < LARGE, where, value, "finite and below 2^53 in size")
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
     wanted = " or ".join(repr(a) for a in args) if origin is Literal else str(getattr(hint, "__name__", hint))
     wanted = str(hint).replace("typing.", "") if origin in (tuple, dict) else wanted
-    raise InputError(f"{where} is {SHORT.repr(value)}, but must be {wanted}")
+    raise InputError(f"{where} is {short(value)}, but must be {wanted}")
 
 
-def flatten(config: Any, where: str = "") -> dict[str, Any]:
-    """Dotted name -> value, in the order of the fields; what `config diff` compares."""
-    flat: dict[str, Any] = {}
+def leaves(config: Any, where: str = "") -> Iterator[tuple[str, dataclasses.Field, Any]]:
+    """(dotted name, field, value) of every setting, in the order of the fields."""
     for f in dataclasses.fields(config):
         value, name = getattr(config, f.name), _join(where, f.name)
-        flat |= flatten(value, name) if dataclasses.is_dataclass(value) else {name: value}
-    return flat
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, name)
+        else:
+            yield name, f, value
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Dotted name -> value, in the order of the fields; what `config diff` compares."""
+    return {name: value for name, _, value in leaves(config)}
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def experiment_names() -> list[str]:
@@ -118,38 +234,75 @@ def experiment_names() -> list[str]:
 def load_experiment(source: str) -> Experiment:
     """The experiment of a name in emanet/configs, a .py file, a run folder, a config.json or a model file.
 
-    Only a .py file is executed. Raises InputError, naming the nearest experiment, if there is no such thing.
+    Only a .py file is executed; it can import the files beside it. A run or a model may be older than the check for
+    unused settings: there they have their defaults, as they never had an effect. Raises InputError, naming the nearest
+    experiment, if there is none of this name.
     """
     path = Path(source)
     if source in experiment_names():
         path = Path(__file__).parent / "configs" / f"{source}.py"
+    ours = path.is_dir() or path.suffix == ".safetensors"
     if path.is_dir():  # a run, or one of its checkpoints
         path = next((file for name in FOLDER_FILES if (file := path / name).is_file()), path / FOLDER_FILES[0])
     if not path.is_file():
         raise InputError(f"no experiment, run folder or file {source!r}{suggest(source, experiment_names())}")
-    if path.suffix in (".safetensors", ".json"):
-        return experiment_of(read_header(path)["experiment"] if path.suffix != ".json" else read_json(path), path)
-    if path.suffix != ".py":
+    if path.suffix == ".py":
+        return _run(path)
+    if path.suffix not in (".safetensors", ".json"):
         raise InputError(f"{source} is neither an experiment (.py), a config (.json) nor a model (.safetensors)")
-    # A package module is found by its name, so that experiments can build on each other from anywhere.
+    values = read_json(path) if path.suffix == ".json" else read_header(path)["experiment"]
+    experiment = experiment_of(values, path)
+    return without_unused(experiment) if ours else experiment
+
+
+def _run(path: Path) -> Experiment:
+    """The `config` that a Python file defines."""
     try:
-        config = runpy.run_path(str(path), run_name=path.stem).get("config")
+        with importable(path.parent):
+            # Under its own name, not as a module of a package: experiments build on each other from anywhere.
+            config = runpy.run_path(str(path), run_name=path.stem).get("config")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:  # the user's own code: any error of it is theirs to read, in one sentence
-        said = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path} does not run: {type(error).__name__}: {said}") from error
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path} does not run: {type(error).__name__}: {first}") from error
     if not isinstance(config, Experiment):
         raise InputError(f"{path} defines no `config = Experiment(...)`")
     try:
         values = to_dict(config)
     except (TypeError, ValueError, RecursionError) as error:  # Python lets anything into a dataclass
-        raise InputError(f"{path}: its experiment has values that are no settings: {error}") from error
+        raise InputError(f"{path}: its experiment has values that no setting can have: {error}") from error
     return experiment_of(values, path)
 
 
+@contextlib.contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Imports find the files of this folder first, as in a script; afterwards what came from there is forgotten.
+
+    Else the next experiment, in another folder, would get this one's file of the same name.
+    """
+    folder, before = folder.resolve(), set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the experiment may have changed the path itself
+            sys.path.remove(str(folder))
+        imported = set(sys.modules) - before
+        tops = {name.partition(".")[0] for name in imported} - before - {__package__}
+        beside = {top for top in tops if _lies_in(sys.modules.get(top), folder)}
+        for name in imported:
+            if name.partition(".")[0] in beside:
+                del sys.modules[name]
+
+
+def _lies_in(module: types.ModuleType | None, folder: Path) -> bool:
+    paths = getattr(module, "__path__", None) or [getattr(module, "__file__", None)]
+    return any(path and Path(path).resolve().parent == folder for path in paths)
+
+
 def experiment_of(values: Any, path: str | Path) -> Experiment:
-    """The experiment that a file holds as JSON values; InputError names the file and the field."""
+    """The experiment from a file's JSON values; InputError names the file and the field."""
     try:
         return from_dict(Experiment, values)
     except InputError as error:
@@ -160,15 +313,15 @@ def read_json(path: str | Path) -> Any:
     """The content of a JSON file; InputError names the file if it is missing or not JSON."""
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
-        raise InputError(f"cannot read {path}: it is no file")
+        raise InputError(f"cannot read {path}: it is not a file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from error
-    except RecursionError as error:
-        raise InputError(f"{path} nests deeper than any file of ours") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} has a number of too many digits, or too many levels of brackets") from error
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
@@ -192,7 +345,7 @@ def parse_header(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"cannot read model file {path}: {error}") from error
     except RecursionError as error:
-        raise InputError(f"cannot read model file {path}: its header nests deeper than any of ours") from error
+        raise InputError(f"cannot read model file {path}: its header has too many levels of brackets") from error
     if not isinstance(header, dict) or "experiment" not in header:
-        raise InputError(f"{path} holds weights but no emanet header: it is not a model of this program")
+        raise InputError(f"{path} holds weights but no emanet header, so it is not a model of this program")
     return header

@@ -1,9 +1,19 @@
 import dataclasses
+import math
 
 import pytest
 
-from emanet.config import DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, voc_palette
-from emanet.errors import InputError
+from emanet.config import (
+    BackboneConfig,
+    DataConfig,
+    DatasetSpec,
+    EvalConfig,
+    Experiment,
+    HeadConfig,
+    OptimConfig,
+    voc_palette,
+)
+from emanet.errors import InputError, short
 
 
 def test_voc_palette_starts_as_published():
@@ -28,6 +38,8 @@ def test_a_palette_is_there_even_if_the_spec_has_none():
         (lambda: DataConfig(crop=(0, 5)), "crop is"),
         (lambda: HeadConfig(em_steps=0), "em_steps is 0, but must be 1 to 1000"),
         (lambda: EvalConfig(overlap=1), "overlap is 1"),
+        (lambda: HeadConfig(aspp_channels=0), "aspp_channels is 0, but must be 1 to"),
+        (lambda: HeadConfig(decoder_channels=0), "decoder_channels is 0, but must be 1 to"),
     ],
 )
 def test_impossible_values_are_refused(make, message):
@@ -38,3 +50,23 @@ def test_impossible_values_are_refused(make, message):
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Experiment().steps = 3
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1e300, 10**400, -(10**400), 10**5000], ids=short)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: Experiment(seed=number),
+        lambda number: OptimConfig(lr=number),
+        lambda number: DataConfig(scales=(1.0, number)),
+        lambda number: HeadConfig(window=(number, 1)),
+        lambda number: BackboneConfig(in_channels=number),
+        lambda number: BackboneConfig(options={"drop_rate": number}),
+        lambda number: DatasetSpec(classes=("a",), palette=((1, 2, number),)),
+        lambda number: DatasetSpec(classes=("a",), label_map={number: 0}),
+    ],
+)
+def test_numbers_that_nothing_can_hold_are_refused_wherever_they_stand(make, number):
+    with pytest.raises(InputError, match="is .*, but must be") as error:
+        make(number)
+    assert len(str(error.value)) < 400

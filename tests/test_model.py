@@ -1,13 +1,16 @@
 """One contract for every head on every backbone at every stride."""
 
+import json
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 
 import emanet
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
-from emanet.experiments import load_experiment, override
+from emanet.experiments import load_experiment, override, to_dict
 from emanet.heads import HEADS
 from emanet.loading import start_from
 from emanet.model import build_model
@@ -26,6 +29,8 @@ def experiment(backbone="test_resnet", head="ema", stride=8, **changes):
         "model.head.channels": 16,
         "model.head.num_bases": 8,
         "model.head.fc1_channels": 16,
+        "model.head.aspp_channels": 16,
+        "model.head.decoder_channels": 16,
         "model.head.window": (4, 4),
         "data.spec": SPEC,
     }
@@ -67,6 +72,23 @@ def test_any_size(head, backbone):
     for size in [(1, 1), (1, 40), (33, 1), (47, 33)]:
         logits = model(torch.rand(1, 3, *size))
         assert logits.shape == (1, 3, *size) and logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("head", "old"), [("deeplabv3", 6), ("deeplabv3plus", 0), ("refinenet", 6), ("ema", 0)])
+def test_model_files_from_before_the_split_of_fc1_channels_load(head, old, tmp_path):
+    """Written with fc1_channels for all heads, without newer settings, and with some that nothing used."""
+    new = {"ema": "fc1_channels", "refinenet": "decoder_channels"}.get(head, "aspp_channels")
+    config = experiment(head=head, **{f"model.head.{new}": old or 16 * (head != "ema")})
+    torch.manual_seed(0)
+    model = build_model(config.model, SPEC).eval()
+    values = to_dict(config)
+    for name in ("aspp_channels", "decoder_channels", "backend"):
+        del values["model"]["head"][name]
+    values["model"]["head"] |= {"fc1_channels": old, "rates": [12, 24, 36], "bins": [5]}
+    header = {"emanet": json.dumps({"experiment": values})}
+    save_file(model.state_dict(), tmp_path / "m.safetensors", header)
+    images = torch.rand(1, 3, 33, 33)
+    assert torch.equal(emanet.load(tmp_path / "m.safetensors")(images), model(images))
 
 
 def test_uint8_and_float_are_the_same_pixels():

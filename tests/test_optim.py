@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from emanet.config import OptimConfig
-from emanet.experiments import load_experiment, override
+from emanet.experiments import load_experiment, override, unused
 from emanet.model import build_model
 from emanet.optim import build_optimizer, lr_at, set_lr
 
@@ -68,3 +68,10 @@ def test_fused_steps_are_the_plain_ones(model, name):
             optimizer.step()
     for own, wanted in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_momentum_is_for_sgd_alone(model):
+    """As config.py says: the optimiser that may not have it set does not take it."""
+    for name in ("sgd", "adamw"):
+        one, two = (build_optimizer(model, OptimConfig(name=name, momentum=m)).defaults for m in (0.5, 0.9))
+        assert (one == two) == bool(unused(OptimConfig(name=name, momentum=0.5)))

@@ -8,7 +8,7 @@ import tyro
 
 from ..config import Experiment
 from ..errors import InputError
-from ..experiments import experiment_names, load_experiment, override
+from ..experiments import experiment_names, inherit, load_experiment, override
 from .flags import Folder, parse
 
 
@@ -34,6 +34,7 @@ class Train:
         if config.data.dataset != before.data.dataset:  # a run's config carries its own data set's spec and root
             same_root = config.data.root == before.data.root
             config = override(config, {"data.spec": None} | ({"data.root": ""} if same_root else {}))
+        config = inherit(config, before)
         out = source if self.resume and not self.out and Path(source).is_dir() else self.out
         try:
             train(config, out, name=default_name(source), resume=self.resume)

@@ -12,12 +12,12 @@ from .layers import PooledConv, conv_bn_relu
 class DeepLabV3Head(nn.Module):
     """ASPP, dropout, 1x1 classifier: the paper's head, and the EMANet paper's Table 1 (63.4 G, 15.5 M).
 
-    Dropout is the EMA head's, and the paper's multi-grid the backbone's (BackboneConfig.multi_grid).
+    Dropout is the EMA head's; the paper's multi-grid is a setting of the backbone (BackboneConfig.multi_grid).
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
         super().__init__()
-        width = config.fc1_channels or config.channels
+        width = config.aspp_channels
         self.aspp = ASPP(channels[-1], width, config.rates)
         self.dropout = nn.Dropout2d(config.dropout)
         self.classifier = nn.Conv2d(width, classes, 1)

@@ -15,13 +15,13 @@ LOW_CHANNELS = 48  # of the finer stage beside the ASPP's 256: the best of secti
 class DeepLabV3PlusHead(nn.Module):
     """ASPP, resized to the stage of stride 4 and joined with it by two 3x3 convs, dropout, 1x1 classifier.
 
-    Plain convolutions, as in the paper's ResNet variant (section 4.2); the separable ones came with Xception (4.3). It
-    counts 85.2 G and 16.8 M, where the EMANet paper's Table 1 has 84.1 G and 16.3 M.
+    Plain convolutions, as in the paper's ResNet variant (section 4.2); the separable ones came with Xception (4.3). The
+    head has 85.2 G multiply-adds and 16.8 M parameters; the EMANet paper's Table 1 has 84.1 G and 16.3 M.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
         super().__init__()
-        width = config.fc1_channels or config.channels
+        width = config.aspp_channels
         self.aspp = ASPP(channels[-1], width, config.rates)
         self.low = conv_bn_relu(last_stages(channels)[0], LOW_CHANNELS, 1)
         self.decoder = nn.Sequential(conv_bn_relu(width + LOW_CHANNELS, width), conv_bn_relu(width, width))

@@ -1,4 +1,4 @@
-"""The paper's head: EM attention between two 3x3 convolutions, and the variants that its relatives train."""
+"""The paper's head: EM attention between two 3x3 convolutions, and the variants of other implementations."""
 
 from collections.abc import Sequence
 
@@ -11,10 +11,10 @@ from .layers import conv_bn_relu
 
 
 class EMAHead(nn.Module):
-    """3x3 conv to C, EMAU, 3x3 conv to fc1_channels (or none), dropout, 1x1 classifier.
+    """3x3 conv to `channels`, EMAU, 3x3 conv to `fc1_channels` (0: none), dropout, 1x1 classifier.
 
-    With `concat` the backbone's last map goes beside what comes out of fc1 through one more 3x3 convolution, as in
-    mmsegmentation, sssegmentation and PaddleSeg.
+    With `concat` one more 3x3 convolution joins fc1's output and the backbone's last map, as in mmsegmentation,
+    sssegmentation and PaddleSeg.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
@@ -30,6 +30,7 @@ class EMAHead(nn.Module):
             bases_keep=config.bases_keep,
             renormalise=config.renormalise,
             relu_out=config.relu_out,
+            backend=config.backend,
         )
         self.fc1 = conv_bn_relu(c, c1) if c1 else nn.Identity()
         self.concat = conv_bn_relu(channels[-1] + (c1 or c), c1 or c) if config.concat else None

@@ -1,4 +1,4 @@
-"""RefineNet (Lin et al., CVPR 2017): from coarse to fine, each stage refines what the coarser ones have made."""
+"""RefineNet (Lin et al., CVPR 2017): from coarse to fine, each stage refines the result of the coarser ones."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,13 @@ from .layers import last_stages, resize
 class RefineNetHead(nn.Module):
     """A cascade over the last four stages (figure 2 C), two more residual units, dropout, 3x3 classifier.
 
-    The coarsest stage is worked on in `channels`, the others in `fc1_channels`: the paper's 512 and 256.
+    The coarsest stage has `channels`, the finer ones `decoder_channels`: 512 and 256 in the paper.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
         super().__init__()
         stages = last_stages(channels)
-        finer = config.fc1_channels or config.channels
-        widths = [finer] * (len(stages) - 1) + [config.channels]
+        widths = [config.decoder_channels] * (len(stages) - 1) + [config.channels]
         self.reduce = nn.ModuleList(_conv(c, width) for c, width in zip(stages, widths, strict=True))
         self.blocks = nn.ModuleList(RefineBlock(*pair) for pair in zip(widths, [*widths[1:], 0], strict=True))
         self.last = nn.Sequential(ResidualUnit(widths[0]), ResidualUnit(widths[0]))
@@ -37,8 +36,8 @@ class RefineNetHead(nn.Module):
 class RefineBlock(nn.Module):
     """Two residual units per input, fusion of both, chained pooling, one more residual unit (section 3.2, figure 3).
 
-    channels: of this stage's map and of the result. coarser: of what the coarser stages made; 0 where there are none.
-    Fusion is a 3x3 convolution of either map to `channels`, resizing and the sum; a map alone needs none.
+    channels: of this stage's map and of the result. coarser: channels of the coarser stages' result; 0: none.
+    Fusion: a 3x3 convolution of each map to `channels`, resizing and the sum; a single map needs no fusion.
     """
 
     def __init__(self, channels: int, coarser: int):

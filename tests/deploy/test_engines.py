@@ -31,7 +31,8 @@ needs_nncf = pytest.mark.skipif(not importlib.util.find_spec("nncf"), reason="nn
 def build(classes="abcde", **changes):
     """A tiny model in eval mode, whose BatchNorms do something and know their inputs as after a training."""
     torch.manual_seed(0)
-    small = {"head.channels": 16, "head.fc1_channels": 16, "head.num_bases": 8, "head.window": (5, 5)}
+    small = {"head.channels": 16, "head.num_bases": 8, "head.window": (5, 5)}
+    small |= {f"head.{name}": 16 for name in ("fc1_channels", "aspp_channels", "decoder_channels")}
     names = {name.replace("__", "."): value for name, value in changes.items()}
     model = build_model(override(load_experiment("drawn").model, small | names), classes)
     for module in model.modules():

@@ -1,3 +1,6 @@
+import dataclasses
+import typing
+
 import pytest
 import torch
 from torch import nn
@@ -5,8 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from emanet import heads
-from emanet.config import HeadConfig
+from emanet.config import HeadConfig, ModelConfig
 from emanet.errors import InputError
+from emanet.experiments import unused
 from emanet.heads import dfn, encnet, gcn, layers, non_local, psanet, refinenet
 
 CHANNELS = (4, 6, 8, 10, 12)
@@ -14,7 +18,8 @@ CHANNELS = (4, 6, 8, 10, 12)
 
 def build(name, classes=3, **config):
     torch.manual_seed(0)
-    small = {"channels": 8, "fc1_channels": 6, "num_bases": 4, "window": (3, 3), "dropout": 0.0}
+    small = {"channels": 8, "fc1_channels": 6, "aspp_channels": 6, "decoder_channels": 6}
+    small |= {"num_bases": 4, "window": (3, 3), "dropout": 0.0}
     return heads.build(HeadConfig(name=name, **small | config), CHANNELS, classes)
 
 
@@ -69,11 +74,44 @@ def test_unknown_head_names_the_nearest():
         ({"rates": ()}, "rates is"),
         ({"bins": (1, 0)}, "bins is"),
         ({"window": (0, 3)}, "window is"),
+        ({"aspp_channels": 0}, "aspp_channels is"),
     ],
 )
 def test_impossible_settings_are_refused(config, message):
     with pytest.raises(InputError, match=message):
         HeadConfig(**config)
+
+
+class Reads:
+    """A config that remembers which of its fields were read."""
+
+    def __init__(self, config):
+        self.config, self.names = config, set()
+
+    def __getattr__(self, name):
+        self.names.add(name)
+        return getattr(self.config, name)
+
+
+def another(value, hint):
+    """A value of the same type that differs."""
+    if typing.get_origin(hint) is typing.Literal:
+        return next(option for option in typing.get_args(hint) if option != value)
+    if isinstance(value, tuple):
+        return tuple(item + 1 for item in value)
+    return not value if isinstance(value, bool) else value / 2 if isinstance(value, float) else value + 1
+
+
+@pytest.mark.parametrize("name", sorted(heads.HEADS))
+def test_a_head_reads_the_settings_that_config_says_it_uses(name):
+    hints, default = typing.get_type_hints(HeadConfig), HeadConfig()
+    names = {field.name for field in dataclasses.fields(HeadConfig)} - {"name"}
+    config = HeadConfig(name=name, **{key: another(getattr(default, key), hints[key]) for key in names})
+    read = Reads(config)
+    with torch.device("meta"):
+        heads.build(read, CHANNELS, 3)
+    refused = {key.removeprefix("head.") for key in unused(ModelConfig(head=config))}
+    assert read.names - {"name"} == names - refused
 
 
 @pytest.mark.parametrize("name", sorted(heads.HEADS))
@@ -107,13 +145,29 @@ def test_decoders_answer_at_the_stage_of_stride_4_and_take_what_there_is(name):
     assert head(maps()).shape == (2, 3, 17, 11)
     finest, *four = maps()
     assert torch.equal(head([torch.zeros_like(finest), *four]), head(maps()))
-    plain = heads.build(HeadConfig(name=name, channels=8, fc1_channels=6), [12, 12], 3).eval()
+    small = {"channels": 8, "aspp_channels": 6, "decoder_channels": 6}
+    plain = heads.build(HeadConfig(name=name, **small), [12, 12], 3).eval()
     assert plain([torch.randn(1, 12, 5, 4)] * 2).shape == (1, 3, 5, 4)
 
 
-@pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3plus", "ema", "nonlocal", "refinenet"])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("deeplabv3", "aspp_channels"),
+        ("deeplabv3plus", "aspp_channels"),
+        ("ema", "fc1_channels"),
+        ("nonlocal", "fc1_channels"),
+        ("refinenet", "decoder_channels"),
+        ("pspnet", "channels"),
+    ],
+)
+def test_width_before_the_classifier(name, setting):
+    head = build(name, **{setting: 10}).eval()
+    assert head.classifier.in_channels == 10 and head(maps()).shape[:2] == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["ema", "nonlocal"])
 def test_without_fc1_channels_the_classifier_has_channels(name):
-    assert build(name, fc1_channels=6).classifier.in_channels == 6
     head = build(name, fc1_channels=0, channels=10).eval()
     assert head.classifier.in_channels == 10 and head(maps()).shape[:2] == (2, 3)
 
