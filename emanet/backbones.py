@@ -1,4 +1,6 @@
-"""Backbones: any timm model that gives feature maps, with output stride, multi-grid and input channels set."""
+"""Backbones: any timm model with feature maps, at a given output stride, multi-grid and number of input channels."""
+
+from typing import Any
 
 import timm
 import torch
@@ -15,10 +17,11 @@ class Backbone(nn.Module):
     def __init__(self, net: nn.Module, *, frozen: bool = False):
         super().__init__()
         self.net = net
-        self.channels: list[int] = net.feature_info.channels()
-        self.stride: int = net.feature_info.reduction()[-1]
+        info: Any = net.feature_info  # timm's
+        self.channels: list[int] = info.channels()
+        self.stride: int = info.reduction()[-1]
         self.in_channels: int = next(m for m in net.modules() if isinstance(m, nn.Conv2d)).in_channels
-        # Convolutions without padding (ConvNeXt's) drop the pixels that do not fill a kernel: images must be padded.
+        # Strided convolutions without padding (ConvNeXt's) drop pixels that do not fill a kernel, so images are padded.
         unpadded = any(
             isinstance(m, nn.Conv2d) and m.stride[0] > 1 and m.padding == (0, 0) and m.kernel_size == m.stride
             for m in net.modules()
@@ -38,8 +41,13 @@ class Backbone(nn.Module):
 def build(config: BackboneConfig) -> Backbone:
     if not timm.is_model(config.name):
         raise InputError(f"timm has no model {config.name!r}{suggest(config.name, timm.list_models())}")
-    arguments = {"in_chans": config.in_channels, "output_stride": config.output_stride, **config.options}
-    hub = config.pretrained is True  # True is no path
+    arguments: dict[str, Any] = {
+        "in_chans": config.in_channels,
+        "output_stride": config.output_stride,
+        **config.options,
+    }
+    hub = config.pretrained is True  # a string is a path
+    net: Any
     try:
         net = _create(config.name, hub, arguments)
     except (OSError, RuntimeError, ValueError) as error:
@@ -50,11 +58,11 @@ def build(config: BackboneConfig) -> Backbone:
             "bring the cache (HF_HOME) from a machine that has them, or give the path of a file downloaded elsewhere "
             "as model.backbone.pretrained, or set it to False"
         ) from error
-    except Exception as error:  # what timm's models make of arguments that are not theirs
+    except Exception as error:  # timm's models raise anything on arguments that they do not have
         raise InputError(f"backbone {config.name} cannot be built with {arguments}: {error!r}") from error
-    if net.feature_info.reduction()[-1] != config.output_stride:
-        stride = net.feature_info.reduction()[-1]
-        raise InputError(f"backbone {config.name} has output stride {stride} and cannot have {config.output_stride}")
+    stride = net.feature_info.reduction()[-1]
+    if stride != config.output_stride:
+        raise InputError(f"model.backbone.output_stride is {config.output_stride}, but {config.name} gives {stride}")
     if isinstance(config.pretrained, str):
         load_weights(net, config)
     if config.dilation == "uniform":
@@ -64,8 +72,8 @@ def build(config: BackboneConfig) -> Backbone:
     return Backbone(net, frozen=config.frozen)
 
 
-def _create(name: str, hub: bool, arguments: dict[str, object]) -> nn.Module:
-    """timm's feature extractor; a model whose stride is fixed takes no output_stride and gets none."""
+def _create(name: str, hub: bool, arguments: dict[str, Any]) -> nn.Module:
+    """timm's feature extractor; models of a fixed stride have no argument output_stride."""
     try:
         return timm.create_model(name, pretrained=hub, features_only=True, **arguments)
     except TypeError as error:
@@ -76,11 +84,13 @@ def _create(name: str, hub: bool, arguments: dict[str, object]) -> nn.Module:
 
 
 def set_uniform_dilation(net: nn.Module, config: BackboneConfig) -> None:
-    """Give the first block of every dilated stage the whole dilation, and its shortcut no average (PaddleSeg)."""
+    """Dilate the first block of each dilated stage fully, and remove the average from its shortcut (PaddleSeg)."""
     for stride, stage in zip((4, 8, 16, 32), ("layer1", "layer2", "layer3", "layer4"), strict=True):
         blocks = getattr(net, stage, None)
         if blocks is None:
-            raise InputError(f"dilation 'uniform' does not fit {config.name}: it is for ResNets")
+            raise InputError(
+                f"model.backbone.dilation is 'uniform', but {config.name} is not a ResNet; only ResNets use it"
+            )
         if stride > config.output_stride:
             dilate(blocks[0], stride // config.output_stride)
             if blocks[0].downsample is not None and len(blocks[0].downsample) == 3:  # pool, conv, norm
@@ -95,7 +105,9 @@ def set_multi_grid(net: nn.Module, config: BackboneConfig) -> None:
     """
     blocks = getattr(net, "layer4", None)
     if blocks is None or len(blocks) != len(config.multi_grid):
-        raise InputError(f"multi_grid {config.multi_grid} does not fit {config.name}: it is for a ResNet's last stage")
+        grid = " ".join(map(str, config.multi_grid))
+        need = f"{len(blocks)} factors, one per block of its last stage" if blocks else "none; only ResNets use it"
+        raise InputError(f"model.backbone.multi_grid is {grid}, but {config.name} takes {need}")
     dilation = 32 // config.output_stride
     for i, (block, factor) in enumerate(zip(blocks, config.multi_grid, strict=True)):
         halved = i == 0 and config.dilation == "contract"
@@ -111,13 +123,14 @@ def dilate(block: nn.Module, dilation: int) -> None:
 def load_weights(net: nn.Module, config: BackboneConfig) -> None:
     """Load a file of the whole timm model into the feature extractor `net`, strictly.
 
-    The file must have every key of `net`, and no key that the classification model lacks. Where in_channels is not
-    the file's, the first convolution is adapted as timm does it.
+    The file must have every key of `net`, and no key that the classification model lacks. If the file has another
+    number of input channels, its first convolution is adapted as timm does it.
     """
     path = str(config.pretrained)
     source = read_weights(path)
     with torch.device("meta"):
-        whole = timm.create_model(config.name, **config.options).state_dict()
+        options: dict[str, Any] = config.options
+        whole = timm.create_model(config.name, **options).state_dict()
     # A feature extractor may join names with _ that the whole model joins with a dot: stem.0 -> stem_0.
     plain = {key.replace(".", "_"): key for key in whole}
     wanted = {key: plain[key.replace(".", "_")] for key in net.state_dict()}

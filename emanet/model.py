@@ -1,6 +1,7 @@
 """EMANet = backbone + head, with its own preprocessing: pixels in, float32 logits out at the pixels' size."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ class EMANet(nn.Module):
     mean, std: per channel, of images in [0, 1]; buffers, so that they travel with the weights.
     """
 
-    mean: Tensor
+    mean: Tensor  # (1, in_channels, 1, 1)
     std: Tensor
 
     def __init__(
@@ -69,7 +70,7 @@ class EMANet(nn.Module):
         return self.upsample(self.low_logits(x)[0], size)
 
     def low_logits(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits at the stride of the head, and those of the auxiliary head in training, if there is one."""
+        """Logits at the stride of the head; in training also those of the auxiliary head, if there is one."""
         h, w = x.shape[2:]
         padded_h, padded_w = self.padded_size((h, w))
         features = self.backbone(F.pad(x, (0, padded_w - w, 0, padded_h - h)))
@@ -119,11 +120,11 @@ def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANe
 
 
 def _require_statistics(backbone: backbones.Backbone, config: ModelConfig) -> None:
-    """Hub weights see pixels normalised as in their own training, or the config is wrong: it would cost, silently."""
+    """Hub weights need pixels normalised as in their pretraining; anything else would silently cost accuracy."""
     if config.backbone.pretrained is not True or config.backbone.in_channels != 3:
         return
-    stated = backbone.net.pretrained_cfg
-    mean, std = tuple(stated["mean"]), tuple(stated["std"])
+    pretrained: Any = backbone.net.pretrained_cfg  # timm's
+    mean, std = tuple(pretrained["mean"]), tuple(pretrained["std"])
     if (mean, std) != (config.mean, config.std):
         name = config.backbone.name
         raise InputError(f"the hub weights of {name} need model.mean {mean} and model.std {std}, not the config's")

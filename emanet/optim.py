@@ -12,8 +12,8 @@ FUSED = ("cpu", "cuda")
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     """SGD or AdamW over groups: backbone or head x weights, norms and other vectors, biases.
 
-    Only weights decay; biases learn at bias_lr_scale, the head at head_lr_scale. What needs no gradient is left out.
-    All parameters of a group are updated in one pass over memory, on the devices for which PyTorch can.
+    Only weights decay; biases learn at bias_lr_scale, the head at head_lr_scale. Parameters without gradient are left
+    out. On FUSED devices all parameters of a group are updated in one pass over memory.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

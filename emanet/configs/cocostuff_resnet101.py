@@ -4,7 +4,7 @@
 
 Crop, steps and learning rate are those that the author gives for it.
 
-Expected: 39.9 mIoU, several scales and mirrored (paper). Measured: not yet.
+Expected: 39.9 mIoU, several scales and flips (paper). Measured: not yet.
 """
 
 from emanet.experiments import load_experiment, override

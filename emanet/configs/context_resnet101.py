@@ -6,7 +6,7 @@
 Papers count 59 classes or 60; the scores differ by some points. Steps and learning rate are VOC's, which the author
 used for COCO-Stuff too.
 
-Expected: 53.1 mIoU, several scales and mirrored (paper). Measured: not yet.
+Expected: 53.1 mIoU, several scales and flips (paper). Measured: not yet.
 """
 
 from emanet.experiments import load_experiment, override

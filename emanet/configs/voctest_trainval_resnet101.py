@@ -7,7 +7,7 @@ r"""For VOC's test server, 3 of 3: from runs/voctest_trainaug_resnet101, 30,000 
 It trains on val too, so that its validation score says nothing. The learning rate is a choice: the source names this
 stage without it.
 
-Expected: 87.7 mIoU on test, several scales and mirrored (paper, Table 2). Measured: not yet.
+Expected: 87.7 mIoU on test, several scales and flips (paper, Table 2). Measured: not yet.
 """
 
 from emanet.experiments import load_experiment, override

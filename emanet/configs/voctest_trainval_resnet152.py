@@ -4,7 +4,7 @@ r"""For VOC's test server, 3 of 3, with ResNet-152: from runs/voctest_trainaug_r
     python -m emanet submit runs/voctest_trainval_resnet152 --images VOC2012/test.txt --out results.tgz \
         --scales 0.5 0.75 1 1.25 1.5 1.75 2 --flip
 
-Expected: 88.2 mIoU on test, several scales and mirrored (paper, Table 2). Measured: not yet.
+Expected: 88.2 mIoU on test, several scales and flips (paper, Table 2). Measured: not yet.
 """
 
 from emanet.experiments import load_experiment, override

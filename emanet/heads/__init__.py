@@ -1,9 +1,12 @@
-"""Heads: feature maps in, low-resolution logits out. A new one is a small file and a line of HEADS.
+"""Heads: feature maps in, low-resolution logits out. A new head is one small file and one line of HEADS.
 
-Every head is called with the backbone's list of maps, (B, C_i, H_i, W_i) from fine to coarse, and returns
-(B, classes, H, W): the last map's size, or that of stride 4 from the heads with a decoder (deeplabv3plus, dfn, gcn,
-refinenet). `Head(channels, classes, config)` gets the C_i. Its last layer is `classifier`: that name is left out when
-weights go to a model of other classes.
+`Head(channels, classes, config)` gets the channels C_i of the backbone's maps. Its `forward` gets these maps,
+(B, C_i, H_i, W_i) from fine to coarse, and returns logits (B, classes, H, W) of the last map's size, or of stride 4
+from heads with a decoder (deeplabv3plus, dfn, gcn, refinenet). Its last layer is called `classifier`: weights under
+that name are not loaded into a model with other classes.
+
+A head reads its settings from HeadConfig. A setting that only some heads use names them there (`used_by`), and is
+refused with the others; a test compares this with what each head reads.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Discriminative feature network (Yu et al., CVPR 2018): coarse stages choose the channels of finer ones."""
+"""Discriminative feature network (Yu et al., CVPR 2018): coarse stages weight the channels of finer ones."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from .layers import PooledConv, conv_bn_relu, last_stages, resize
 class DFNHead(nn.Module):
     """The smooth network (section 3.1): refine, attend, refine, on each of the last four stages; dropout, classifier.
 
-    It starts from the image's average over the coarsest stage and works in `channels`, the paper's 512. Left out are
-    the border network and its loss (section 3.2), and the losses on the coarser stages: heads return one map of logits.
+    It starts from the average over the coarsest stage and has `channels` throughout, 512 in the paper. Left out are the
+    border network and its loss (section 3.2) and the losses on the coarser stages: heads return one map of logits.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
@@ -40,8 +40,8 @@ class Refinement(nn.Module):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
         self.unify = nn.Conv2d(in_channels, out_channels, 1)
-        again = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        self.residual = nn.Sequential(conv_bn_relu(out_channels, out_channels), again)
+        second = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.residual = nn.Sequential(conv_bn_relu(out_channels, out_channels), second)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.unify(x)

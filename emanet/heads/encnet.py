@@ -1,4 +1,4 @@
-"""EncNet (Zhang et al., CVPR 2018): the image summed up by codewords says which channels matter.
+"""EncNet (Zhang et al., CVPR 2018): a summary of the image by codewords decides which channels matter.
 
 Shapes: B images, C channels, N = H * W pixels, K codewords.
 """
@@ -35,7 +35,7 @@ class EncNetHead(nn.Module):
 class ContextEncoding(nn.Module):
     """y = relu(x + x * gates) with gates = sigmoid(W e), and e the mean over the codewords of relu(BN(e_k)).
 
-    Section 3.1 has a sum in the mean's place and y = x * gates; the mean and the residual are the released code's.
+    Section 3.1 has a sum instead of the mean, and y = x * gates; the mean and the residual are from the released code.
     """
 
     def __init__(self, channels: int, codewords: int):
@@ -66,10 +66,10 @@ class Encoding(nn.Module):
         self.smoothing_K = nn.Parameter(torch.rand(codewords))
 
     def forward(self, x_BCN: Tensor) -> Tensor:
-        """(B, C, N) -> (B, K, C) in float32, whatever autocast says: squared distances need the digits."""
+        """(B, C, N) -> (B, K, C) in float32, also under autocast: squared distances lose too much in half precision."""
         with torch.autocast(x_BCN.device.type, enabled=False):
             x, d = x_BCN.to(torch.promote_types(x_BCN.dtype, torch.float32)), self.codewords_KC
-            # |x - d|^2 multiplied out: nothing of the size B N K C is held.
+            # |x - d|^2 multiplied out, so that no tensor of B N K C values is made.
             distances_BNK = x.square().sum(1)[:, :, None] - 2 * (x.mT @ d.mT) + d.square().sum(1)
             weights_BNK = torch.softmax(-self.smoothing_K * distances_BNK, dim=2)
             return weights_BNK.mT @ x.mT - weights_BNK.sum(1)[:, :, None] * d

@@ -1,4 +1,4 @@
-"""FCN head (Long et al., CVPR 2015): the plain network that attention is compared with, and the auxiliary head."""
+"""FCN head (Long et al., CVPR 2015): the baseline without attention, and the auxiliary head."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from .layers import conv_bn_relu
 
 
 class FCNHead(nn.Module):
-    """3x3 conv and classifier, without attention; on the stage before the last it is the auxiliary head."""
+    """3x3 conv, dropout, 1x1 classifier, on the map `level`; the auxiliary head takes the one before the last (-2)."""
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig, *, level: int = -1):
         super().__init__()

@@ -1,6 +1,7 @@
 """Global convolutional network (Peng et al., CVPR 2017): score maps from kernels almost as large as the image."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -11,10 +12,11 @@ KERNEL = 15  # k of section 4: the largest and best of Table 1
 
 
 class GCNHead(nn.Module):
-    """On each of the last four stages a large kernel and boundary refinement; from coarse to fine resized and added.
+    """A large kernel and boundary refinement on each of the last four stages, resized and added from coarse to fine.
 
-    Every map here has one channel per class, so that all layers are `classifier` and dropout has no place. The paper's
-    learned upsampling is bilinear here: stages of a dilated backbone differ by 1 or 2, and stop at the finest stage.
+    Every map has one channel per class, so all layers belong to `classifier` and there is no dropout. The paper's
+    learned upsampling is bilinear here, because neighbouring stages of a dilated backbone differ by a factor of 1 or 2.
+    The logits have the size of the finest stage.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
@@ -29,10 +31,11 @@ class GCNHead(nn.Module):
         )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        layers = (self.classifier["large"], self.classifier["refine"], last_stages(features))
-        *finer, total = (refine(large(x)) for large, refine, x in zip(*layers, strict=True))
-        for refine, scores in zip(self.classifier["refine_sum"], reversed(finer), strict=True):
-            total = refine(resize(total, scores.shape[2:]) + scores)
+        large, refine, refine_sum = (cast(nn.ModuleList, layers) for layers in self.classifier.values())
+        stages = zip(large, refine, last_stages(features), strict=True)
+        *finer, total = (refined(kernel(x)) for kernel, refined, x in stages)
+        for refined, scores in zip(refine_sum, reversed(finer), strict=True):
+            total = refined(resize(total, scores.shape[2:]) + scores)
         return total
 
 
@@ -41,14 +44,15 @@ class LargeKernel(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int):
         super().__init__()
-        column = {"kernel_size": (kernel, 1), "padding": (kernel // 2, 0)}
-        row = {"kernel_size": (1, kernel), "padding": (0, kernel // 2)}
-        self.left = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, **column), nn.Conv2d(out_channels, out_channels, **row)
-        )
-        self.right = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, **row), nn.Conv2d(out_channels, out_channels, **column)
-        )
+
+        def column(channels: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, out_channels, (kernel, 1), padding=(kernel // 2, 0))
+
+        def row(channels: int) -> nn.Conv2d:
+            return nn.Conv2d(channels, out_channels, (1, kernel), padding=(0, kernel // 2))
+
+        self.left = nn.Sequential(column(in_channels), row(out_channels))
+        self.right = nn.Sequential(row(in_channels), column(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.left(x) + self.right(x)
@@ -59,8 +63,8 @@ class BoundaryRefinement(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        conv, again = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        self.residual = nn.Sequential(conv, nn.ReLU(inplace=True), again)
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        self.residual = nn.Sequential(first, nn.ReLU(inplace=True), second)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.residual(x)

@@ -21,10 +21,10 @@ def conv_bn_relu(
 
 
 class PooledBatchNorm(nn.BatchNorm2d):
-    """BatchNorm for maps that may be one pixel small: with a batch of one image it takes the running statistics.
+    """BatchNorm that also trains on one value per channel, as after global pooling with a batch of one image.
 
-    One value has no spread, so that PyTorch refuses to train there; papers have such norms after global pooling. Who
-    trains with one image a pass all along has mean 0 and variance 1 to the end: scale and shift without normalising.
+    PyTorch refuses to train there, since one value has no variance; here the running statistics are used instead. In a
+    run with one image per pass they keep mean 0 and variance 1, so that the layer only scales and shifts.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class PooledBatchNorm(nn.BatchNorm2d):
 
 
 class PooledConv(nn.Module):
-    """Average pooling to bins x bins, 1x1 conv, BatchNorm, ReLU, and back to the map's size."""
+    """Average pooling to bins x bins, 1x1 conv, BatchNorm, ReLU, resized back to the map's size."""
 
     def __init__(self, in_channels: int, out_channels: int, bins: int = 1):
         super().__init__()
@@ -46,15 +46,15 @@ class PooledConv(nn.Module):
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear to (h, w), corner on corner: the maps of an image of 8n + 1 pixels then lie exactly on each other."""
+    """Bilinear to (h, w) with align_corners, so that maps of an image of 8n + 1 pixels lie exactly on each other."""
     if x.shape[2:] == tuple(size):
         return x
     return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
 def last_stages(maps: Sequence) -> Sequence:
-    """The four stages that decoders join, of a backbone's maps or of their channels.
+    """The last four of a backbone's maps, or of their channels, for decoders; all of them if there are fewer.
 
-    The finest of them has stride 4 in ResNets, ConvNeXts and MobileNets. Where a backbone has fewer, all of them.
+    The finest of the four has stride 4 in ResNets, ConvNeXts and MobileNets.
     """
     return maps[-4:]

@@ -13,7 +13,7 @@ from .layers import conv_bn_relu
 
 
 class NonLocalHead(nn.Module):
-    """The EMA head with a non-local block in the unit's place: what is compared is the attention alone."""
+    """The EMA head with a non-local block in place of the EM attention unit, so that only the attention differs."""
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
         super().__init__()
@@ -39,7 +39,7 @@ class NonLocal(nn.Module):
         super().__init__()
         inner = max(1, channels // 2)
         self.theta = nn.Conv2d(channels, inner, 1)
-        # A bias here would add the same to all of a pixel's scores, and softmax takes no notice of that.
+        # A bias here would add the same value to all of a pixel's scores, and softmax would cancel it.
         self.phi = nn.Conv2d(channels, inner, 1, bias=False)
         self.g = nn.Conv2d(channels, inner, 1)
         self.conv_out = nn.Conv2d(inner, channels, 1, bias=False)

@@ -1,4 +1,4 @@
-"""PSANet (Zhao et al., ECCV 2018): every pixel predicts, offset by offset, what it takes from others and gives to them.
+"""PSANet (Zhao et al., ECCV 2018): every pixel predicts how much it takes from, and gives to, each offset around it.
 
 Shapes: B images, N = H * W pixels of the halved map, O offsets of the window.
 """
@@ -15,9 +15,9 @@ from .layers import PooledBatchNorm, conv_bn_relu, resize
 class PSAHead(nn.Module):
     """Point-wise spatial attention beside the last map, 3x3 conv to `channels`, dropout, 1x1 classifier.
 
-    The released layout, with attention on a map of half the size. It counts 97.4 G and 27.9 M. The EMANet paper's
-    Table 1 has 56.3 G and 18.5 M: what this comes to if the 3x3 convolution saw the channels of one map, not two, and
-    the two products of attention were not counted.
+    The layout of the released code, with attention on a map of half the size: 97.4 G multiply-adds, 27.9 M parameters.
+    The EMANet paper's Table 1 has 56.3 G and 18.5 M, which is what remains if the 3x3 convolution saw the channels of
+    one map instead of two and the two products of the attention were not counted.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, config: HeadConfig):
@@ -37,8 +37,8 @@ class PointwiseAttention(nn.Module):
 
     Target t gets sum_s a[s, t] x_s. In `collect` t itself predicts a[s, t]; in `distribute` the source s does. For
     window (h, w) a pixel predicts (2h - 1)(2w - 1) values, one for each offset of less than h rows and w columns. Any
-    size of image works: what lies farther apart has no weight, and offsets that leave the image are not looked up.
-    As in the released code the weights of a target are a softmax over its sources, where the paper divides by N.
+    image size works: pixels farther apart have weight 0, and offsets that leave the image are not used. As in the
+    released code the weights of a target are a softmax over its sources; the paper divides by N instead.
     """
 
     def __init__(self, in_channels: int, width: int, window: tuple[int, int]):
@@ -51,10 +51,10 @@ class PointwiseAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         half = [(side + 1) // 2 for side in x.shape[2:]]
         index, reached = offsets(half, self.window, x.device)
-        taken = resize(self.collect_reduce(x), half)
-        given = resize(self.distribute_reduce(x), half)
-        collected = collect(taken, self.collect_map(taken), index, reached)
-        distributed = distribute(given, self.distribute_map(given), index, reached)
+        targets = resize(self.collect_reduce(x), half)
+        sources = resize(self.distribute_reduce(x), half)
+        collected = collect(targets, self.collect_map(targets), index, reached)
+        distributed = distribute(sources, self.distribute_map(sources), index, reached)
         return resize(self.project(torch.cat([collected, distributed], dim=1)), x.shape[2:])
 
 
@@ -65,7 +65,7 @@ def _offset_map(width: int, window: tuple[int, int]) -> nn.Sequential:
 
 
 def offsets(size: Sequence[int], window: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """For pixels p and q of a map (row by row), the place in the window of the offset p - q, and whether it has one.
+    """For pixels p and q of a map (row by row): the index in the window of the offset p - q, and whether it is inside.
 
     Returns index, (N, N) int64 [p, q] in [0, O), and reached, (N, N) bool.
     """

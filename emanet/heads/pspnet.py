@@ -1,4 +1,4 @@
-"""PSPNet (Zhao et al., CVPR 2017): averages over ever smaller parts of the image beside the last map."""
+"""PSPNet (Zhao et al., CVPR 2017): averages over parts of the image, in several sizes, join the last map."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from .layers import PooledConv, conv_bn_relu
 class PSPHead(nn.Module):
     """Pyramid pooling (section 3.2), 3x3 conv to `channels`, dropout, 1x1 classifier.
 
-    Each of the N levels of `bins` keeps 1/N of the map's channels, so that all together weigh as much as the map. The
+    Each of the N levels of `bins` has 1/N of the map's channels, so that together they have as many as the map. The
     paper's auxiliary loss is ModelConfig.aux_head.
     """
 
