@@ -15,7 +15,7 @@ MOST = 1 << 16  # most channels, bases, or pixels of a side; beyond it torch fai
 LARGE = 1 << 53  # for every other number
 # Arguments of timm.create_model that other settings give, or that would read a file.
 NOT_OPTIONS = frozenset("pretrained checkpoint_path cache_dir features_only in_chans output_stride".split())
-EM_HEADS = ("ema",)  # the heads that run EM attention
+EM_HEADS = ("ema", "ema_fusion")  # the heads that run EM attention
 Value = TypeVar("Value")
 
 
@@ -93,8 +93,9 @@ class HeadConfig:
     )
     """Code that runs the EM attention, equal but for rounding. plain: PyTorch's own operations; triton: fused kernels,
     on CUDA only; auto: the fastest that has been measured, which is plain on CUDA. The CPU has its own fast form."""
-    fc1_channels: int = setting(256, used_by=("ema", "nonlocal"))
-    """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1."""
+    fc1_channels: int = setting(256, used_by=("ema", "ema_fusion", "nonlocal"))
+    """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1, and
+    ema_fusion's detail path with it."""
     concat: bool = setting(False, used_by=("ema",))
     """Join the backbone's last map to fc1's output by a 3x3 convolution, as mmsegmentation and PaddleSeg do."""
     dropout: float = setting(0.1, unused_while={"name": ("gcn",), "aux_head": (False,)})

@@ -18,7 +18,7 @@ from emanet.weights.model_file import save_model
 
 BACKBONES = ["test_resnet", "test_convnext", "mobilenetv2_100", "resnet50s"]
 SPEC = DatasetSpec(classes=("a", "b", "c"))
-DECODERS = ("deeplabv3plus", "dfn", "gcn", "refinenet")  # their logits have stride 4
+DECODERS = ("deeplabv3plus", "dfn", "ema_fusion", "gcn", "refinenet")  # their logits have stride 4
 
 
 def experiment(backbone="test_resnet", head="ema", stride=8, **changes):

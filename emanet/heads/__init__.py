@@ -2,7 +2,7 @@
 
 `Head(channels, classes, config)` gets the channels C_i of the backbone's maps. Its `forward` gets these maps,
 (B, C_i, H_i, W_i) from fine to coarse, and returns logits (B, classes, H, W) of the last map's size, or of stride 4
-from heads with a decoder (deeplabv3plus, dfn, gcn, refinenet). Its last layer is called `classifier`: weights under
+from heads with a decoder (deeplabv3plus, dfn, ema_fusion, gcn, refinenet). Its last layer is called `classifier`: weights under
 that name are not loaded into a model with other classes.
 
 A head reads its settings from HeadConfig. A setting that only some heads use names them there (`used_by`), and is
@@ -19,6 +19,7 @@ from .deeplabv3 import DeepLabV3Head
 from .deeplabv3plus import DeepLabV3PlusHead
 from .dfn import DFNHead
 from .ema import EMAHead
+from .ema_fusion import EMAFusionHead
 from .encnet import EncNetHead
 from .fcn import FCNHead
 from .gcn import GCNHead
@@ -29,6 +30,7 @@ from .refinenet import RefineNetHead
 
 HEADS = {
     "ema": EMAHead,
+    "ema_fusion": EMAFusionHead,
     "fcn": FCNHead,
     "deeplabv3": DeepLabV3Head,
     "deeplabv3plus": DeepLabV3PlusHead,

@@ -21,17 +21,7 @@ class EMAHead(nn.Module):
         super().__init__()
         c, c1 = config.channels, config.fc1_channels
         self.fc0 = conv_bn_relu(channels[-1], c)
-        self.emau = EMAU(
-            c,
-            config.num_bases,
-            config.em_steps,
-            gradient=config.gradient,
-            eps=config.eps,
-            bases_keep=config.bases_keep,
-            renormalise=config.renormalise,
-            relu_out=config.relu_out,
-            backend=config.backend,
-        )
+        self.emau = attention_unit(config)
         self.fc1 = conv_bn_relu(c, c1) if c1 else nn.Identity()
         self.concat = conv_bn_relu(channels[-1] + (c1 or c), c1 or c) if config.concat else None
         self.dropout = nn.Dropout2d(config.dropout)
@@ -42,3 +32,17 @@ class EMAHead(nn.Module):
         if self.concat is not None:
             x = self.concat(torch.cat([features[-1], x], dim=1))
         return self.classifier(self.dropout(x))
+
+
+def attention_unit(config: HeadConfig) -> EMAU:
+    return EMAU(
+        config.channels,
+        config.num_bases,
+        config.em_steps,
+        gradient=config.gradient,
+        eps=config.eps,
+        bases_keep=config.bases_keep,
+        renormalise=config.renormalise,
+        relu_out=config.relu_out,
+        backend=config.backend,
+    )

@@ -11,7 +11,7 @@ from emanet import heads
 from emanet.config import HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.experiments import unused
-from emanet.heads import dfn, encnet, gcn, layers, non_local, psanet, refinenet
+from emanet.heads import dfn, ema_fusion, encnet, gcn, layers, non_local, psanet, refinenet
 
 CHANNELS = (4, 6, 8, 10, 12)
 
@@ -139,7 +139,7 @@ def test_only_the_classifier_knows_the_classes(name):
     assert differ and all(key.startswith("classifier.") for key in differ)
 
 
-@pytest.mark.parametrize("name", ["deeplabv3plus", "dfn", "gcn", "refinenet"])
+@pytest.mark.parametrize("name", ["deeplabv3plus", "dfn", "ema_fusion", "gcn", "refinenet"])
 def test_decoders_answer_at_the_stage_of_stride_4_and_take_what_there_is(name):
     head = build(name).eval()
     assert head(maps()).shape == (2, 3, 17, 11)
@@ -156,6 +156,7 @@ def test_decoders_answer_at_the_stage_of_stride_4_and_take_what_there_is(name):
         ("deeplabv3", "aspp_channels"),
         ("deeplabv3plus", "aspp_channels"),
         ("ema", "fc1_channels"),
+        ("ema_fusion", "fc1_channels"),
         ("nonlocal", "fc1_channels"),
         ("refinenet", "decoder_channels"),
         ("pspnet", "channels"),
@@ -166,10 +167,41 @@ def test_width_before_the_classifier(name, setting):
     assert head.classifier.in_channels == 10 and head(maps()).shape[:2] == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["ema", "nonlocal"])
+@pytest.mark.parametrize("name", ["ema", "ema_fusion", "nonlocal"])
 def test_without_fc1_channels_the_classifier_has_channels(name):
     head = build(name, fc1_channels=0, channels=10).eval()
     assert head.classifier.in_channels == 10 and head(maps()).shape[:2] == (2, 3)
+
+
+def test_fusion_attends_at_stride_8_and_answers_at_4_or_without_details_at_8():
+    sizes, seen = [(33, 21), (17, 11), (9, 6), (5, 3), (3, 2)], []  # of a backbone without dilation
+    stages = [torch.randn(1, c, *size) for c, size in zip(CHANNELS, sizes, strict=True)]
+    for fc1_channels, size in ((6, (17, 11)), (0, (9, 6))):
+        head = build("ema_fusion", fc1_channels=fc1_channels).eval()
+        head.emau.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+        assert head(stages).shape == (1, 3, *size)
+        changed = [
+            not torch.equal(head([*stages[:i], -x, *stages[i + 1 :]]), head(stages)) for i, x in enumerate(stages)
+        ]
+        assert changed == [False, fc1_channels > 0, True, True, True]
+    assert set(seen) == {(1, 8, 9, 6)}
+
+
+def test_joining_is_a_convolution_of_the_concatenated_maps():
+    torch.manual_seed(0)
+    join = ema_fusion.Join([3, 4, 5], 6).eval()
+    maps = [torch.randn(2, c, *size) for c, size in ((3, (9, 6)), (4, (5, 3)), (5, (3, 2)))]
+    stacked = [maps[0], *(ema_fusion.upsample(x, (9, 6)) for x in (maps[1], ema_fusion.upsample(maps[2], (5, 3))))]
+    weight = torch.cat([project[0].weight for project in join.project], dim=1)
+    expected = nn.functional.conv2d(torch.cat(stacked, dim=1), weight) / (1 + join.project[0][1].eps) ** 0.5
+    torch.testing.assert_close(join(maps), expected.relu())
+
+
+def test_upsampling_is_the_same_for_a_part_of_the_map():
+    x = torch.randn(1, 2, 8, 8)
+    whole = ema_fusion.upsample(x, (16, 16))
+    torch.testing.assert_close(ema_fusion.upsample(x[..., :5, :4], (9, 7)), whole[..., :9, :7])
+    assert torch.equal(ema_fusion.upsample(x, (8, 8)), x)
 
 
 def test_auxiliary_head_sees_the_stage_before_the_last():
