@@ -2,8 +2,8 @@
 
 `Head(channels, classes, config)` gets the channels C_i of the backbone's maps. Its `forward` gets these maps,
 (B, C_i, H_i, W_i) from fine to coarse, and returns logits (B, classes, H, W) of the last map's size, or of stride 4
-from heads with a decoder (deeplabv3plus, dfn, ema_fusion, gcn, refinenet). Its last layer is called `classifier`: weights under
-that name are not loaded into a model with other classes.
+from heads with a decoder (deeplabv3plus, dfn, ema_fusion, gcn, refinenet). Its last layer is called `classifier`:
+weights under that name are not loaded into a model with other classes.
 
 A head reads its settings from HeadConfig. A setting that only some heads use names them there (`used_by`), and is
 refused with the others; a test compares this with what each head reads.
