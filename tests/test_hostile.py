@@ -165,9 +165,9 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path):
         for read in (read_image, image_size, read_mask_values):
             with pytest.raises(InputError, match="it is not a file but a pipe or a device"):
                 read(path)
-        with pytest.raises(InputError, match="it is no file"):
+        with pytest.raises(InputError, match="not a regular file"):
             foreign.read(path)
-    with pytest.raises(InputError, match="it is no file"):
+    with pytest.raises(InputError, match="not a regular file"):
         read_json(tmp_path / "config.json")
     with pytest.raises(InputError, match="no experiment"):
         load_experiment(str(tmp_path))

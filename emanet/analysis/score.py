@@ -81,6 +81,7 @@ def _score_model(
     channels = file.experiment.model.backbone.in_channels
     samples: Dataset | DrawnScenes
     if images:
+        assert data.spec is not None  # at_hand resolves it
         samples = open_folders(Path(images), Path(masks), data.spec, channels)
     else:
         samples = open_dataset(data, split or data.val_split, channels)

@@ -100,11 +100,8 @@ def resolve(config: DataConfig) -> DataConfig:
     """The config with its spec and its root folder filled in; the drawn scenes have no root. Raises InputError."""
     name = config.dataset
     root = Path("data") / name if name != "drawn" else ""
-    if config.spec is not None:
-        spec = config.spec
-    elif name in SPECS:
-        spec = SPECS[name]
-    else:
+    spec = config.spec or SPECS.get(name)
+    if spec is None:
         path = Path(name) / "dataset.json" if Path(name).is_dir() else Path(name)
         root = path.parent
         spec = _described(path) if path.is_file() else packed_spec(root) if Path(name).is_dir() else None

@@ -241,10 +241,11 @@ def _reason(error: Exception) -> str:
 
 def _storage(image: Image.Image) -> tuple[str, int]:
     """Pillow's name of how the pixels are stored, and the value that Pillow scales up to white (0: none)."""
-    codec, _, _, args = image.tile[0] if image.tile else ("", None, 0, "")
+    tiles = getattr(image, "tile", [])  # of an ImageFile; other images have none
+    codec, _, _, args = tiles[0] if tiles else ("", None, 0, "")
     raw = args if isinstance(args, str) else str(args[0])
     if codec in ("ppm", "ppm_plain") and image.mode != "1":
-        return raw, args[1]
+        return raw, int(args[1])
     return raw, {"L;2": 3, "L;4": 15}.get(raw, 0)
 
 
@@ -262,8 +263,8 @@ def _translate(values: np.ndarray, meaning: Mapping[int, int]) -> tuple[np.ndarr
     flat = values.ravel()
     starts = np.append(0, np.flatnonzero(flat[1:] != flat[:-1]) + 1)  # a mask has far fewer runs than pixels
     runs = flat[starts].astype(np.int64)
-    valid = np.array(sorted(meaning))
-    at = np.searchsorted(valid, runs).clip(max=len(valid) - 1)
-    labels = np.array([meaning[value] for value in valid.tolist()], np.uint8)[at]
+    ordered = np.array(sorted(meaning))
+    at = np.searchsorted(ordered, runs).clip(max=len(ordered) - 1)
+    labels = np.array([meaning[value] for value in ordered.tolist()], np.uint8)[at]
     labels = np.repeat(labels, np.diff(starts, append=flat.size)).reshape(values.shape)
-    return labels, np.unique(runs[valid[at] != runs]).tolist()
+    return labels, np.unique(runs[ordered[at] != runs]).tolist()

@@ -73,7 +73,7 @@ def augment(
     cropped first and then resized: the same crops as by resizing first, for a fraction of the work. Where the scaled
     image is smaller than the crop, `fill` and ignored labels pad it on the right and below.
     """
-    scale = rng.uniform(*config.scales) if config.continuous_scale else rng.choice(config.scales)
+    scale = rng.uniform(config.scales[0], config.scales[1]) if config.continuous_scale else rng.choice(config.scales)
     box, size = [], []
     for side, crop in zip(labels.shape, config.crop, strict=True):
         wanted = max(1, round(crop / scale))

@@ -7,6 +7,7 @@ needs matplotlib.
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,8 @@ def iterations_figure(
     h, w = next(iter(heat_maps.values()))[0].shape[:2]
     width = min(1.9, 9 / steps)
     figure = new_figure(width * steps + 4.2, max((width * h / w + 0.1) * rows + 0.9, 4.6))
-    maps, curves = np.ravel(figure.subfigures(1, 2, width_ratios=(width * steps + 0.4, 3.6)))
+    parts: Any = figure.subfigures(1, 2, width_ratios=(width * steps + 0.4, 3.6))
+    maps, curves = parts
     figure.set_layout_engine("constrained", wspace=0.02, hspace=0.02, w_pad=0.04, h_pad=0.04)
     axes = maps.subplots(rows, steps, squeeze=False)
     for i, (base, pictures) in enumerate(heat_maps.items()):
