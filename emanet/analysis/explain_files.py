@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..atomic import require_writable, write_json
+from ..atomic import require_writable_folder, write_json
 from ..data.datasets import Dataset, at_hand, open_dataset
+from ..distributed import pick_device
 from ..errors import InputError, some
-from ..experiments import load_experiment
-from ..loading import load, model_path
+from ..loading import model_of, read
 from ..model import EMANet
 from ..predict.inputs import find_images
 from ..predict.predictor import Predictor
@@ -43,19 +43,20 @@ def explain_files(
     if bases and not images:
         raise InputError("--bases chooses what to draw of an image, but there is no image")
     require_matplotlib()
-    net, out, failures = load(model, device), Path(out), list[str]()
-    bases = check_bases(bases, net)
+    out, failures, where = Path(out), list[str](), pick_device(device)
     files = find_images(images)
     taken = {path.resolve().parent: path for path, _ in files}
     for folder in {place for _, name in files for place in (out / name, (out / name).parent)}:
         if folder.resolve() in taken:
             raise InputError(f"the output folder {folder} holds the image {taken[folder.resolve()]}; name another one")
-    samples = None
+    file, samples = read(model), None
+    net = model_of(file).to(where)
+    bases = check_bases(bases, net)
     if split:
-        data = at_hand(load_experiment(str(model_path(model))).data, net.classes, dataset, root)
+        data = at_hand(file.experiment.data, net.classes, dataset, root)
         samples = open_dataset(data, split, net.backbone.in_channels)
         samples = replace(samples, max_pixels=max_pixels) if isinstance(samples, Dataset) else samples
-    require_writable(out / "classes.json")
+    require_writable_folder(out)
     predictor = Predictor(net, device=str(net.mean.device), max_pixels=max_pixels)
     try:
         for path, name in track(files, "explain"):

@@ -1,6 +1,7 @@
 """The evaluate command: which model on which images, and the result as a table, JSON and a figure."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from rich.console import Console
 from .. import distributed
 from ..atomic import require_writable, write_json
 from ..config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
-from ..data.datasets import Dataset, at_hand, open_dataset, open_folders, resolve
+from ..data.datasets import Dataset, at_hand, open_dataset, open_folders, resolve, spec_of
 from ..data.images import read_mask, read_mask_values
 from ..data.synthetic import DrawnScenes
 from ..errors import InputError
 from ..evaluate import evaluate
 from ..experiments import override
-from ..loading import read, spec_of
+from ..loading import read
+from ..loading import spec_of as classes_of
 from ..metrics import ConfusionMatrix, print_report
 from ..predict.predictor import Predictor
+from ..show.figures import confusion_picture, require_figure
 
 
 @distributed.ending_together()
@@ -52,21 +55,20 @@ def score(
     where = distributed.pick_device(device) if model else torch.device("cpu")
     distributed.init(where)
     try:
-        distributed.first_on_rank_zero(lambda: require_writable(json, picture))
+        distributed.first_on_rank_zero(require_writable, json)
+        distributed.first_on_rank_zero(require_figure, picture)
         if model:
             how: dict[str, Any] = {"engine": engine, "precision": precision, "calibrate": calibrate}
             how |= {"device": str(where), "config": settings, "max_pixels": max_pixels}
             matrix = _score_model(model, images, masks, split, root, dataset, workers, how)
         else:
-            matrix = _score_label_maps(images, masks, dataset)
+            matrix = _score_label_maps(images, masks, dataset, max_pixels)
         report = matrix.report()
         if distributed.rank() == 0:
             print_report(report, Console())
             if json:
                 write_json(Path(json), report)
             if picture:
-                from ..show.figures import confusion_picture
-
                 confusion_picture(matrix, picture)
         return report
     finally:
@@ -77,19 +79,20 @@ def _score_model(
     model: str, images: str, masks: str, split: str, root: str, dataset: str, workers: int, how: dict[str, Any]
 ) -> ConfusionMatrix:
     file = read(model)
-    data = at_hand(file.experiment.data, spec_of(file.experiment).classes, dataset, root)
+    data = at_hand(file.experiment.data, classes_of(file.experiment).classes, dataset, root)
     channels = file.experiment.model.backbone.in_channels
     samples: Dataset | DrawnScenes
     if images:
-        assert data.spec is not None  # at_hand resolves it
-        samples = open_folders(Path(images), Path(masks), data.spec, channels)
+        samples = open_folders(Path(images), Path(masks), spec_of(data), channels)
     else:
         samples = open_dataset(data, split or data.val_split, channels)
+    if isinstance(samples, Dataset):  # the drawn scenes have no files
+        samples = replace(samples, max_pixels=how["max_pixels"])
     predictor = Predictor(file, **how)
     return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True)
 
 
-def _score_label_maps(predictions: str, masks: str, dataset: str) -> ConfusionMatrix:
+def _score_label_maps(predictions: str, masks: str, dataset: str, max_pixels: int | None) -> ConfusionMatrix:
     """Label maps made elsewhere against masks; without a data set the classes are the values that occur."""
     spec = resolve(DataConfig(dataset=dataset)).spec if dataset else None
     read_as = spec or DatasetSpec(classes=tuple(str(value) for value in range(IGNORE)))
@@ -97,9 +100,10 @@ def _score_label_maps(predictions: str, masks: str, dataset: str) -> ConfusionMa
     as_is = override(read_as, {"label_map": {}, "ignore_label": IGNORE})  # predictions hold classes, not mask values
     matrix = ConfusionMatrix(read_as.classes)
     for prediction, mask in pairs[distributed.rank() :: distributed.world_size()]:
-        if spec is None and read_mask_values(prediction).ndim != 2:
+        if spec is None and read_mask_values(prediction, max_pixels=max_pixels).ndim != 2:
             raise InputError(f"{prediction} is not a label map of one channel; name a MODEL to predict photographs")
-        predicted, labels = read_mask(prediction, as_is), read_mask(mask, read_as)
+        predicted = read_mask(prediction, as_is, max_pixels=max_pixels)
+        labels = read_mask(mask, read_as, max_pixels=max_pixels)
         if predicted.shape != labels.shape:
             raise InputError(f"{prediction} and its mask {mask} have different sizes")
         if (predicted == IGNORE).any():

@@ -43,9 +43,11 @@ class Predict:
     def run(self) -> None:
         if not self.images:
             raise InputError("predict needs at least one image, folder or glob after MODEL")
+        from ..atomic import require_writable_folder
         from ..predict.files import predict_files
         from ..predict.predictor import Predictor
 
+        require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands")}
         failures = predict_files(Predictor(self.model, **how), self.images, self.out, **options)

@@ -31,9 +31,11 @@ class Submit:
     settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig()
 
     def run(self) -> None:
+        from ..atomic import require_writable
         from ..predict.predictor import Predictor
         from ..predict.submit import submit
 
+        require_writable(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         predictor = Predictor(self.model, **how)
         submit(predictor, self.images, self.out, format=self.format, competition=self.competition)

@@ -62,10 +62,28 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_work(model, scenes,
     folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks"]
     for what in ([model, *folders], folders):
         for flag in ("--json", "--picture"):
-            error = sentence(run_cli("evaluate", *what, flag, scenes))
-            assert f"{scenes} is a folder; give the name of a file to write" in error
+            (tmp_path / "x.png").mkdir(exist_ok=True)
+            error = sentence(run_cli("evaluate", *what, flag, tmp_path / "x.png"))
+            assert f"{tmp_path}/x.png is a folder; give the name of a file to write" in error
             error = sentence(run_cli("evaluate", *what, flag, model / "x.png"))
             assert f"cannot write {model}/x.png: {model} is not a folder" in error
+
+
+def test_figures_and_limits_are_those_of_the_command(model, scenes, tmp_path):
+    folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks"]
+    assert ".png, .pdf, .svg" in sentence(run_cli("evaluate", model, *folders, "--picture", tmp_path / "x.txt"))
+    for what in ([model, *folders], folders):
+        assert "more than max_pixels" in sentence(run_cli("evaluate", *what, "--max-pixels", 145 * 145 - 1))
+
+
+@pytest.mark.parametrize("command", ["predict", "submit"])
+def test_outputs_are_tried_before_the_model_is_read(model, scenes, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("emanet.predict.predictor.read", lambda path: pytest.fail("the model was read"))
+    out = tmp_path / "file" / ("a.tar.gz" if command == "submit" else "folder")
+    (tmp_path / "file").touch()
+    images = ["--images", scenes / "val/images"] if command == "submit" else [scenes / "val/images"]
+    error = sentence(run_cli(command, model, *images, "--out", out))
+    assert f"cannot write {out}: " in error
 
 
 def torchrun(*arguments):
