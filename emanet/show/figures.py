@@ -100,17 +100,16 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 def require_figure(*paths: str | Path) -> None:
     """Before the work: InputError without matplotlib, and for a file that could not be written. "" is skipped."""
-    named = [path for path in paths if str(path)]
-    if not named:
+    if not any(paths):
         return
     require_matplotlib()
+    require_writable(*paths)
     from matplotlib.backend_bases import FigureCanvasBase
 
     formats = FigureCanvasBase.get_supported_filetypes()
-    for path in named:
+    for path in filter(None, paths):
         if Path(path).suffix.lower()[1:] not in formats:
             raise InputError(f"cannot write {path}: the suffix of a figure is one of .png, .pdf, .svg, .jpg")
-    require_writable(*named)
 
 
 def require_matplotlib() -> None:

@@ -212,7 +212,7 @@ def test_every_output_is_tried_before_the_work(arguments, model, scenes, tmp_pat
     from emanet.convert import convert
     from emanet.data import pack
     from emanet.data.check import splits
-    from emanet.predict import predictor
+    from emanet.predict import predictor, submit
 
     def work(*_, **__):
         raise AssertionError("the work began")
@@ -226,6 +226,16 @@ def test_every_output_is_tried_before_the_work(arguments, model, scenes, tmp_pat
     for word, path in real.items():
         arguments = [argument.replace(word, path) for argument in arguments]
     suffix = {"convert": ".safetensors", "submit": ".zip"}.get(arguments[0], ".png")
-    done = run_cli(*arguments, f"file/x{suffix}", *["--format", "ade20k"] * (arguments[0] == "submit"), cwd=tmp_path)
+    monkeypatch.setattr(submit, "format_of", lambda *_: submit.Format("ade20k", tuple(range(8)), (".zip",)))
+    done = run_cli(*arguments, f"file/x{suffix}", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "file" in sentence(done) and done.stdout == ""
+
+
+def test_evaluate_refuses_larger_images_and_masks_than_max_pixels(model, scenes):
+    folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks"]
+    for limit, folder in ((1000, "images"), (30_000, "masks")):
+        if folder == "masks":
+            Image.new("L", (300, 300)).save(scenes / "val" / "masks" / "0000.png")
+        said = sentence(run_cli("evaluate", model, *folders, "--max-pixels", limit))
+        assert f"more than max_pixels, {limit}" in said and f"val/{folder}/000" in said
