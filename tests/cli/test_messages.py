@@ -6,6 +6,7 @@ A flag of another command may be named after that command: "`train --root OUT` r
 """
 
 import ast
+import dataclasses
 import functools
 import re
 from collections.abc import Iterator
@@ -157,10 +158,23 @@ def texts(node: ast.AST, *, docstrings: bool) -> Iterator[str]:
             yield from texts(child, docstrings=docstrings)
 
 
+def settings_of(command: str) -> set[Place]:
+    """The classes of config.py whose fields are flags of the command."""
+    waiting = [field.default for field in dataclasses.fields(CLASSES[command])]
+    waiting += [load_experiment("drawn")] if command == "train" else []
+    places = set()
+    while waiting:
+        value = waiting.pop()
+        if dataclasses.is_dataclass(value):
+            places.add(("config", type(value).__name__))
+            waiting += [getattr(value, field.name) for field in dataclasses.fields(value)]
+    return places
+
+
 def messages(command: str) -> Iterator[tuple[Place, str]]:
     """Every text that a command may print: strings in code, and the docstrings of settings, which are its help."""
     for node, place in reached(command).items():
-        is_help = isinstance(node, ast.Expr) and (place[0].startswith("cli.") or place[0] == "config")
+        is_help = isinstance(node, ast.Expr) and (place[0].startswith("cli.") or place in settings_of(command))
         if place != ("cli.flags", "TWINS") and (is_help or not isinstance(node, ast.Expr)):
             for text in texts(node, docstrings=is_help):
                 if "var(--" not in text:  # a style sheet
@@ -205,5 +219,7 @@ def test_the_walk_would_find_a_flag_that_is_missing():
     assert unknown_flags("python -m emanet train {} --resume", "evaluate") == []
     assert unknown_flags("torchrun --max-restarts needs --out", "train") == []
     texts_of_evaluate = {text for _, text in messages("evaluate")}
+    assert settings_of("evaluate") == {("config", "EvalConfig"), ("config", "EngineConfig")}
+    assert ("config", "LossConfig") in settings_of("train")
     assert any("--masks belong together" in text for text in texts_of_evaluate)
     assert "Folder of masks, in the values or colours of the model's data set." in texts_of_evaluate
