@@ -7,7 +7,6 @@ needs matplotlib.
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -113,8 +112,8 @@ def iterations_figure(
     h, w = next(iter(heat_maps.values()))[0].shape[:2]
     width = min(1.9, 9 / steps)
     figure = new_figure(width * steps + 4.2, max((width * h / w + 0.1) * rows + 0.9, 4.6))
-    parts: Any = figure.subfigures(1, 2, width_ratios=(width * steps + 0.4, 3.6))
-    maps, curves = parts
+    halves = figure.add_gridspec(1, 2, width_ratios=(width * steps + 0.4, 3.6), left=0, right=1, bottom=0, top=1)
+    maps, curves = (figure.add_subfigure(halves[0, i]) for i in range(2))
     figure.set_layout_engine("constrained", wspace=0.02, hspace=0.02, w_pad=0.04, h_pad=0.04)
     axes = maps.subplots(rows, steps, squeeze=False)
     for i, (base, pictures) in enumerate(heat_maps.items()):

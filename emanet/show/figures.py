@@ -107,7 +107,7 @@ def require_figure(*paths: str | Path) -> None:
     from matplotlib.backend_bases import FigureCanvasBase
 
     formats = FigureCanvasBase.get_supported_filetypes()
-    for path in filter(None, paths):
+    for path in (path for path in paths if path):
         if Path(path).suffix.lower()[1:] not in formats:
             raise InputError(f"cannot write {path}: the suffix of a figure is one of .png, .pdf, .svg, .jpg")
 
