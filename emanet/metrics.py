@@ -2,7 +2,7 @@
 
     matrix = ConfusionMatrix(["sky", "ground"])
     matrix.add(labels, predicted)
-    print_report(matrix.report(), Console())
+    show(scores(matrix.report()))
 
 Pixels labelled 255 count nowhere.
 """
@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from . import distributed
 from .config import IGNORE
 from .errors import InputError
+from .show.tables import Grid
 
 MEANS = ("mIoU", "pAcc", "mAcc", "fIoU")
 
@@ -98,17 +96,12 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
 
 
-def print_report(report: dict[str, Any], console: Console) -> None:
-    """A table of the classes and a line of the means, in percent."""
-    table = Table()
-    table.add_column("class", overflow="fold")
-    for name in ("IoU", "accuracy", "share of pixels"):
-        table.add_column(name, justify="right", no_wrap=True)
+def scores(report: dict[str, Any]) -> Grid:
+    """A report as a table: a row per class, and a line with the means, in percent."""
+    rows = []
     for name, iou in report["IoU"].items():
-        cells = [percent(report["accuracy"][name]), percent(report["share"][name])]
-        if name in report["absent"]:
-            table.add_row(Text(name), "absent", "", "", style="dim")
-        else:
-            table.add_row(Text(name), percent(iou), *cells)
-    console.print(table)
-    console.print("   ".join(f"{name} {percent(report[name])}" for name in MEANS) + f"   ({report['pixels']:,} pixels)")
+        absent = name in report["absent"]
+        cells = ["absent", "", ""] if absent else map(percent, (iou, report["accuracy"][name], report["share"][name]))
+        rows.append([name, *cells])
+    means = "   ".join(f"{name} {percent(report[name])}" for name in MEANS)
+    return Grid("", ["class", "IoU", "accuracy", "share of pixels"], rows, [f"{means}   ({report['pixels']:,} pixels)"])

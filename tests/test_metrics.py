@@ -1,13 +1,12 @@
 import json
-from io import StringIO
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 
 from emanet.errors import InputError
-from emanet.metrics import ConfusionMatrix, print_report
+from emanet.metrics import ConfusionMatrix, scores
+from emanet.show.terminal import show
 
 
 def slow_report(labels, predicted, classes):
@@ -87,13 +86,12 @@ def test_shapes_must_be_equal_and_names_unique():
         ConfusionMatrix(["a", "b", "a"])
 
 
-def test_table_fits_80_columns_and_shows_every_name_as_it_is():
+def test_table_fits_80_columns_and_shows_every_name_as_it_is(capsys):
     long = "a thing with a very long name, as in the larger data sets " * 2
     matrix = ConfusionMatrix(["[sky]", long, "nowhere"])
     matrix.add(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 1]))
-    file = StringIO()
-    print_report(matrix.report(), Console(file=file, width=80))
-    text = file.getvalue()
+    show(scores(matrix.report()))
+    text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     assert "[sky]" in text and "66.67" in text and "75.00" in text
     assert "absent" in next(line for line in text.splitlines() if "nowhere" in line)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from .. import distributed
 from ..atomic import require_writable, write_json
@@ -19,9 +18,10 @@ from ..evaluate import evaluate
 from ..experiments import override
 from ..loading import read
 from ..loading import spec_of as classes_of
-from ..metrics import ConfusionMatrix, print_report
+from ..metrics import ConfusionMatrix, scores
 from ..predict.predictor import Predictor
 from ..show.figures import confusion_picture, require_figure
+from ..show.terminal import show
 
 
 @distributed.ending_together()
@@ -65,7 +65,7 @@ def score(
             matrix = _score_label_maps(images, masks, dataset, max_pixels)
         report = matrix.report()
         if distributed.rank() == 0:
-            print_report(report, Console())
+            show(scores(report))
             if json:
                 write_json(Path(json), report)
             if picture:

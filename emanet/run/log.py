@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
 
 from ..atomic import write_text, write_whole
 from ..errors import InputError
-from ..metrics import MEANS, percent, print_report
+from ..metrics import MEANS, percent, scores
 from ..show import terminal
 from ..show.colours import Palette, triptych
 
@@ -114,10 +113,7 @@ class RunLog:
         """The metrics as a table on stdout."""
         if not self.main:
             return
-        console = Console()
-        with console.capture() as table:
-            print_report(report, console)
-        self.say(table.get().rstrip("\n"))
+        terminal.show(scores(report))
 
 
 class Clock:
