@@ -29,7 +29,8 @@ def setting(
 ) -> Value:
     """A field with this default, and what experiments.py must know about it.
 
-    used_by: values of the field `name` beside it (heads, optimisers) that use the setting; empty: all.
+    used_by: values of the field `name` (heads, optimisers) or names in `terms` (losses) beside it that use the setting;
+    empty: all.
     unused_while: fields with some of their values; nothing uses the setting while each field has one of these values.
     Fields are looked up in the same dataclass first, then in those around it.
     resume: a resumed run may change it. ranks: it may differ between the ranks of one run. On a field that holds
@@ -252,20 +253,20 @@ class DataConfig:
 class LossConfig:
     terms: tuple[tuple[str, float], ...] = (("cross_entropy", 1.0),)
     """Losses and their weights in the sum that is minimised: cross_entropy, ohem (hard pixels only), boundary (pixels
-    near borders weigh more), dice, lovasz; see emanet/losses. As a flag: `--loss.terms cross_entropy 1 dice 0.5`."""
+    near borders weigh more), dice, lovasz; see emanet/losses. Names and weights in turn: `cross_entropy 1 dice 0.5`."""
     average: Literal["all", "valid"] = "all"
     """all: divide by every pixel of the crop, the original's loss; valid: by the pixels that are not ignored."""
-    class_weights: tuple[float, ...] = field(default=(), metadata={"terms": ("cross_entropy", "ohem", "boundary")})
+    class_weights: tuple[float, ...] = setting((), used_by=("cross_entropy", "ohem", "boundary"))
     """One factor per class; `valid` then divides by the sum of the pixels' weights."""
-    ohem_threshold: float = field(default=0.7, metadata={"terms": ("ohem",)})
+    ohem_threshold: float = setting(0.7, used_by=("ohem",))
     """ohem: only pixels whose true class has a probability of at most this count."""
-    ohem_min_kept: int = field(default=100_000, metadata={"terms": ("ohem",)})
+    ohem_min_kept: int = setting(100_000, used_by=("ohem",))
     """ohem: but at least this many of the hardest pixels per image, taken over the images of a pass."""
-    boundary_width: int = field(default=3, metadata={"terms": ("boundary",)})
+    boundary_width: int = setting(3, used_by=("boundary",))
     """boundary: pixels at most this many rows and columns from two different labels are near a border."""
-    boundary_weight: float = field(default=5.0, metadata={"terms": ("boundary",)})
+    boundary_weight: float = setting(5.0, used_by=("boundary",))
     """boundary: the weight of the pixels near a border; the others have 1."""
-    aux_weight: float = 0.4
+    aux_weight: float = setting(0.4, unused_while={"model.aux_head": (False,)})
     """Weight of the same loss on the auxiliary head's logits."""
 
     def __post_init__(self):
@@ -284,11 +285,6 @@ class LossConfig:
         require(0 <= self.boundary_width <= 1000, "boundary_width", self.boundary_width, "0 to 1000")
         require(self.boundary_weight >= 0, "boundary_weight", self.boundary_weight, "at least 0")
         require(all(weight >= 0 for weight in self.class_weights), "class_weights", self.class_weights, "not negative")
-        for f in fields(self):
-            users = f.metadata.get("terms", names)
-            if getattr(self, f.name) != f.default and not set(users) & set(names):
-                used, chosen = " and ".join(users), ", ".join(names)
-                raise InputError(f"loss.{f.name} is used by {used} only, but loss.terms has {chosen}")
 
     @staticmethod
     def upgrade(values: dict[str, Any]) -> dict[str, Any]:

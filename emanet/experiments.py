@@ -95,9 +95,10 @@ def _why_unused(name: str, field: dataclasses.Field, flat: dict[str, Any]) -> st
     owner = name.rpartition(".")[0]
     kind = owner.rpartition(".")[2]
     used_by = field.metadata.get("used_by")
-    chosen = flat.get(_join(owner, "name"))
-    if used_by and chosen not in used_by:
-        return f"{kind} {chosen!r} does not use it; these do: {', '.join(used_by)}"
+    terms = flat.get(_join(owner, "terms"))
+    chosen = [flat.get(_join(owner, "name"))] if terms is None else [term for term, _ in terms]
+    if used_by and not set(used_by) & set(chosen):
+        return f"{kind} {' + '.join(map(repr, chosen))} does not use it; these do: {', '.join(used_by)}"
     conditions = field.metadata.get("unused_while")
     if not conditions:
         return ""
@@ -105,7 +106,7 @@ def _why_unused(name: str, field: dataclasses.Field, flat: dict[str, Any]) -> st
     if not all(key in flat and flat[key] in options for key, options in values.items()):
         return ""
     if list(conditions) == ["name"]:
-        return f"{kind} {chosen!r} does not use it; all do but {', '.join(conditions['name'])}"
+        return f"{kind} {chosen[0]!r} does not use it; all do but {', '.join(conditions['name'])}"
     return "nothing uses it while " + " and ".join(f"{key} is {_text(flat[key])}" for key in values)
 
 

@@ -29,7 +29,7 @@ from .data.loader import training_loader
 from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
-from .experiments import checked, flatten, load_experiment, override, read_json
+from .experiments import checked, flatten, load_experiment, names_with, override, read_json
 from .interrupt import Interruption
 from .loading import spec_of, start_from
 from .losses import PixelLoss
@@ -44,7 +44,6 @@ from .run.folder import RunFolder, pick_run_folder, require_same
 from .run.log import Clock, Drawings, RunLog
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PER_MACHINE = ("data.root", "data.workers", "device")  # settings in which the ranks of a run may differ
 
 
 @distributed.ending_together()
@@ -416,7 +415,8 @@ def _require_divisible(config: Experiment) -> None:
 def _require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
     """Every rank must have the same version, settings and files."""
     facts: dict[str, object] = {"the version of emanet": __version__}
-    facts |= {name: value for name, value in flatten(config).items() if name not in PER_MACHINE}
+    own = names_with("ranks")
+    facts |= {name: value for name, value in flatten(config).items() if name not in own}
     facts |= {"the files of train": _listing(train_set, config.data.root)}
     facts |= {"the files of val": _listing(val_set, config.data.root)}
     distributed.agree(facts)

@@ -21,15 +21,12 @@ from .. import __version__, distributed
 from ..atomic import write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import experiment_names, flatten, to_dict
+from ..experiments import experiment_names, flatten, names_with, to_dict
 from ..metrics import ConfusionMatrix
 from .log import RunLog, read_log
 
 PACKAGE = Path(__file__).parent.parent
 LAUNCH = ".launch"  # a file in the run folder: see _launch
-# Settings that do not affect the weights: a resumed run may change them.
-MAY_DIFFER: tuple[str, ...] = ("data.root", "data.workers", "data.check", "device", "compile", "log_every", "val_every")
-MAY_DIFFER += ("save_every", "recompute", "keep_last", "keep_every", "skip_limit", "pictures", "eval.")
 
 
 def default_name(source: str) -> str:
@@ -78,11 +75,11 @@ def _launch() -> str:
 
 def require_same(config: Experiment, before: Experiment, folder: Path) -> None:
     """InputError if a resumed run changes a setting that affects the weights."""
-    now, then = flatten(config), flatten(before)
+    now, then, free = flatten(config), flatten(before), names_with("resume")
     changed = [
         f"{name} {then.get(name)} -> {now.get(name)}"
         for name in now | then
-        if now.get(name) != then.get(name) and not name.startswith(MAY_DIFFER)
+        if now.get(name) != then.get(name) and name not in free
     ]
     if changed:
         raise InputError(f"{folder} cannot be resumed with other settings: {some(changed)}")
