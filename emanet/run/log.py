@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,14 +49,9 @@ class RunLog:
             self._writer.close()
 
     def say(self, *lines: str) -> None:
-        """Lines on stdout. A reader that ends first (`| head`) does not end the run: the rest goes nowhere."""
-        if not self.main:
-            return
-        try:
+        """Lines on stdout."""
+        if self.main:
             terminal.say(*lines)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     @contextlib.contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:
@@ -111,9 +105,8 @@ class RunLog:
 
     def report(self, report: dict[str, Any]) -> None:
         """The metrics as a table on stdout."""
-        if not self.main:
-            return
-        terminal.show(scores(report))
+        if self.main:
+            terminal.show(scores(report))
 
 
 class Clock:
