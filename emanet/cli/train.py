@@ -16,7 +16,7 @@ from .flags import Folder, parse
 class Train:
     """Train an experiment.
 
-    --root and --workers are short for --data.root and --data.workers.
+    Also --root and --workers, short for --data.root and --data.workers.
     """
 
     config: Annotated[Experiment, tyro.conf.arg(name="")]

@@ -1,4 +1,4 @@
-"""Label maps as pictures: coloured, over the image, beside it. Arrays in, arrays out."""
+"""Label maps in colours: alone, over the image, or beside it. Arrays in, arrays out."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from ..errors import InputError
 Array = np.ndarray
 Palette = Sequence[tuple[int, int, int]]
 IGNORE_COLOUR = (224, 224, 192)  # PASCAL VOC's cream; black is its background
-GAP = 4  # white columns between the pictures of a triptych
+GAP = 4  # white columns between the panels of a triptych
 
 
 def colourise(labels: Array, palette: Palette) -> Array:
@@ -26,7 +26,7 @@ def colourise(labels: Array, palette: Palette) -> Array:
 def overlay(image: Array, labels: Array, palette: Palette, alpha: float = 0.5) -> Array:
     """alpha * colours + (1 - alpha) * image, as (H, W, 3) uint8; where labels are 255, the image alone.
 
-    image: (H, W, C) uint8; of other than three channels see rgb.
+    image: (H, W, C) uint8; see rgb for other than three channels.
     """
     image = rgb(image)
     mixed = alpha * colourise(labels, palette) + (1 - alpha) * image.astype(np.float32)
