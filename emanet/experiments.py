@@ -314,7 +314,7 @@ def read_json(path: str | Path) -> Any:
     """The content of a JSON file; InputError names the file if it is missing or not JSON."""
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
-        raise InputError(f"cannot read {path}: it is not a file")
+        raise InputError(f"cannot read {path}: not a regular file")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -241,7 +241,7 @@ BAD = {
     },
     "loss": {"": [{"average": "none"}, {"class_weights": [-1.0]}, {"class_weights": [float("nan")]},
                   {"class_weights": [float("inf")]}, {"ohem_threshold": 1.5}, {"ohem_min_kept": -1},
-                  {"ohem_threshold": 0.5}, {"boundary_width": -1}, {"boundary_weight": -1.0}, {"terms": {"dice": 1}},
+                  {"boundary_width": -1}, {"boundary_weight": -1.0}, {"terms": {"dice": 1}},
                   {"terms": []}, {"terms": [["dice"]]}, {"terms": [["dice", float("nan")]]}, {"terms": [["dice", 0]]},
                   {"aux_weight": float("nan")}]},
     "optim": {"": [{"lr": float("nan")}, {"lr": float("inf")}, {"lr": 0}, {"lr": -1e-3}, {"lr": "1e-3"},
@@ -329,5 +329,5 @@ def test_configs_and_specs_that_are_no_json(text, tmp_path):
 def test_a_model_file_names_no_other_file_to_load(model, tmp_path):
     """timm's create_model would read the checkpoint_path that is among its arguments."""
     (tmp_path / "x.safetensors").write_bytes(headers(model.read_bytes())["model.backbone.options-0.safetensors"])
-    with pytest.raises(InputError, match="x.safetensors: options has 'checkpoint_path', which is set otherwise"):
+    with pytest.raises(InputError, match="x.safetensors: options has 'checkpoint_path', which other settings decide"):
         load_experiment(str(tmp_path / "x.safetensors"))

@@ -68,5 +68,5 @@ def test_a_run_gives_the_same_losses(tiny, tmp_path):
 
 
 def test_not_with_compile():
-    with pytest.raises(InputError, match="compile and recompute exclude each other"):
+    with pytest.raises(InputError, match="compile and recompute cannot be combined"):
         override(Experiment(), {"compile": True, "recompute": True})
