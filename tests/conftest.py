@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from emanet.weights.model_file import save_model
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background: tests send it, and children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for each other
 
 

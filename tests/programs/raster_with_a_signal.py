@@ -26,5 +26,6 @@ def interrupt(*arguments):
     return probabilities(*arguments)
 
 
+signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and children inherit that
 raster.probabilities = interrupt
 raster.predict_raster(tiny_model(), path, out, CONFIG)
