@@ -180,11 +180,11 @@ def _blocks(rows: _Tiles, together: int, images: slice, device: torch.device) ->
         tiles = _Tiles(*parts)
         low = slice(int(tiles.before[0]), int(tiles.after[-1]) + 1)
         pixels = slice(int(tiles.pixels[0, 0]), int(tiles.pixels[-1, -1]) + 1)
-        place = (images, tiles.pixels.to(device))
+        place = (images, tiles.pixels.to(device, non_blocking=True))
         tiles = tiles._replace(
             before=tiles.before - low.start, after=tiles.after - low.start, pixels=tiles.pixels - pixels.start
         )
-        yield _Block(_Tiles(*(field.to(device) for field in tiles)), images, low, pixels, place)
+        yield _Block(_Tiles(*(field.to(device, non_blocking=True) for field in tiles)), images, low, pixels, place)
 
 
 def _row_blocks(low: Tensor, padded: Sequence[int], size: Sequence[int], align_corners: bool) -> Iterator[_Block]:

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..config import Engine, EvalConfig, Precision
+from ..config import Engine, EngineConfig, EvalConfig, Precision
 from ..data.images import image_array, read_image
 from ..deploy.engines import faster
 from ..distributed import pick_device
+from ..experiments import checked
 from ..inference import calibration_input, predict_labels, predict_many, probabilities
 from ..loading import model_of, read
 from ..model import EMANet
@@ -55,6 +56,8 @@ class Predictor:
         calibrate: Sequence[str] = (),
         max_pixels: int | None = None,
     ):
+        if calibrate:
+            checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
         if isinstance(model, str | Path):
             model = read(model)
         if isinstance(model, ModelFile):

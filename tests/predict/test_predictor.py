@@ -318,3 +318,8 @@ class TestPredictFiles:
 
 def files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_calibration_images_without_int8_are_refused(model, scenes):
+    with pytest.raises(InputError, match="calibrate is .*, but nothing uses it while precision is"):
+        Predictor(model, engine="eager", calibrate=[str(scenes / "val/images")])
