@@ -14,7 +14,7 @@ Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT|
 
 @dataclass(frozen=True)
 class Draw:
-    """Write drawn scenes as a folder data set, an example of the layout."""
+    """Write drawn scenes as files: a folder data set, an example of the layout; or images to import."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """A new or empty folder."""
@@ -22,11 +22,16 @@ class Draw:
     """Images of the training split."""
     val: int = 40
     """Images of the validation split."""
+    labelme: bool = False
+    """Write as many images beside JSON files of the annotation tool labelme instead, to try `data import` on."""
 
     def run(self) -> None:
-        from ..data.drawn import write_drawn
+        from ..data.drawn import write_drawn, write_labelme
 
-        write_drawn(Path(self.folder), {"train": self.train, "val": self.val})
+        if self.labelme:
+            write_labelme(Path(self.folder), self.train + self.val)
+        else:
+            write_drawn(Path(self.folder), {"train": self.train, "val": self.val})
 
 
 @dataclass(frozen=True)
