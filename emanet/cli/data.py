@@ -1,9 +1,9 @@
-"""data prepare NAME, data check SOURCE, data pack SOURCE and data draw FOLDER."""
+"""data import TOOL SOURCE, data check SOURCE, data prepare NAME, data pack SOURCE and data draw FOLDER."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -49,6 +49,32 @@ class Prepare:
         from ..data.prepare.recipes import prepare
 
         prepare(**vars(self))
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn the export of an annotation tool into a folder data set, and say what was read and what was left out."""
+
+    tool: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TOOL")]
+    """labelme."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """The export: its folder, unpacked, or its file."""
+    out: Folder
+    """A new or empty folder for the data set."""
+    map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OLD=NEW")] = ()
+    """Rename classes, or merge several into one; `OLD=` leaves its pixels unlabelled, `*=NEW` is for all the others."""
+    unlabelled: Literal["background", "ignore"] = "background"
+    """What pixels without an object become: a class of their own, or pixels that count nowhere."""
+    split: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE")] = ()
+    """Shares of train, val and perhaps test, by a hash of each name; default: the export's splits, or 0.8 0.2."""
+    group_by: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
+    """The part of the names that images of one group share, such as '^[^_]*'; a group stays in one split."""
+
+    def run(self) -> None:
+        from ..data.prepare.annotations import import_annotations
+
+        options = {name: value for name, value in vars(self).items() if name != "map"}
+        import_annotations(**options, rename=self.map)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,4 +132,4 @@ class Check:
 
 
 def main(arguments: list[str]) -> None:
-    subcommand({"draw": Draw, "prepare": Prepare, "pack": Pack, "check": Check}, arguments, "data")
+    subcommand({"draw": Draw, "import": Import, "prepare": Prepare, "pack": Pack, "check": Check}, arguments, "data")
