@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .config import BackboneConfig
 from .errors import InputError, some, suggest
+from .weights.foreign import unwrapped
 from .weights.tensors import read_weights
 
 
@@ -135,6 +136,8 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
     plain = {key.replace(".", "_"): key for key in whole}
     wanted = {key: plain[key.replace(".", "_")] for key in net.state_dict()}
 
+    # The wrappers of other trainers put their names before every key.
+    source = next((inner for _, inner in unwrapped(source) if not whole.keys().isdisjoint(inner)), source)
     missing = [key for key in wanted.values() if key not in source and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in source if key not in whole]
     if missing or unexpected:

@@ -250,7 +250,8 @@ def load_experiment(source: str) -> Experiment:
     if path.suffix == ".py":
         return _run(path)
     if path.suffix not in (".safetensors", ".json"):
-        raise InputError(f"{source} is neither an experiment (.py), a config (.json) nor a model (.safetensors)")
+        text = f"{source} is neither an experiment (.py), a config (.json) nor a model (.safetensors)"
+        raise InputError(what_instead(path) or text)
     values = read_json(path) if path.suffix == ".json" else read_header(path)["experiment"]
     experiment = experiment_of(values, path)
     return without_unused(experiment) if ours else experiment
@@ -325,6 +326,27 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} has a number of too many digits, or too many levels of brackets") from error
 
 
+def what_instead(path: Path) -> str:
+    """A sentence about a file that is named as a model and is something else; "" if that is not known."""
+    suffix = path.suffix.lower()
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError:
+        return ""
+    if start.startswith(b"version https://git-lfs"):
+        return f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return f"{path} is a web page, not a model: download the file itself"
+    if suffix == ".onnx":
+        return f"{path} is an ONNX model; name a model file (.safetensors) or a run folder"
+    if start.startswith((b"PK\x03\x04", b"\x80")) and suffix != ".npz":
+        return f"{path} is another program's checkpoint; turn it into a model: convert {path} model.safetensors"
+    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+        return f"{path} is an image, not a model: the model comes first, then the images"
+    return ""
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """What is written beside the weights of a model file: `experiment`, `emanet` (version), `step`, `metrics`.
 
@@ -336,7 +358,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
         with safe_open(str(path), "np") as file:
             return parse_header(file.metadata() or {}, path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read model file {path}: {error}") from error
+        raise InputError(what_instead(Path(path)) or f"cannot read model file {path}: {error}") from error
 
 
 def parse_header(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
@@ -348,5 +370,6 @@ def parse_header(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
     except RecursionError as error:
         raise InputError(f"cannot read model file {path}: its header has too many levels of brackets") from error
     if not isinstance(header, dict) or "experiment" not in header:
-        raise InputError(f"{path} holds weights but no emanet header, so it is not a model of this program")
+        hint = f"if it is another program's checkpoint: convert {path} model.safetensors"
+        raise InputError(f"{path} holds weights but no emanet header, so it is not a model of this program; {hint}")
     return header

@@ -11,7 +11,7 @@ import torch
 from .config import DatasetSpec, Experiment
 from .distributed import pick_device
 from .errors import InputError
-from .experiments import override
+from .experiments import experiment_names, override
 from .model import EMANet, build_model
 from .run.checkpoints import checkpoints
 from .weights.model_file import ModelFile, load_strictly, read_model, require_fit
@@ -23,8 +23,12 @@ def model_path(source: str | Path) -> Path:
     if path.is_dir():
         candidates = [path / "best.safetensors", path / "model.safetensors"]
         candidates += [folder / "model.safetensors" for folder in checkpoints(path)[::-1]]
-        path = next((candidate for candidate in candidates if candidate.is_file()), candidates[0])
+        path = next((candidate for candidate in candidates if candidate.is_file()), path)
+        if path.is_dir():
+            raise InputError(f"{path} holds no model: it is neither a run folder with a checkpoint nor one of those")
     if not path.is_file():
+        if str(source) in experiment_names():
+            raise InputError(f"{source} is an experiment, not a model: train it first, then name its run folder")
         raise InputError(f"no model file {path}")
     return path
 

@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from emanet.experiments import (
     load_experiment,
     names_with,
     override,
+    read_header,
     to_dict,
 )
 
@@ -323,3 +325,21 @@ def test_config_show_and_diff_print_what_differs():
     assert "model.backbone.name = 'resnet50s'" in shown.splitlines()
     different = run_cli("config", "diff", "voc_resnet101", "voc_resnet101_256").stdout
     assert different == "model.head.channels: 512 -> 256\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.safetensors", b"\n<!DOCTYPE html>", "a web page, not a model"),
+        ("a.onnx", b"\x08\x0apytorch", "an ONNX model"),
+        ("a.pth", b"PK\x03\x04rest", "another program's checkpoint; turn it into a model: convert"),
+        ("a.ckpt", b"\x80\x02}q", "another program's checkpoint"),
+        ("a.jpg", b"\xff\xd8\xff\xe0", "the model comes first, then the images"),
+    ],
+)
+def test_what_is_named_as_a_model_and_is_none(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    read = read_header if name.endswith(".safetensors") else load_experiment
+    with pytest.raises(InputError, match=re.escape(said)):
+        read(str(tmp_path / name))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from ..errors import InputError
-from .flags import Name, Switch, Whole, Wholes, parse
+from .flags import Name, Switch, Whole, Wholes, parse, shown_as
 
 Numbers = Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FLOAT ...", help_behavior_hint="")]
 
@@ -26,6 +26,8 @@ class Convert:
     """original, mmseg, ssseg, paddleseg; for backbones torchvision, encoding, v1c, timm; default: by the keys."""
     entry: Name = ""
     """Which of the file's tables holds the weights, e.g. model_ema."""
+    prefix: Annotated[str, shown_as("TEXT")] = ""
+    """Take only the keys that begin with it, such as `encoder.`"""
     dataset: Name = ""
     """Names and colours of the classes: a data set or a dataset.json."""
     backbone: Name = ""

@@ -23,6 +23,44 @@ TWINS = {"--root": "--data.root", "--workers": "--data.workers"}
 TWINS |= {long: short for short, long in TWINS.items()}
 
 
+# What other programs call a flag, by ours.
+CALLED = {
+    "optim.lr": "lr learning-rate",
+    "optim.weight-decay": "wd decay",
+    "optim.name": "optimizer optimiser opt",
+    "optim.poly-power": "scheduler lr-scheduler",
+    "optim.warmup-steps": "warmup",
+    "batch-size": "batch bs",
+    "steps": "epochs max-steps max-iters iters iterations",
+    "accumulate": "grad-accum accumulate-grad-batches",
+    "precision": "amp fp16 half bf16",
+    "device": "gpu gpus gpu-ids cuda cpu",
+    "out": "output output-dir out-dir save-dir work-dir o",
+    "resume": "resume-from",
+    "init-from": "checkpoint ckpt load-from finetune",
+    "data.workers": "num-workers",
+    "data.crop": "size img-size image-size imgsz crop-size input-size",
+    "data.dataset": "data",
+    "root": "data-dir data-root data-path",
+    "model.backbone.name": "arch backbone encoder",
+    "model.backbone.pretrained": "weights pretrained",
+    "model.head.name": "decoder head",
+    "loss.terms": "loss criterion",
+    "images": "source input",
+    "flip": "tta",
+}
+LIKE = {name: f"--{flag}" for flag, names in CALLED.items() for name in names.split()}
+# What else is to be said of a name.
+BESIDES = {
+    "epochs": "; a run's length is counted in optimiser steps: epochs * images / batch size",
+    "num-classes": "the classes are those of the data set's dataset.json",
+    "nc": "the classes are those of the data set's dataset.json",
+    "classes": "the classes are those of the data set's dataset.json",
+    "ignore-index": "the value to ignore is ignore_label in the data set's dataset.json",
+    "reduce-zero-label": "label_map in the data set's dataset.json says what each mask value means",
+}
+
+
 def _default(text: str) -> str:
     """The end of an option's help: its default, unless that only means that the option was not given."""
     return "" if text in ("", "''", "None", "False") else f"(default: {text})"
@@ -138,9 +176,7 @@ def _sentence(event: Any, flags: list[str], name: str) -> str:
         token = next((token for token in unknown if token.startswith("-")), unknown[0])
         if not token.startswith("-"):
             return f"unexpected argument {token!r}; `python -m emanet {name} --help` lists what there is"
-        near = difflib.get_close_matches(token.partition("=")[0].replace("_", "-"), flags, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"`python -m emanet {name} --help` lists all"
-        return f"unknown option {token}; {hint}"
+        return f"unknown option {token}; {_hint(_plain(token.partition('=')[0]), flags, name)}"
     if kind == "MissingArgs":
         missing = [" ".join(filter(None, _parts(each.arg))) for each in event.missing_arguments]
         return f"{name} needs {' and '.join(missing)}; `python -m emanet {name} --help` explains them"
@@ -152,6 +188,28 @@ def _sentence(event: Any, flags: list[str], name: str) -> str:
     if kind == "InstantiationFailure" and event.argument is not None:
         return f"{_parts(event.argument)[0]}: {event.message}"
     return ""
+
+
+def _plain(flag: str) -> str:
+    return flag.lstrip("-").replace("_", "-").lower()
+
+
+def _hint(typed: str, flags: Sequence[str], name: str) -> str:
+    """What to write instead of an unknown option: by meaning, then by the last part of its name, then by letters."""
+    besides = BESIDES.get(typed, "")
+    if (like := LIKE.get(typed, "")) in flags or (like := TWINS.get(like, "")) in flags:
+        return f"did you mean {like}?{besides}"
+    if besides and typed not in LIKE:
+        return besides
+    last = {flag: flag.lstrip("-").rpartition(".")[2] for flag in flags}
+    same = [flag for flag in flags if last[flag] == typed.rpartition(".")[2]]
+    if same:
+        return f"did you mean {' or '.join(same[:3])}?"
+    near = difflib.get_close_matches(f"--{typed}", flags, n=1, cutoff=0.7)
+    if not near:
+        ends = difflib.get_close_matches(typed.rpartition(".")[2], list(last.values()), n=1, cutoff=0.7)
+        near = [flag for flag in flags if ends and last[flag] == ends[0]]
+    return f"did you mean {near[0]}?" if near else f"`python -m emanet {name} --help` lists all"
 
 
 def _either(choices: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import tyro
 
 from ..config import Experiment
 from ..errors import InputError
-from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override
+from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override, read_json
 from .flags import Folder, parse, shown_as
 
 
@@ -53,7 +53,10 @@ def is_data(source: str) -> bool:
     path = Path(source).expanduser()
     if path.is_dir():
         return source not in experiment_names() and not any((path / name).is_file() for name in FOLDER_FILES)
-    return path.suffix == ".json" and path.name != "config.json" and path.is_file()
+    if path.suffix != ".json" or not path.is_file():
+        return False
+    document = read_json(path)
+    return isinstance(document, dict) and "classes" in document
 
 
 def main(arguments: list[str]) -> None:

@@ -61,6 +61,7 @@ def convert(
     *,
     layout: str = "",
     entry: str = "",
+    prefix: str = "",
     dataset: str = "",
     backbone: str = "",
     output_stride: int | None = None,
@@ -80,7 +81,8 @@ def convert(
     for model.backbone.pretrained; the returned experiment has that setting.
 
     source: .pth, .pdparams or .safetensors; nothing in it is run, and it is never written to.
-    layout: a name of LAYOUTS; empty: recognised by the keys. entry: which table of the file holds the weights.
+    layout: a name of LAYOUTS; empty: recognised by the keys. entry: which table of the file holds the weights. prefix:
+    take only the keys that begin with it, as in `encoder.`; default: what wrappers put before all keys is removed.
     dataset: names and colours of the classes, as in DataConfig.dataset. backbone: timm's name. force: overwrite
     destination. The others are settings of ModelConfig; None: from the layout and the file. tell receives lines of
     text: each setting, its value and its reason.
@@ -94,7 +96,8 @@ def convert(
     stated_name, stated_pixels = _stated(content, source)
     known = backbone or stated_name
     reason = "given" if layout else "recognised by its keys"
-    layout = layout or recognise({key: _shape(value) for key, value in state.items()}, known, str(source))
+    state = foreign.part(state, prefix, source) if prefix else state
+    layout, removed, state = _recognised(state, layout, known, source)
     if layout not in LAYOUTS:
         raise InputError(f"no layout {layout!r}{suggest(layout, LAYOUTS)}")
     given = {
@@ -146,11 +149,41 @@ def convert(
     if stated.unread:
         rows.append(("not read", some(stated.unread.values(), 1), "unreadable: defaults are used"))
     rows += foreign.tables(content, entry)
+    if prefix or removed:
+        rows.append(("prefix", f"{prefix}{removed}", "removed from every key" if removed else "given"))
     for name, value, why in rows:
         tell(f"{name:14}{value:30}  {why}")
     for line in [] if data else use_of_backbone(experiment.model):
         tell(line)
     return experiment
+
+
+def _recognised(state: dict[str, Any], layout: str, backbone: str, source: Path) -> tuple[str, str, dict[str, Any]]:
+    """The layout of the keys, the wrappers' prefix that had to be removed for it, and the table without that prefix."""
+    first: InputError | None = None
+    for removed, inner in foreign.unwrapped(state):
+        try:
+            found = layout or recognise({key: _shape(value) for key, value in inner.items()}, backbone, str(source))
+            if found != "timm" and found in LAYOUTS and not any(LAYOUTS[found].ours(key) for key in inner):
+                raise InputError(f"no key of {source} fits layout {found}")
+            if found == "timm" and backbone and not _shares_keys(inner, backbone):
+                raise InputError(f"no key of {source} is one of timm's {backbone}")
+            return found, removed, inner
+        except InputError as error:
+            first = first or error
+    assert first is not None  # at least the table as it is was tried
+    parts = sorted({f"{key.partition('.')[0]}." for key in state})
+    if len(parts) > 1 and all(part in (*foreign.WRAPPERS, "decoder.", "segmentation_head.") for part in parts):
+        raise InputError(f"{first}; its keys begin with {some(parts)}: take one part with --prefix") from first
+    raise first
+
+
+def _shares_keys(state: Mapping[str, Any], name: str) -> bool:
+    if not timm.is_model(name):
+        return True  # an unknown name is reported later
+    with torch.device("meta"):
+        net: Any = timm.create_model(name)
+    return not net.state_dict().keys().isdisjoint(state)
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ def list_split(config: DataConfig, split: str) -> Listing:
     """The files of one split of a resolved config that has a root. Raises InputError where there is no such split."""
     spec, root = spec_of(config), Path(config.root)
     if not root.is_dir():
-        raise InputError(f"no folder {root} for data set {config.dataset!r}; set its root folder, data.root")
+        raise InputError(f"no folder {root} for data set {config.dataset!r}; name its folder with --root")
     split = spec.split_names.get(split, split)
     packed = packed_pairs(root, split)
     if packed:

@@ -70,6 +70,6 @@ class Encoding(nn.Module):
         with torch.autocast(x_BCN.device.type, enabled=False):
             x, d = x_BCN.to(torch.promote_types(x_BCN.dtype, torch.float32)), self.codewords_KC
             # |x - d|^2 multiplied out, so that no tensor of B N K C values is made.
-            distances_BNK = x.square().sum(1)[:, :, None] - 2 * (x.mT @ d.mT) + d.square().sum(1)
+            distances_BNK = x.square().sum(1)[:, :, None] - 2 * (x.transpose(1, 2) @ d.t()) + d.square().sum(1)
             weights_BNK = torch.softmax(-self.smoothing_K * distances_BNK, dim=2)
-            return weights_BNK.mT @ x.mT - weights_BNK.sum(1)[:, :, None] * d
+            return weights_BNK.transpose(1, 2) @ x.transpose(1, 2) - weights_BNK.sum(1)[:, :, None] * d

@@ -48,6 +48,6 @@ class NonLocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (conv(x).flatten(2) for conv in (self.theta, self.phi, self.g))  # (B, inner, N)
-        attention = torch.softmax(query.mT @ key, dim=2)  # (B, N, N)
-        gathered = (value @ attention.mT).unflatten(2, x.shape[2:])
+        attention = torch.softmax(query.transpose(1, 2) @ key, dim=2)  # (B, N, N)
+        gathered = (value @ attention.transpose(1, 2)).unflatten(2, x.shape[2:])
         return x + self.bn_out(self.conv_out(gathered))

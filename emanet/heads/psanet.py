@@ -89,4 +89,4 @@ def distribute(x: Tensor, predicted: Tensor, index: Tensor, reached: Tensor) -> 
     """x (B, C, H, W) gathered by what each source predicts, (B, O, H, W): a[s, t] is its value for t - s."""
     scores = predicted.flatten(2).gather(1, index.expand(len(x), -1, -1))  # (B, targets, sources)
     weights = scores.masked_fill(~reached, -torch.inf).softmax(dim=2)
-    return (x.flatten(2) @ weights.mT).unflatten(2, x.shape[2:])
+    return (x.flatten(2) @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])

@@ -38,13 +38,13 @@ def em_attention_plain(
         for step in range(1, steps + 1):
             carries = gradient == "unrolled" or (gradient == "last" and step == steps)
             z_BNK, mu = em_step(x if carries else x.detach(), mu if gradient == "unrolled" else mu.detach(), eps)
-        y_BCN = mu @ z_BNK.mT
+        y_BCN = mu @ z_BNK.transpose(1, 2)
     return y_BCN.to(x_BCN.dtype), mu
 
 
 def em_step(x_BCN: Tensor, mu_BCK: Tensor, eps: float = EPS) -> tuple[Tensor, Tensor]:
     """One iteration. Returns the responsibilities (B, N, K), which sum to 1 over K, and the new bases (B, C, K)."""
-    z_BNK = torch.softmax(x_BCN.mT @ mu_BCK, dim=2)
+    z_BNK = torch.softmax(x_BCN.transpose(1, 2) @ mu_BCK, dim=2)
     weights_BNK = z_BNK / (eps + z_BNK.sum(dim=1, keepdim=True))
     return z_BNK, unit_columns(x_BCN @ weights_BNK, eps)
 

@@ -9,9 +9,11 @@ import math
 import pickle
 import pickletools
 import struct
+import sys
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,7 +28,13 @@ MAX_PICKLE = 1 << 28  # bytes; the pickle in a zip holds names and sizes only, t
 MAX_TUPLES = 50_000  # of a pickle; a checkpoint has five per tensor, and hashing deeper nested ones ends the process
 MAX_MEMO = 10_000_000  # a pickle can ask for a memo of any size, which is allocated at once
 SLACK = 1 << 20  # bytes that the tensors of a file may have beyond twice its size
-ENTRIES = ("net", "state_dict", "model", "model_ema", "ema_state_dict", "state_dict_ema")
+ENTRIES = (
+    "net", "state_dict", "model", "model_state_dict", "model_state", "network", "weights", "params",
+    "model_ema", "ema_state_dict", "state_dict_ema", "ema_model_state_dict", "params_ema", "ema",
+)  # fmt: skip
+COUNTERS = ("steps", "n_averaged")  # of averaged models, beside their weights: mmengine's, PyTorch's
+# What wraps a network puts its own name before every key: torch.compile, DataParallel, Lightning and other trainers.
+WRAPPERS = ("_orig_mod.", "module.", "model.", "net.", "network.", "_forward_module.", "backbone.", "encoder.")
 NUMPY_KINDS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1")
 
 
@@ -88,6 +96,13 @@ class Table(dict):
         pass
 
 
+class Default:
+    """Stands for defaultdict: a plain dict, which is all that torch.load fills."""
+
+    def __new__(cls, *arguments):
+        return {}
+
+
 NUMPY = {
     f"{module}.{name}": stand_in
     for module in ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
@@ -95,8 +110,16 @@ NUMPY = {
 }
 PLAIN = NUMPY | {"collections.OrderedDict": Table, "_codecs.encode": Encode}
 ALLOCATES = ("builtins.bytearray", "__builtin__.bytearray")  # any number of bytes; weights_only allows it
-# Objects that trainers save beside the weights become Inert. Methods are saved as getattr(class, name): harmless here.
-BESIDE = ("mmengine.", "mmcv.", "mmseg.", "argparse.Namespace", "builtins.getattr", "__builtin__.getattr")
+# Objects that trainers save beside the weights become Inert, which runs nothing: those of any installed or own package,
+# and these of the standard library. Methods are saved as getattr(class, name).
+HARMLESS = (
+    "argparse.Namespace", "types.SimpleNamespace", "pathlib.", "datetime.", "decimal.", "fractions.", "uuid.", "enum.",
+    "collections.", "functools.partial", "__main__.", "copyreg._reconstructor", "copy_reg._reconstructor",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in (
+        "getattr", "set", "frozenset", "slice", "complex", "range", "object", "list", "dict", "tuple", "int", "float",
+        "str", "bool", "bytes",
+    )),
+)  # fmt: skip
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -144,18 +167,36 @@ def read(path: Path) -> dict[str, Any]:
 def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[str, dict[str, Any]]:
     """The name and content of the table of weights in a file; the name is empty if the file itself is the table.
 
-    The prefix `module.` of DataParallel and of averaged models is removed, and so is the counter of the latter.
+    Without an entry of a known name it is the only table of tensors. The counters of averaged models are left out.
     """
-    tables = [name for name, value in content.items() if isinstance(value, Mapping)]
-    if entry and entry not in tables:
-        raise InputError(f"{path} has no table {entry!r}{suggest(entry, tables)}")
-    entry = entry or next((name for name in ENTRIES if name in tables), "")
+    inner = [name for name, value in content.items() if isinstance(value, Mapping)]
+    if entry and entry not in inner:
+        raise InputError(f"{path} has no table {entry!r}{suggest(entry, inner)}")
+    holding = [name for name in inner if any(isinstance(value, Tensor) for value in content[name].values())]
+    entry = entry or next((name for name in ENTRIES if name in holding), holding[0] if len(holding) == 1 else "")
     state = dict(content[entry] if entry else content)
     if not state or not all(isinstance(key, str) for key in state):
         raise InputError(f"{path} does not hold weights by name")
-    inner = {key.removeprefix("module."): value for key, value in state.items() if key.startswith("module.")}
-    counters = [key for key in state if key in ("steps", "n_averaged")]  # mmengine's, PyTorch's
-    return entry, inner if inner and len(inner) + len(counters) == len(state) else state
+    own = {key: value for key, value in state.items() if key not in COUNTERS}
+    return entry, own if own and all(key.startswith("module.") for key in own) else state
+
+
+def unwrapped(state: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The prefix that was removed, and the table without it: first none, then one more of WRAPPERS each time."""
+    removed, inner = "", dict(state)
+    yield removed, inner
+    while wrapper := next((each for each in WRAPPERS if inner and all(key.startswith(each) for key in inner)), ""):
+        removed, inner = removed + wrapper, {key.removeprefix(wrapper): value for key, value in inner.items()}
+        yield removed, inner
+
+
+def part(state: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Any]:
+    """The values whose keys begin with a prefix, without it. InputError, with the first parts there are, for none."""
+    inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not inner:
+        firsts = Counter(f"{key.partition('.')[0]}." for key in state)
+        raise InputError(f"no key of {path} begins with {prefix!r}; they begin with {some(firsts)}")
+    return inner
 
 
 def tables(content: Mapping[str, Any], entry: str) -> list[tuple[str, str, str]]:
@@ -231,12 +272,13 @@ def _zip_pickle(path: Path) -> IO[bytes]:
 
 
 def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
-    """torch.load with weights_only; objects of the classes in BESIDE become Inert."""
+    """torch.load with weights_only; harmless objects become Inert."""
     names = {name for _ in range(pickles) for name in _scan(file)}
     if names.intersection(ALLOCATES):
         raise InputError(_refusal(path, ["builtins.bytearray"]))
     numbers = {name: stand_in for name, stand_in in NUMPY.items() if name in names}
-    other = {name: type(name, (Inert,), {}) for name in names if name.startswith(BESIDE)}
+    other: dict[str, type] = {name: type(name, (Inert,), {}) for name in names if _is_harmless(name)}
+    other |= {name: type(name, (Default,), {}) for name in names if name == "collections.defaultdict"}
     allowed: list[Any] = [
         (stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()
     ]
@@ -247,8 +289,17 @@ def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
     except pickle.UnpicklingError as error:
         said = str(error)
         culprits = [name for name in names if f" {name.removeprefix('__builtin__.')} " in said]
-        culprits = culprits or sorted(name for name in names if not name.startswith(("torch", "collections", *BESIDE)))
+        culprits = culprits or sorted(name for name in names if not name.startswith("torch") and not _is_harmless(name))
         raise InputError(_refusal(path, culprits)) from error
+
+
+def _is_harmless(name: str) -> bool:
+    """Whether objects of this class may stand beside weights: not those of torch, which torch.load judges itself."""
+    top = name.partition(".")[0]
+    if name in PLAIN or top == "torch" or name in ("collections.OrderedDict", "collections.Counter"):
+        return False
+    known = top in sys.stdlib_module_names or top in ("__builtin__", "copy_reg", "__main__")
+    return name.startswith(HARMLESS) if known else True
 
 
 def _refusal(path: Path, names: Sequence[str]) -> str:

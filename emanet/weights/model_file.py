@@ -18,7 +18,7 @@ from .. import __version__
 from ..atomic import write_whole
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import experiment_of, parse_header, to_dict
+from ..experiments import experiment_of, parse_header, to_dict, what_instead
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ def read_model(path: Path) -> ModelFile:
             experiment = experiment_of(header["experiment"], path)
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
-        raise InputError(f"cannot read model file {path}: {error}") from error
+        raise InputError(what_instead(path) or f"cannot read model file {path}: {error}") from error
     if "sha256" in metadata and metadata["sha256"] != _digest(metadata["emanet"], tensors):
         raise InputError(f"cannot read model file {path}: file is damaged: checksum mismatch")
     return ModelFile(path, experiment, header, tensors)

@@ -17,8 +17,8 @@ def read_weights(path: str) -> dict[str, Tensor]:
     except InputError as error:
         reason = str(error).removeprefix(f"cannot read {Path(path)}: ").replace(str(Path(path)), "it", 1)
         raise InputError(f"cannot read weights from {path}: {reason}") from error
-    state = content.get("state_dict", content)
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)] if isinstance(state, dict) else []
-    if not isinstance(state, dict) or odd:
-        raise InputError(f"cannot read weights from {path}: {some(odd) or 'state_dict'} is not a tensor")
+    _, state = foreign.weights(content, "", Path(path))
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise InputError(f"cannot read weights from {path}: {some(odd)} is not a tensor")
     return state

@@ -111,3 +111,41 @@ def test_a_default_is_the_same_in_the_command_and_in_what_it_calls(command, call
     assert shared
     for name in set(shared) - {"settings", "align_corners"}:
         assert own[name] == defaults[name] or not (own[name] or defaults[name]), name
+
+
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("--lr", "--optim.lr"),
+        ("--learning_rate", "--optim.lr"),
+        ("--batch", "--batch-size"),
+        ("--gpus=1", "--device"),
+        ("--crop_size", "--data.crop"),
+        ("--num-workers", "--data.workers"),
+        ("--weights", "--model.backbone.pretrained"),
+        ("--output-dir", "--out"),
+        ("--channels", "--model.head.channels"),  # by the last part of the name
+        ("--num_base", "--model.head.num-bases"),  # by letters
+        ("--data-dir", "--data.root"),
+    ],
+)
+def test_what_other_programs_call_a_flag(typed, meant):
+    done = run_cli("train", "drawn", typed, "1")
+    assert done.returncode == 2 and f"did you mean {meant}?" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    "typed, said",
+    [
+        ("--epochs", "did you mean --steps?; a run's length"),
+        ("--nc", "dataset.json"),
+        ("--ignore-index", "ignore_label"),
+    ],
+)
+def test_settings_that_are_no_flag(typed, said):
+    assert said in run_cli("train", "drawn", typed, "1").stderr
+
+
+def test_a_hint_names_a_flag_of_that_command():
+    assert "did you mean --root?" in run_cli("evaluate", "x", "--data_dir", "y").stderr
+    assert "--help` lists all" in run_cli("evaluate", "x", "--epochs", "3").stderr

@@ -395,3 +395,43 @@ def test_a_backbones_flags_work_as_told(write, tmp_path):
     sizes = ["--steps", "1", "--batch-size", "1", "--data.crop", "33", "33", "--model.head.channels", "4"]
     done = run_cli("train", "drawn", *flags, *sizes, "--data.workers", "0", "--seed", "-1", cwd=tmp_path)
     assert "seed is -1" in sentence(done)  # every flag before it was understood
+
+
+def test_wrapped_checkpoints_of_other_trainers(tmp_path):
+    """torch.compile, DDP, Lightning and PyTorch's tutorial: the same weights, with what was removed named."""
+    state = timm.create_model("resnet18").state_dict()
+    wrapped = {
+        "compiled": {f"_orig_mod.{key}": value for key, value in state.items()},
+        "both": {f"module._orig_mod.{key}": value for key, value in state.items()},
+        "lightning": {"global_step": 9, "state_dict": {f"model.{key}": value for key, value in state.items()}},
+        "tutorial": {"epoch": 3, "model_state_dict": state, "loss": 0.3},
+        "timm_by_name": {"state_dict": {f"encoder.{key}": value for key, value in state.items()}, "arch": "resnet18"},
+    }
+    for name, content in wrapped.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+        lines: list[str] = []
+        convert(tmp_path / f"{name}.pth", tmp_path / f"{name}.safetensors", tell=lines.append)
+        found = load_file(tmp_path / f"{name}.safetensors")
+        assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
+        assert name == "tutorial" or any(line.startswith("prefix") for line in lines), lines
+
+
+def test_a_part_of_a_larger_network_is_taken_by_its_prefix(tmp_path):
+    state = timm.create_model("resnet18").state_dict()
+    content = {f"encoder.{key}": value for key, value in state.items()} | {"decoder.x.weight": torch.ones(300, 2)}
+    content |= {f"segmentation_head.{i}.weight": torch.ones(2) for i in range(200)}
+    torch.save(content, tmp_path / "smp.pth")
+    with pytest.raises(InputError, match="encoder., segmentation_head.: take one part with --prefix"):
+        convert(tmp_path / "smp.pth", tmp_path / "x.safetensors")
+    lines: list[str] = []
+    convert(tmp_path / "smp.pth", tmp_path / "x.safetensors", prefix="encoder.", tell=lines.append)
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["conv1.weight"], state["conv1.weight"])
+    assert any(line.startswith("prefix        encoder.") for line in lines)
+
+
+def test_a_backbone_of_wrapped_keys_is_loaded_as_it_is(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "x.pth")
+    config = BackboneConfig(name="test_resnet", pretrained=str(tmp_path / "x.pth"))
+    net = emanet.backbones.build(config).net
+    assert torch.equal(net.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])

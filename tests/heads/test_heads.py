@@ -378,3 +378,11 @@ def test_channel_attention_chooses_channels_of_the_finer_map():
     _, first, _, second, _ = unit.gate
     average = torch.cat([low, high], 1).mean(dim=(2, 3), keepdim=True)
     torch.testing.assert_close(gates[..., :1, :1], second(first(average).relu()).sigmoid())
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, and warns of sizes that become constants
+@pytest.mark.parametrize("name", heads.HEADS)
+def test_no_head_has_what_torchs_older_onnx_exporter_lacks(name):
+    """That exporter, the default up to torch 2.8, traces the network and has no aten::mT."""
+    graph = torch.jit.trace(build(name).eval(), (maps(1),), check_trace=False).inlined_graph
+    assert "aten::" in str(graph) and "aten::mT" not in str(graph)

@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import datetime
 import io
 import pickle
 import struct
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import types
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -290,3 +292,72 @@ def test_archives_that_are_no_checkpoints(tmp_path):
     torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "script.pt")
     with pytest.raises(InputError, match="is a TorchScript archive, which is code"):
         foreign.read(tmp_path / "script.pt")
+
+
+def test_harmless_objects_beside_weights(tmp_path):
+    """Paths, dates, tables with defaults, and objects of a trainer's own classes stand still; nothing of them runs."""
+    beside = {
+        "path": Path("/data/run"),
+        "date": datetime.datetime(2024, 1, 2),
+        "history": collections.defaultdict(list, {"loss": [1.0]}),
+        "tags": {"a", "b"},
+        "args": argparse.Namespace(lr=0.1),
+        "size": torch.Size([1, 2]),
+        "counts": collections.Counter("aab"),
+        "scalar": np.float64(0.5),
+    }
+    torch.save({"epoch": 3, "state_dict": {"conv.weight": torch.ones(2, 2)}, **beside}, tmp_path / "x.pth")
+    content = foreign.read(tmp_path / "x.pth")
+    assert content["history"] == {"loss": [1.0]} and isinstance(content["path"], Inert)
+    entry, state = foreign.weights(content, "", tmp_path / "x.pth")
+    assert entry == "state_dict" and list(state) == ["conv.weight"]
+
+
+@pytest.mark.parametrize(
+    "name, harmless",
+    [
+        ("os.system", False),
+        ("posix.system", False),
+        ("builtins.eval", False),
+        ("__builtin__.exec", False),
+        ("subprocess.Popen", False),
+        ("torch.hub.load", False),
+        ("shutil.rmtree", False),
+        ("pathlib.PosixPath", True),
+        ("mytrainer.config.Config", True),
+        ("__main__.Config", True),
+        ("pytorch_lightning.callbacks.ModelCheckpoint", True),
+    ],
+)
+def test_which_names_may_stand_beside_weights(name, harmless):
+    assert foreign._is_harmless(name) == harmless
+
+
+@pytest.mark.parametrize(
+    "table", ["state_dict", "model_state_dict", "model", "net", "params", "ema", "whatever_the_author_likes"]
+)
+def test_tables_of_weights(tmp_path, table):
+    weights = {"a.weight": torch.ones(1)}
+    content = {"epoch": 1, "optimizer": {"state": {}, "lr": 0.1}, table: weights}
+    assert foreign.weights(content, "", tmp_path)[0] == table
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["_orig_mod.", "module.", "module._orig_mod.", "model.", "model.backbone.", "_forward_module.net.encoder."],
+)
+def test_prefixes_of_wrappers(prefix):
+    state = {f"{prefix}conv1.weight": 1, f"{prefix}bn1.bias": 2}
+    *_, (removed, inner) = foreign.unwrapped(state)
+    assert removed == prefix and inner == {"conv1.weight": 1, "bn1.bias": 2}
+
+
+def test_a_prefix_that_only_some_keys_have_stays():
+    assert [removed for removed, _ in foreign.unwrapped({"model.a": 1, "loss.b": 2})] == [""]
+
+
+def test_one_part_of_a_table(tmp_path):
+    state = {"encoder.a": 1, "decoder.b": 2}
+    assert foreign.part(state, "encoder.", tmp_path) == {"a": 1}
+    with pytest.raises(InputError, match="begins with 'head.'; they begin with encoder., decoder."):
+        foreign.part(state, "head.", tmp_path)
