@@ -4,6 +4,7 @@ from emanet import load_experiment, override
 config = override(load_experiment("voc_resnet101"), {"model.head.channels": 256})
 """
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -317,13 +318,34 @@ def read_json(path: str | Path) -> Any:
     if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for
         raise InputError(f"cannot read {path}: not a regular file")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} has a number of too many digits, or too many levels of brackets") from error
+
+
+def read_text(path: Path, names: bool = False) -> str:
+    """A text file as editors of any system save it: UTF-8 with or without a byte order mark, or UTF-16.
+
+    names: it lists files, whose names may be in another encoding: their bytes are kept, as Python does with names of
+    files. Raises InputError that names the file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif content[:40:2].count(0) * 3 > len(content[:40]) or content[1:40:2].count(0) * 3 > len(content[:40]):
+        encoding = "utf-16-be" if not content[0] else "utf-16-le"  # every other byte of Latin letters is 0
+    else:
+        encoding = "utf-8-sig"
+    try:
+        return content.decode(encoding, "surrogateescape" if names and encoding == "utf-8-sig" else "strict")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{path} is not text in UTF-8 or UTF-16, in line {line}: save it as UTF-8") from error
 
 
 def what_instead(path: Path) -> str:

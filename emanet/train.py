@@ -198,6 +198,9 @@ def open_folder(run: Run) -> None:
     run.folder.write_origin(config, net, state.step)
     run.log.open(state.step, state.progress.unvalidated)
     count = sum(p.numel() for p in net.parameters())
+    for split, dataset in ((config.data.train_split, run.samples.dataset), (config.data.val_split, run.val_set)):
+        left = "; left out: ".join(["", *getattr(dataset, "left_out", ())])
+        run.log.say(f"{split}: {len(dataset)} images{left}")
     run.log.say(
         f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {run.device}, "
         f"{config.steps} steps of {config.batch_size} images, into {run.folder.path}"

@@ -21,7 +21,7 @@ from ..loading import spec_of as classes_of
 from ..metrics import ConfusionMatrix, scores
 from ..predict.predictor import Predictor
 from ..show.figures import confusion_picture, require_figure
-from ..show.terminal import show
+from ..show.terminal import note, show
 
 
 @distributed.ending_together()
@@ -42,10 +42,12 @@ def score(
     engine: Engine = "plain",
     precision: Precision = "fp32",
     calibrate: Sequence[str] = (),
+    partial: bool = False,
 ) -> dict[str, Any]:
     """Score and show a model, or label maps; see the evaluate command's help for the arguments.
 
-    settings: default: what the model file says. Returns the report (see metrics). Under torchrun the ranks share the
+    partial: score what there is of images, masks and label maps that do not all belong together. settings: default:
+    what the model file says. Returns the report (see metrics). Under torchrun the ranks share the
     images, all return the same report, and rank 0 shows and writes it. Raises InputError.
     """
     if bool(images) != bool(masks):
@@ -60,9 +62,9 @@ def score(
         if model:
             how: dict[str, Any] = {"engine": engine, "precision": precision, "calibrate": calibrate}
             how |= {"device": str(where), "config": settings, "max_pixels": max_pixels}
-            matrix = _score_model(model, images, masks, split, root, dataset, workers, how)
+            matrix = _score_model(model, images, masks, split, root, dataset, workers, how, partial)
         else:
-            matrix = _score_label_maps(images, masks, dataset, max_pixels)
+            matrix = _score_label_maps(images, masks, dataset, max_pixels, partial)
         report = matrix.report()
         if distributed.rank() == 0:
             show(scores(report))
@@ -76,27 +78,39 @@ def score(
 
 
 def _score_model(
-    model: str, images: str, masks: str, split: str, root: str, dataset: str, workers: int, how: dict[str, Any]
-) -> ConfusionMatrix:
+    model: str, images: str, masks: str, split: str, root: str, dataset: str, workers: int, how: dict[str, Any],
+    partial: bool,
+) -> ConfusionMatrix:  # fmt: skip
     file = read(model)
     data = at_hand(file.experiment.data, classes_of(file.experiment).classes, dataset, root)
     channels = file.experiment.model.backbone.in_channels
     samples: Dataset | DrawnScenes
     if images:
-        samples = open_folders(Path(images), Path(masks), spec_of(data), channels)
+        samples = open_folders(Path(images), Path(masks), spec_of(data), channels, partial=partial)
     else:
         samples = open_dataset(data, split or data.val_split, channels)
     if isinstance(samples, Dataset):  # the drawn scenes have no files
         samples = replace(samples, max_pixels=how["max_pixels"])
+        _tell(samples)
     predictor = Predictor(file, **how)
     return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True)
 
 
-def _score_label_maps(predictions: str, masks: str, dataset: str, max_pixels: int | None) -> ConfusionMatrix:
+def _tell(samples: Dataset) -> None:
+    """How many images are scored, and what is not, on rank 0."""
+    if distributed.rank() == 0:
+        note("; left out: ".join([f"{len(samples)} images", *samples.left_out]))
+
+
+def _score_label_maps(
+    predictions: str, masks: str, dataset: str, max_pixels: int | None, partial: bool
+) -> ConfusionMatrix:
     """Label maps made elsewhere against masks; without a data set the classes are the values that occur."""
     spec = resolve(DataConfig(dataset=dataset)).spec if dataset else None
     read_as = spec or DatasetSpec(classes=tuple(str(value) for value in range(IGNORE)))
-    pairs = open_folders(Path(predictions), Path(masks), read_as).pairs
+    samples = open_folders(Path(predictions), Path(masks), read_as, partial=partial, what="prediction")
+    _tell(samples)
+    pairs, without = samples.pairs, 0
     as_is = override(read_as, {"label_map": {}, "ignore_label": IGNORE})  # predictions hold classes, not mask values
     matrix = ConfusionMatrix(read_as.classes)
     for prediction, mask in pairs[distributed.rank() :: distributed.world_size()]:
@@ -106,10 +120,17 @@ def _score_label_maps(predictions: str, masks: str, dataset: str, max_pixels: in
         labels = read_mask(mask, read_as, max_pixels=max_pixels)
         if predicted.shape != labels.shape:
             raise InputError(f"{prediction} and its mask {mask} have different sizes")
-        if (predicted == IGNORE).any():
-            raise InputError(f"{prediction} has ignored pixels (255), but a prediction must name a class everywhere")
+        # No data: nothing is lost where the mask ignores the pixel too.
+        missing = (predicted == IGNORE) & (labels != IGNORE)
+        if missing.any() and not partial:
+            text = f"{prediction} has no prediction (255) for {missing.mean():.1%} of its pixels, which {mask} labels"
+            raise InputError(f"{text}; --partial leaves those pixels out")
+        without += int(missing.sum())
+        labels[missing], predicted[predicted == IGNORE] = IGNORE, 0
         matrix.add(torch.from_numpy(labels), torch.from_numpy(predicted))
     matrix.sum_over_ranks()
+    if without:
+        note(f"left out: {without:,} labelled pixels without a prediction")
     if spec is None:
         highest = int(matrix.counts.nonzero().max()) if matrix.counts.any() else 0
         trimmed = ConfusionMatrix(read_as.classes[: highest + 1])

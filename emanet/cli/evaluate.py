@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 
 from ..config import EngineConfig, EvalConfig
-from .flags import Device, File, Folder, Model, Name, Whole, parse_for_model
+from .flags import Device, File, Folder, Model, Name, Switch, Whole, parse_for_model
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Evaluate:
     """Folder of images instead of a data set; each needs a mask of the same stem under --masks."""
     masks: Folder = ""
     """Folder of masks, in the values or colours of the model's data set."""
+    partial: Switch = False
+    """Score what there is of images, masks and predictions that do not all belong together."""
     split: Name = ""
     """Split of the data set; default its validation split."""
     root: Folder = ""

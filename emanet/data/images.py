@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError, features
 
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
@@ -23,7 +24,7 @@ from . import libtiff
 from .shards import File
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .npy".split()
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .heic .heif .npy".split()
 )
 # Pillow knows more, but some of those formats have no signature, and for EPS it starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -216,7 +217,7 @@ def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Itera
             else:
                 if max_pixels and Image.MAX_IMAGE_PIXELS and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
                     Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses more than twice as many
-                image = Image.open(file, formats=FORMATS)
+                image = Image.open(file, formats=_formats(file) or FORMATS)
                 w, h = image.size
             limit = MAX_PIXELS if max_pixels is None else max_pixels
             if h * w > limit:
@@ -226,6 +227,28 @@ def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Itera
         raise InputError(f"cannot read {kind} {path}: {_reason(error)}") from error
 
 
+def _formats(file: IO[bytes]) -> tuple[str, ...]:
+    """Pillow's formats for photographs of phones, AVIF and HEIC; none for other files. ValueError where both lack."""
+    file.seek(0)
+    start = file.read(32)
+    file.seek(0)
+    if start[4:8] != b"ftyp":
+        return ()
+    kinds = start[8:]
+    if b"avif" in kinds or b"avis" in kinds:
+        if not features.check("avif"):
+            raise ValueError("it is an AVIF image, which needs Pillow 11.3 or newer")
+        return ("AVIF",)
+    if any(kind in kinds for kind in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")):
+        try:
+            import pillow_heif
+        except ImportError:
+            raise ValueError("it is a HEIC photograph: pip install 'emanet[heif]' to read it") from None
+        pillow_heif.register_heif_opener()
+        return ("HEIF",)
+    return ()
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "not enough memory for its pixels"
@@ -233,7 +256,7 @@ def _reason(error: Exception) -> str:
         pixels, limit = re.findall(r"\d+", str(error))
         return f"its {pixels} pixels are more than max_pixels, {limit}"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged, or its format is not one of {', '.join(FORMATS)} and .npy"
+        return f"it is damaged, or its format is not one of {', '.join(FORMATS)}, AVIF, HEIC and .npy"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error).rstrip(".") or type(error).__name__

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..inference import shared_size
 from ..show.terminal import bar, note
 from . import raster
-from .inputs import find_images
+from .inputs import find_images, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
@@ -55,6 +55,8 @@ def predict_files(
         raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
     _keep_inputs(images, out)
     require_writable_folder(out)
+    if other := left_out(inputs):
+        note(other)
     failures: list[str] = []
 
     def skip(error: InputError) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.files import files_below
 from ..data.images import IMAGE_SUFFIXES
-from ..errors import InputError
+from ..errors import InputError, some
 
 
 def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
@@ -41,6 +41,15 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
             taken.add(name)
         named.append((path, name))
     return named
+
+
+def left_out(inputs: Sequence[str]) -> str:
+    """Which files of the folders are not read as images, in words, by their extensions; "" if there are none."""
+    folders = [path for source in inputs if (path := Path(source)).is_dir()]
+    other = [file for folder in folders for file in files_below(folder) if file.suffix.lower() not in IMAGE_SUFFIXES]
+    count = Counter(file.suffix or "without an extension" for file in other)
+    kinds = some((f"{times} {suffix}" for suffix, times in count.most_common()), 4)
+    return f"left out, as they are no images: {kinds}" if other else ""
 
 
 def _images_of(source: str) -> list[tuple[Path, Path]]:

@@ -11,7 +11,9 @@ from conftest import ROOT, run_cli, sentence
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from emanet.analysis.score import score
 from emanet.data.datasets import SPECS
+from emanet.errors import InputError
 from emanet.experiments import read_header
 
 
@@ -133,3 +135,21 @@ def test_evaluate_names_what_does_not_fit(model, scenes, tmp_path):
     tensors = load_file(model)
     save_file({"mean": tensors["mean"]}, model, {"emanet": json.dumps(read_header(model))})
     assert "missing: std" in sentence(run_cli("evaluate", model, "--images", images, "--masks", masks))
+
+
+def test_pixels_without_a_prediction(tmp_path, capsys):
+    """255 in a label map: nothing where the mask ignores the pixel too; else refused, or left out if asked."""
+    for folder in ("maps", "masks"):
+        (tmp_path / folder).mkdir()
+    mask = np.array([[0, 0, 1, 1], [255, 255, 1, 1]], np.uint8)
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    prediction = np.where(mask == 255, 255, mask).astype(np.uint8)
+    Image.fromarray(prediction).save(tmp_path / "maps" / "a.png")
+    where = {"images": str(tmp_path / "maps"), "masks": str(tmp_path / "masks")}
+    assert score(**where)["mIoU"] == 1
+    prediction[0, 0] = 255
+    Image.fromarray(prediction).save(tmp_path / "maps" / "a.png")
+    with pytest.raises(InputError, match="no prediction .255. for 12.5% of its pixels, which .* labels; --partial"):
+        score(**where)
+    assert score(**where, partial=True)["mIoU"] == 1
+    assert "1 labelled pixels without a prediction" in capsys.readouterr().err

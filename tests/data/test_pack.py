@@ -188,7 +188,7 @@ def test_what_is_interrupted_leaves_nothing(scenes, tmp_path, monkeypatch, capsy
     with pytest.raises(error, match=message):
         pack(files.pairs, files.spec, "train", out, 30_000)
     assert list(out.iterdir()) == []
-    with pytest.raises(InputError, match="no data set or dataset.json"):
+    with pytest.raises(InputError, match="holds no dataset.json: write one"):
         opened(out)
     if stage != "reading":
         monkeypatch.undo()

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ...errors import InputError, some
+from ...experiments import read_text
 from ..images import colour_codes, read_mask_values
 from .annotations import Colour, Region
 
@@ -24,7 +25,7 @@ def read_labelmap(path: Path) -> dict[str, Colour]:
     Empty lines, lines that begin with #, and a header are left out.
     """
     colours: dict[str, Colour] = {}
-    lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    lines = [line.strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     for number, line in enumerate(lines):
         if match := re.fullmatch(r"(.+?)[:,;\s]\s*(\d+)[,;\s]+(\d+)[,;\s]+(\d+)(?::.*)?", line):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ....errors import InputError
+from ....experiments import read_text
 from ...files import files_below
 from ..annotations import Annotated, Export, Images, split_in
 from ..colour_masks import regions_of
@@ -42,7 +43,7 @@ def read(source: Path, images: Images) -> Export:
 def _names(path: Path) -> dict[int, str]:
     """Value -> class. The first line is a header: "Pixel Value, Class"."""
     try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(path.read_text("utf-8-sig").splitlines()) if row]
+        rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines()) if row]
         names = {int(value): name for value, name in rows[1:]}
     except ValueError as error:
         raise InputError(f"{path}: every line must be a value and a class, as in `1, car`: {error}") from error

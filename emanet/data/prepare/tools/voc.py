@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ....config import voc_palette
 from ....errors import InputError
+from ....experiments import read_text
 from ...files import files_below
 from ...images import IMAGE_SUFFIXES
 from ...specs import SPECS
@@ -64,6 +65,6 @@ def _split_lists(folder: Path) -> dict[str, str]:
     return {
         line.strip(): split
         for split, path in lists.items()
-        for line in path.read_text("utf-8-sig").splitlines()
+        for line in read_text(path, names=True).splitlines()
         if line.strip()
     }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ....errors import InputError
+from ....experiments import read_text
 from ...files import files_below
 from ...images import IMAGE_SUFFIXES
 from ..annotations import Annotated, Export, Images, Region
@@ -46,8 +47,8 @@ def _described(source: Path) -> tuple[Path, dict[str, Any]]:
     candidates = sorted([*source.glob("*.yaml"), *source.glob("*.yml")]) if source.is_dir() else [source]
     for path in candidates:
         try:
-            document = yaml.safe_load(path.read_text("utf-8-sig"))
-        except (yaml.YAMLError, OSError, ValueError) as error:
+            document = yaml.safe_load(read_text(path))
+        except yaml.YAMLError as error:
             raise InputError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
         if isinstance(document, dict) and isinstance(document.get("names"), list | dict):
             return path, document
@@ -65,7 +66,7 @@ def _listed(path: Path, root: Path, entry: Any) -> Iterator[tuple[Path, Path]]:
                 if image.suffix.lower() in IMAGE_SUFFIXES:
                     yield image, place
         elif place.is_file():
-            for line in filter(None, map(str.strip, place.read_text("utf-8-sig").splitlines())):
+            for line in filter(None, map(str.strip, read_text(place, names=True).splitlines())):
                 image = (place.parent if line.startswith("./") else root) / line
                 if not image.is_file():
                     raise InputError(f"{place} lists {line}, but there is no {image}")
@@ -90,7 +91,7 @@ def _regions(image: Path, path: Path, export: Export, size: tuple[int, int]) -> 
         export.left_out["label files that are missing: those images have no object"].append(path.name)
         return
     masks = []
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
         if len(words) == 5:
             export.left_out["boxes without an outline"].append(f"{path.name}, line {number}")
