@@ -115,6 +115,20 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
             yield f'{text}; to ignore it, map its mask value to 255 in "label_map" of dataset.json'
 
 
+def about_start(config: Experiment, source: Experiment) -> Iterator[str]:
+    """Where the weights of init_from were made for other settings. source: the experiment of that run."""
+    own, other = config.data.spec, source.data.spec
+    if own and other and own.classes != other.classes and len(own.classes) == len(other.classes):
+        names = zip(own.classes, other.classes, strict=True)
+        where, (name, was) = next((label, pair) for label, pair in enumerate(names) if pair[0] != pair[1])
+        yield f"class {where} is {name!r}, but {was!r} in {config.init_from}, whose classifier is kept nevertheless"
+    for name in ("mean", "std", "align_corners"):
+        value, before = getattr(config.model, name), getattr(source.model, name)
+        if value != before:
+            texts = [" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in (value, before)]
+            yield f"model.{name} is {texts[0]}, but {config.init_from} was trained with {texts[1]}"
+
+
 def _about_grid(config: Experiment, net: EMANet) -> Iterator[str]:
     """Where logits spread over the crop come to lie elsewhere than the backbone computed them; see grid_size."""
     crop, stride = config.data.crop, net.stride

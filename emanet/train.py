@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from . import __version__, distributed
-from .advice import about_settings, check_data
+from .advice import about_settings, about_start, check_data
 from .config import Experiment
 from .data.datasets import open_dataset, resolve
 from .data.loader import training_loader
@@ -173,6 +173,7 @@ def restore(run: Run) -> dict[str, Any] | None:
             loaded, fresh = start_from(run.net, config.init_from)
             rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
             run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
+            run.log.say(*(f"note: {text}" for text in about_start(config, load_experiment(config.init_from))))
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)

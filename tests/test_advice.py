@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from emanet import train as training
-from emanet.advice import about_settings, check_data
+from emanet.advice import about_settings, about_start, check_data
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data.datasets import open_dataset, resolve
 from emanet.errors import InputError
@@ -90,6 +90,21 @@ def test_our_own_recipes_are_on_the_grid(name, monkeypatch):
 def test_settings(changes, said):
     (sentence,) = advice(**changes)
     assert re.search(said, sentence), sentence
+
+
+def test_a_start_from_weights_of_other_settings():
+    source = override(load_experiment("drawn"), {"data": resolve(DataConfig(dataset="drawn"))})
+    config = override(source, {"init_from": "runs/a"})
+    assert list(about_start(config, source)) == []
+    classes = source.data.spec.classes
+    other = override(
+        config, {"data.spec.classes": (classes[1], classes[0], *classes[2:]), "model.mean": (0.5,), "model.std": (1.0,)}
+    )
+    names, mean, std = about_start(other, source)
+    assert names == f"class 0 is {classes[1]!r}, but {classes[0]!r} in runs/a, whose classifier is kept nevertheless"
+    assert mean == "model.mean is 0.5, but runs/a was trained with 0.485 0.456 0.406" and std.startswith(
+        "model.std is 1.0"
+    )
 
 
 def test_classes_whose_names_hold_a_side_by_chance():

@@ -196,6 +196,14 @@ def test_a_check_needs_no_place_to_remember(tmp_path, monkeypatch):
     assert check(folders(tmp_path)).pixels[0] == 24
 
 
+def test_colour_masks_among_index_masks_are_noted(tmp_path):
+    for name in ("one", "two", "three"):
+        pair(tmp_path, name)
+    Image.new("RGB", (6, 4)).save(tmp_path / "masks" / "two.png")
+    (sentence,) = check(folders(tmp_path)).notes
+    assert sentence == f"1 of 3 masks hold colours, unlike the others: {tmp_path / 'masks' / 'two.png'}"
+
+
 def test_what_the_headers_tell_is_noted_every_time(tmp_path):
     """A palette in another order, and an orientation of the image alone."""
     pair(tmp_path, "one", value=1)

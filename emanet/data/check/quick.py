@@ -50,14 +50,17 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
         return inspect_mask(pair, dataset.spec)
 
     total = np.zeros(IGNORE + 1, np.int64)
-    sizes, blank, found = set(), [], defaultdict(list)
+    sizes, blank, found, kinds = set(), [], defaultdict(list), defaultdict(list)
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for done, facts in enumerate(pool.map(inspect, dataset.pairs), 1):
                 assert facts.counts is not None and facts.size  # of every mask that is not refused
                 total += facts.counts
                 sizes.add(facts.size)
-                blank += [str(dataset.pairs[done - 1][1])] * (not facts.counts[:IGNORE].any())
+                mask = dataset.pairs[done - 1][1]
+                kinds["colours" if facts.colours else "values"].append(mask)
+                if not facts.counts[:IGNORE].any():
+                    blank.append(mask)
                 for kind, _, files, text in facts.findings:
                     found[kind].append(f"{files[-1]}: {text}")
                 progress(done)
@@ -67,6 +70,9 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     if not total[:IGNORE].any():
         raise InputError(f"every pixel of the {len(dataset)} masks is ignored: {dataset.pairs[0][1].parent}")
     notes = [f"{some(texts, 1)}; `data check` lists all such files" for texts in found.values()]
+    if len(kinds) > 1:
+        kind, fewer = min(kinds.items(), key=lambda item: len(item[1]))
+        notes.append(f"{len(fewer)} of {len(dataset)} masks hold {kind}, unlike the others: {some(fewer, 3)}")
     if blank:
         notes.append(f"every pixel is ignored in {some(blank, 3)}")
     smallest, largest = (tuple(pick(side) for side in zip(*sizes, strict=True)) for pick in (min, max))
