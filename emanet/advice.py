@@ -48,7 +48,7 @@ def _about_splits(
     unseen = [name for name, a, b in zip(classes, train.pixels, val.pixels, strict=False) if b and not a]
     if unseen:
         yield f"validation has pixels of {some(unseen)}, which training has not, so they cannot be learned"
-    shared = shared_images(train_set, val_set)
+    shared = shared_images(train_set, val_set, train.labels, val.labels)
     meaning = "so the score does not tell how well new images are predicted"
     if data.train_split == data.val_split:
         yield f"data.val_split is the training split, {data.val_split}, {meaning}"

@@ -147,6 +147,14 @@ class TestData:
         assert sentence.startswith("note: 1 of the 4 images for validation are also for training")
         assert sentence.endswith("val/images/3.png")
 
+    def test_images_of_both_splits_in_another_format(self, tmp_path):
+        folder(tmp_path)
+        (tmp_path / "val/masks/3.png").write_bytes((tmp_path / "train/masks/1.png").read_bytes())
+        Image.open(tmp_path / "train/images/1.png").save(tmp_path / "val/images/3.bmp")
+        (tmp_path / "val/images/3.png").unlink()
+        for _ in range(2):  # the second time, the labels are remembered
+            assert [line.rpartition("/")[2] for line in told(tmp_path)] == ["3.bmp"]
+
     @pytest.mark.parametrize("split", ["", "{split}"], ids=["files", "copies"])
     def test_splits_of_the_same_images_are_refused(self, tmp_path, split):
         folder(tmp_path, split=split, images=2, splits=("train",))

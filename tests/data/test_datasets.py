@@ -196,6 +196,15 @@ def test_a_check_needs_no_place_to_remember(tmp_path, monkeypatch):
     assert check(folders(tmp_path)).pixels[0] == 24
 
 
+def test_an_orientation_that_swaps_the_sides_is_named(tmp_path):
+    pair(tmp_path, "one")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "one.jpg", exif=exif)
+    with pytest.raises(InputError, match="one.jpg is 4x6, but its mask .* EXIF turns only one of them"):
+        check(folders(tmp_path))
+
+
 def test_colour_masks_among_index_masks_are_noted(tmp_path):
     for name in ("one", "two", "three"):
         pair(tmp_path, name)

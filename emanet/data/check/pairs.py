@@ -78,7 +78,10 @@ def check_pair(image: File, mask: File, spec: DatasetSpec) -> np.ndarray:
     labels = read_mask(mask, spec)
     size = image_size(image)
     if size != labels.shape:
-        raise InputError(size_difference(image, size, mask, labels.shape))
+        text = size_difference(image, size, mask, labels.shape)
+        if size == labels.shape[::-1] and (_header(image).turn in SIDEWAYS) != (_header(mask).turn in SIDEWAYS):
+            text += "; EXIF turns only one of them: save both upright, without EXIF"
+        raise InputError(text)
     return labels
 
 

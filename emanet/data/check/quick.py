@@ -1,5 +1,6 @@
 """The check before a run: every mask is opened once, its size and values are compared."""
 
+import hashlib
 import json
 import os
 from collections import defaultdict
@@ -30,6 +31,8 @@ class Checked(NamedTuple):
     largest: tuple[int, int]
     notes: list[str]
     """What is suspicious of its files."""
+    labels: list[str]
+    """A digest of each mask's size and pixels per label, or "" if it has one label only; in the order of the pairs."""
 
 
 def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None) -> Checked:
@@ -50,13 +53,16 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
         return inspect_mask(pair, dataset.spec)
 
     total = np.zeros(IGNORE + 1, np.int64)
-    sizes, blank, found, kinds = set(), [], defaultdict(list), defaultdict(list)
+    sizes, blank, found, kinds, labels = set(), [], defaultdict(list), defaultdict(list), []
     with ThreadPoolExecutor(THREADS) as pool:
         try:
             for done, facts in enumerate(pool.map(inspect, dataset.pairs), 1):
                 assert facts.counts is not None and facts.size  # of every mask that is not refused
                 total += facts.counts
                 sizes.add(facts.size)
+                several = np.count_nonzero(facts.counts) > 1
+                key = facts.counts.tobytes() + repr(facts.size).encode()
+                labels.append(hashlib.blake2b(key, digest_size=8).hexdigest() if several else "")
                 mask = dataset.pairs[done - 1][1]
                 kinds["colours" if facts.colours else "values"].append(mask)
                 if not facts.counts[:IGNORE].any():
@@ -76,7 +82,7 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     if blank:
         notes.append(f"every pixel is ignored in {some(blank, 3)}")
     smallest, largest = (tuple(pick(side) for side in zip(*sizes, strict=True)) for pick in (min, max))
-    checked = Checked(total, smallest, largest, notes)
+    checked = Checked(total, smallest, largest, notes, labels)
     try:
         write_json(stamp, checked._asdict() | {"pixels": total.tolist()})
     except OSError:

@@ -1,5 +1,8 @@
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data.check.overlap import START, shared_images
 from emanet.data.datasets import Dataset, open_dataset
@@ -30,6 +33,17 @@ def test_files_of_two_sizes_are_not_opened(tmp_path, monkeypatch):
     train, val = data_set(tmp_path / "t", a=b"1"), data_set(tmp_path / "v", a=b"22")
     monkeypatch.setattr(Path, "open", None)
     assert names(train, val) == [] and names(train, train) == ["a"]
+
+
+def test_the_same_pixels_in_another_format(tmp_path):
+    """Files are decoded only where the labels agree; a file that cannot be read is like no other."""
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    train, val = data_set(tmp_path / "t", a=b"", b=b"1"), data_set(tmp_path / "v", a=b"22", b=b"333", c=b"x")
+    Image.fromarray(pixels).save(tmp_path / "t" / "a", "PNG")
+    for name in ("a", "b"):
+        Image.fromarray(pixels).save(tmp_path / "v" / name, "BMP")
+    found = shared_images(train, val, ["1", "2"], ["1", "3", "2"])
+    assert [file.name for file in found] == ["a"]
 
 
 def test_packed_splits(scenes, tmp_path):
