@@ -196,6 +196,16 @@ def test_a_check_needs_no_place_to_remember(tmp_path, monkeypatch):
     assert check(folders(tmp_path)).pixels[0] == 24
 
 
+def test_interpolated_borders_are_noted_though_few_masks_are_looked_at(tmp_path):
+    ramp = np.tile(np.array([0, 0, 1, 2, 2, 1, 0, 0], np.uint8), (32, 4))
+    for i in range(9):
+        pair(tmp_path, str(i), size=(32, 32))
+        Image.fromarray(ramp).save(tmp_path / "masks" / f"{i}.png")
+    (sentence,) = check(folders(tmp_path, DatasetSpec(classes=("a", "b", "c")))).notes
+    assert "masks/0.png: " in sentence and "of its borders have a class between" in sentence
+    assert sentence.endswith("and 1 more; `data check` lists all such files"), "the first and the ninth"
+
+
 def test_an_orientation_that_swaps_the_sides_is_named(tmp_path):
     pair(tmp_path, "one")
     exif = Image.Exif()

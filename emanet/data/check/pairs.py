@@ -85,13 +85,16 @@ def check_pair(image: File, mask: File, spec: DatasetSpec) -> np.ndarray:
     return labels
 
 
-def inspect_mask(pair: Pair, spec: DatasetSpec) -> Facts:
-    """What a pair tells without its image's pixels. Raises InputError as check_pair does."""
+def inspect_mask(pair: Pair, spec: DatasetSpec, *, borders: bool = True) -> Facts:
+    """What a pair tells without its image's pixels. Raises InputError as check_pair does.
+
+    borders: also look for interpolated ones, which takes a fifth of the time.
+    """
     image, mask = pair
     labels = check_pair(image, mask, spec)
     facts = Facts(size=(labels.shape[0], labels.shape[1]))
     heads = _header(image), _header(mask)
-    _inspect_labels(facts, labels, mask, heads[1], spec)
+    _inspect_labels(facts, labels, mask, heads[1], spec, borders)
     _compare_turns(facts, image, mask, heads)
     return facts
 
@@ -123,13 +126,15 @@ def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
     return facts
 
 
-def _inspect_labels(facts: Facts, labels: np.ndarray, mask: File, head: Header, spec: DatasetSpec) -> None:
+def _inspect_labels(
+    facts: Facts, labels: np.ndarray, mask: File, head: Header, spec: DatasetSpec, borders: bool = True
+) -> None:
     """What a mask that passed the check tells: its pixels per label, and what makes it suspicious."""
     facts.counts = pixels_per_label(labels)
     facts.colours = head.colours
     if head.format == "JPEG":
         facts.add("lossy-mask", "warning", [mask], "it is a JPEG, which changes values")
-    elif (share := blur(labels)) > BLURRED:
+    elif borders and (share := blur(labels)) > BLURRED:
         text = f"{share:.0%} of its borders have a class between those of the two sides"
         facts.add("lossy-mask", "warning", [mask], text)
     if text := _other_colours(facts.counts, head, spec):
