@@ -112,7 +112,7 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
     for name in classes:
         if re.sub(r"[\W_]", "", name).casefold() in NOT_CLASSES:
             text = f"class {name!r} is learned and scored like any other"
-            yield f'{text}; to ignore it, map its mask value to 255 in "label_map" of dataset.json'
+            yield f'{text}; to ignore it, leave it out of "classes" and map its mask value to 255 in "label_map"'
 
 
 def about_start(config: Experiment, source: Experiment) -> Iterator[str]:
