@@ -14,8 +14,9 @@ demo: $(VENV)/for-demo
 	@echo
 	@echo "runs/demo holds curves.png, confusion.png, evaluation.json (the IoU table) and predictions/*_overlay.jpg"
 
+# Threads of tests that run side by side would wait for each other, spinning.
 test: $(VENV)/for-tests
-	$(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadgroup
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --maxprocesses 8 --dist loadgroup
 
 lint: $(VENV)/for-tests
 	$(RUN) -m ruff check .

@@ -1,9 +1,9 @@
-"""data prepare NAME, data check SOURCE, data pack SOURCE and data draw FOLDER."""
+"""data import TOOL SOURCE, data check SOURCE, data prepare NAME, data pack SOURCE and data draw FOLDER."""
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,19 +14,24 @@ Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT|
 
 @dataclass(frozen=True)
 class Draw:
-    """Write drawn scenes as a folder data set, an example of the layout."""
+    """Write drawn scenes: an example of a data set, or of an export."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """A new or empty folder."""
-    train: int = 200
+    train: Annotated[int, tyro.conf.arg(metavar="N")] = 200
     """Images of the training split."""
-    val: int = 40
+    val: Annotated[int, tyro.conf.arg(metavar="N")] = 40
     """Images of the validation split."""
+    labelme: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write images and JSON files of the annotation tool labelme, to import."""
 
     def run(self) -> None:
-        from ..data.drawn import write_drawn
+        from ..data.drawn import write_drawn, write_labelme
 
-        write_drawn(Path(self.folder), {"train": self.train, "val": self.val})
+        if self.labelme:
+            write_labelme(Path(self.folder), self.train + self.val)
+        else:
+            write_drawn(Path(self.folder), {"train": self.train, "val": self.val})
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,37 @@ class Prepare:
         from ..data.prepare.recipes import prepare
 
         prepare(**vars(self))
+
+
+@dataclass(frozen=True)
+class Import:
+    """Turn an annotation tool's export into a folder data set.
+
+    An account says what was read and what was left out.
+    """
+
+    tool: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TOOL")]
+    """coco, cvat, label-studio, labelme, masks, roboflow, supervisely, voc or yolo."""
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """The export: its folder, unpacked, or its file."""
+    out: Folder
+    """A new or empty folder for the data set."""
+    images: Folder = ""
+    """Where the images are, if they are not in the export."""
+    map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OLD=NEW")] = ()
+    """Rename classes, or merge several into one; `OLD=` leaves its pixels unlabelled, `*=NEW` is for all the others."""
+    unlabelled: Literal["background", "ignore"] = "background"
+    """What pixels without an object become: a class of their own, or pixels that count nowhere."""
+    split: Annotated[tuple[float, ...], tyro.conf.arg(metavar="SHARE")] = ()
+    """Shares of train, val and perhaps test, by a hash of each name; default: the export's splits, or 0.8 0.2."""
+    group_by: Annotated[str, tyro.conf.arg(metavar="REGEX")] = ""
+    """The part of the names that images of one group share, such as '^[^_]*'; a group stays in one split."""
+
+    def run(self) -> None:
+        from ..data.prepare.annotations import import_annotations
+
+        options = {name: value for name, value in vars(self).items() if name != "map"}
+        import_annotations(**options, rename=self.map)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,4 +137,4 @@ class Check:
 
 
 def main(arguments: list[str]) -> None:
-    subcommand({"draw": Draw, "prepare": Prepare, "pack": Pack, "check": Check}, arguments, "data")
+    subcommand({"draw": Draw, "import": Import, "prepare": Prepare, "pack": Pack, "check": Check}, arguments, "data")

@@ -62,7 +62,7 @@ def test_a_restart_continues_what_the_same_launch_began_and_nothing_else(tiny, t
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert pick_run_folder(tmp_path / "run", "x", False) == (tmp_path / "run", True)
     if name == "none":
-        monkeypatch.setattr(rundir.os, "getppid", lambda: 1)
+        monkeypatch.setattr(rundir.os, "getppid", lambda: -1)  # not that of any process, nor 1 (a daemon)
     else:
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another-job")
     with pytest.raises(InputError, match="run already holds a run"):
