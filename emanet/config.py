@@ -153,6 +153,7 @@ class ModelConfig:
     bn_momentum: float = 0.1
     """Share of the running BatchNorm statistics that one batch replaces; 3e-4 in the original."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Of each channel, of images of 0 to 1; one value stands for all channels."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
@@ -163,6 +164,14 @@ class ModelConfig:
                 raise InputError(f"model.{name} has {len(values)} values for {self.backbone.in_channels} channels")
         require(0 <= self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "between 0 and 1")
         require(all(value > 0 for value in self.std), "std", self.std, "above 0")
+        if max(*self.mean, *self.std) > 1:  # the network would see every image as one colour
+            old = {"mean": self.mean, "std": self.std} if max(self.mean) > 1 else {"std": self.std}
+            stated, divided = (
+                " and ".join(f"model.{name} {' '.join(f'{value / by:.6g}' for value in old[name])}" for name in old)
+                for by in (1, 255)
+            )
+            raise InputError(f"{stated}: images are 0 to 1 here, not 0 to 255, so divide by 255: {divided}")
+        require(all(value >= 0 for value in self.mean), "mean", self.mean, "between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +293,10 @@ class LossConfig:
         require(0 < self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "above 0 and at most 1")
         require(0 <= self.boundary_width <= 1000, "boundary_width", self.boundary_width, "0 to 1000")
         require(self.boundary_weight >= 0, "boundary_weight", self.boundary_weight, "at least 0")
-        require(all(weight >= 0 for weight in self.class_weights), "class_weights", self.class_weights, "not negative")
+        sound = all(weight >= 0 for weight in self.class_weights) and (
+            not self.class_weights or any(self.class_weights)
+        )
+        require(sound, "class_weights", self.class_weights, "not negative, and not all 0")
 
     @staticmethod
     def upgrade(values: dict[str, Any]) -> dict[str, Any]:
@@ -330,9 +342,9 @@ class OptimConfig:
 class EvalConfig:
     mode: Literal["whole", "slide"] = "whole"
     """whole: the image at once. slide: overlapping windows, their probabilities averaged."""
-    window: tuple[int, int] = (513, 513)
+    window: tuple[int, int] = setting((513, 513), unused_while={"mode": ("whole",)})
     """(h, w) of a window."""
-    overlap: float = 1 / 3
+    overlap: float = setting(1 / 3, unused_while={"mode": ("whole",)})
     """Share of a window that overlaps its neighbour."""
     scales: tuple[float, ...] = (1.0,)
     """The image is also predicted at these sizes; probabilities are averaged."""

@@ -1,5 +1,6 @@
 """EMANet = backbone + head, with its own preprocessing: pixels in, float32 logits out at the pixels' size."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,10 @@ class EMANet(nn.Module):
         return self.logits(self.normalise(images))
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 in [0, 255] or floating in [0, 1] -> float32 with the mean at 0."""
+        """uint8 in [0, 255] or floating in [0, 1] -> float32 with the mean at 0.
+
+        ValueError for floating values far above 1; a warning for values below 0, which look normalised already.
+        """
         if images.dim() != 4 or images.shape[1] != self.backbone.in_channels:
             shape = f"(B, {self.backbone.in_channels}, H, W)"
             raise ValueError(f"images must be {shape}, got {tuple(images.shape)}")
@@ -62,6 +66,8 @@ class EMANet(nn.Module):
             images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or floating in [0, 1], got {images.dtype}")
+        else:
+            _require_unit_range(images)
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def logits(self, x: Tensor) -> Tensor:
@@ -90,6 +96,19 @@ class EMANet(nn.Module):
         low = low.to(torch.promote_types(low.dtype, torch.float32))
         high = F.interpolate(low, self.padded_size(size), mode="bilinear", align_corners=self.align_corners)
         return high[:, :, : size[0], : size[1]]
+
+
+def _require_unit_range(images: Tensor) -> None:
+    """ValueError for floats of 0 to 255. Resizing may leave [0, 1] by a little, and noise by more."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(images) is not Tensor or images.is_meta
+    if traced or not images.numel() or (images.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return  # there are no values to look at
+    low, high = (float(value) for value in images.detach().aminmax())
+    if high > 10:
+        raise ValueError(f"images go up to {high:g}, but floats must be in [0, 1]: divide by 255, or pass uint8")
+    if low < -0.5:
+        text = f"images go down to {low:g}, as if normalised already: EMANet normalises them, pass them in [0, 1]"
+        warnings.warn(text, stacklevel=3)
 
 
 def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANet:

@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from . import __version__, distributed
+from .advice import about_settings, about_start, check_data
 from .config import Experiment
-from .data.check.quick import check_labels
 from .data.datasets import open_dataset, resolve
 from .data.loader import training_loader
 from .data.transforms import TrainingSamples
@@ -135,8 +135,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     distributed.first_on_rank_zero(folder.lock)
     distributed.first_on_rank_zero(put_back, path)
     if config.data.check:
-        for dataset in (train_set, val_set):
-            distributed.first_on_rank_zero(check_labels, dataset, log.say)
+        distributed.first_on_rank_zero(check_data, config, train_set, val_set, log.say)
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
@@ -153,6 +152,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     if config.recompute:
         recompute.blocks(net.backbone)
     net.train()
+    log.say(*(f"note: {text}" for text in about_settings(config, net)))
 
     state = State(
         build_optimizer(net, config.optim), torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
@@ -175,6 +175,7 @@ def restore(run: Run) -> dict[str, Any] | None:
             loaded, fresh = start_from(run.net, config.init_from)
             rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
             run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
+            run.log.say(*(f"note: {text}" for text in about_start(config, load_experiment(config.init_from))))
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)

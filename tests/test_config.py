@@ -10,6 +10,8 @@ from emanet.config import (
     EvalConfig,
     Experiment,
     HeadConfig,
+    LossConfig,
+    ModelConfig,
     OptimConfig,
     voc_palette,
 )
@@ -38,6 +40,14 @@ def test_a_palette_is_there_even_if_the_spec_has_none():
         (lambda: DataConfig(crop=(0, 5)), "crop is"),
         (lambda: HeadConfig(em_steps=0), "em_steps is 0, but must be 1 to 1000"),
         (lambda: EvalConfig(overlap=1), "overlap is 1"),
+        (
+            lambda: ModelConfig(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)),
+            "model.mean 0.485 0.456 0.406 and model.std 0.229 0.224 0.225$",
+        ),
+        (lambda: ModelConfig(mean=(104.0, 117.0, 123.0), std=(1.0,)), "0.482353 and model.std 0.00392157$"),
+        (lambda: ModelConfig(std=(58.395,)), "model.std 58.395: images are 0 to 1 .*: model.std 0.229$"),
+        (lambda: ModelConfig(mean=(-0.1,)), "mean is .* between 0 and 1"),
+        (lambda: LossConfig(class_weights=(0.0, 0.0)), "class_weights is .* not all 0"),
         (lambda: HeadConfig(aspp_channels=0), "aspp_channels is 0, but must be 1 to"),
         (lambda: HeadConfig(decoder_channels=0), "decoder_channels is 0, but must be 1 to"),
     ],

@@ -97,6 +97,18 @@ def test_uint8_and_float_are_the_same_pixels():
     torch.testing.assert_close(model(images), model(images / 255))
 
 
+def test_floats_of_0_to_255_are_refused_and_normalised_ones_warned_of():
+    model = build().eval()
+    images = torch.rand(1, 3, 33, 33)
+    with pytest.raises(ValueError, match=r"in \[0, 1\]: divide by 255, or pass uint8"):
+        model(images * 255)
+    with pytest.warns(UserWarning, match="as if normalised already"):
+        model((images - 0.45) / 0.225)
+    model(images * 1.2 - 0.1)  # as bicubic resizing may leave it
+    model.normalise(images[:0])
+    build().to("meta").normalise(images.to("meta"))
+
+
 def test_float64_images_are_welcome():
     images = torch.rand(1, 3, 33, 33, dtype=torch.float64)
     assert build().eval()(images).dtype == torch.float32

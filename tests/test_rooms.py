@@ -7,7 +7,19 @@ import pytest
 from conftest import ROOT
 
 GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt"}
-METHOD = {"emau", "backbones", "model", "losses", "metrics", "optim", "inference", "evaluate", "train", "loading"}
+METHOD = {
+    "emau",
+    "backbones",
+    "model",
+    "losses",
+    "metrics",
+    "optim",
+    "inference",
+    "evaluate",
+    "train",
+    "loading",
+    "advice",
+}
 MAY_IMPORT = {  # room: other rooms, or single modules of the method
     "ground": set(),
     "configs": {"ground"},

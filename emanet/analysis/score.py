@@ -67,6 +67,9 @@ def score(
             matrix = _score_label_maps(images, masks, dataset, max_pixels, partial)
         report = matrix.report()
         if distributed.rank() == 0:
+            labelled = [name for name, share in report["share"].items() if share]
+            if len(labelled) == 1:  # such as masks of 0 and 255, where 255 is read as ignored
+                note(f"note: the masks label nothing but {labelled[0]}, so the scores say nothing about other classes")
             show(scores(report))
             if json:
                 write_json(Path(json), report)

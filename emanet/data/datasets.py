@@ -4,13 +4,14 @@ A data set has `len(ds)`, `ds.read(i) -> (image (H, W, C) uint8, labels (H, W) u
 DatasetSpec: an entry of SPECS, an argument in an experiment file, or a dataset.json beside the images.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +31,10 @@ from ..experiments import (
     read_text,
     to_dict,
 )
+from .description import settled
 from .files import files_below
 from .images import IMAGE_SUFFIXES, read_image, read_mask
-from .shards import Pair, packed_pairs, packed_spec
+from .shards import File, Pair, packed_pairs, packed_spec
 from .specs import SPECS
 from .synthetic import SCENE_CLASSES, DrawnScenes
 
@@ -118,7 +120,10 @@ class Dataset:
 
 
 def resolve(config: DataConfig) -> DataConfig:
-    """The config with its spec and its root folder filled in; the drawn scenes have no root. Raises InputError."""
+    """The config with its spec and its root folder filled in; the drawn scenes have no root. Raises InputError.
+
+    A spec of one class gets its background: see description.settled.
+    """
     name = config.dataset
     root = Path("data") / name if name != "drawn" else ""
     spec = config.spec or SPECS.get(name)
@@ -128,7 +133,18 @@ def resolve(config: DataConfig) -> DataConfig:
         spec = _described(path) if path.is_file() else _undescribed(root) if Path(name).is_dir() else None
         if spec is None:
             raise InputError(f"no data set or dataset.json {name!r}{suggest(name, SPECS)}")
-    return override(config, {"spec": spec, "root": config.root or str(root)})
+    config = override(config, {"spec": spec, "root": config.root or str(root)})
+    try:
+        return override(config, {"spec": settled(spec, _masks(config), name)})
+    except InputError as error:
+        raise InputError(f"data set {config.dataset!r}: {error}") from error
+
+
+def _masks(config: DataConfig) -> Iterator[File]:
+    """The masks for training and validation, as far as they can be listed."""
+    for split in (config.train_split, config.val_split):
+        with contextlib.suppress(InputError, OSError):  # whoever opens the split reports that
+            yield from (mask for _, mask in list_split(config, split).pairs)
 
 
 def _undescribed(folder: Path) -> DatasetSpec:

@@ -128,7 +128,11 @@ def _labels(values: np.ndarray, path: str | File, spec: DatasetSpec) -> np.ndarr
         if unknown:
             outside = f"outside the {len(spec.classes)} classes 0..{len(spec.classes) - 1}"
             outside = "that label_map lacks" if spec.label_map else outside
-            raise InputError(f"mask {path} has values {some(unknown)} {outside} (ignored: {spec.ignore_label})")
+            text = f"mask {path} has values {some(unknown)} {outside} (ignored: {spec.ignore_label})"
+            if unknown == [len(spec.classes)] and not spec.label_map:
+                text += '; if classes start at 1, name what 0 is as the first of "classes" in dataset.json, or write '
+                text += '"label_map": {"0": 255, "1": 0, ...} to ignore it'
+            raise InputError(text)
         return labels
     if len(set(spec.colours)) < len(spec.classes):
         raise InputError(f"mask {path} holds colours, but two classes have the same colour")

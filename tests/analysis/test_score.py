@@ -49,6 +49,20 @@ def test_label_maps_are_scored_as_they_are_whatever_the_masks_values_mean(tmp_pa
     assert json.loads((tmp_path / "new" / "r.json").read_text())["mIoU"] == 1.0
 
 
+def test_binary_label_maps_against_masks_of_0_and_255(tmp_path, capsys):
+    """With the data set's description both values count; without it 255 is ignored, and that is said."""
+    for kind, value in (("maps", 1), ("val/masks", 255), ("val/images", 9)):
+        (tmp_path / kind).mkdir(parents=True)
+        Image.fromarray(np.array([[0, value, value]], np.uint8)).save(tmp_path / kind / "x.png")
+    (tmp_path / "dataset.json").write_text('{"classes": ["crack"]}')
+    files = {"images": str(tmp_path / "maps"), "masks": str(tmp_path / "val" / "masks")}
+    report = score(**files, dataset=str(tmp_path))
+    assert report["pixels"] == 3 and report["IoU"] == {"background": 1.0, "crack": 1.0}
+    assert "label nothing but" not in capsys.readouterr().err
+    assert score(**files)["pixels"] == 1
+    assert "note: the masks label nothing but 0, so the scores say nothing" in capsys.readouterr().err
+
+
 def test_evaluate_settings_reach_the_evaluation(model, scenes, tmp_path):
     folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks", "--json"]
     plain = run_cli("evaluate", model, *folders, tmp_path / "a.json")

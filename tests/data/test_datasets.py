@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from emanet.config import DataConfig, DatasetSpec
-from emanet.data.check.quick import check, check_labels, check_pair, one_class
+from emanet.data.check.pairs import check_pair
+from emanet.data.check.quick import check, check_labels, one_class
 from emanet.data.datasets import SPECS, list_split, open_dataset, open_folders, resolve
 from emanet.errors import InputError
 from emanet.predict.inputs import find_images
@@ -171,11 +172,71 @@ def test_check_counts_pixels_and_remembers(tmp_path):
     pair(tmp_path, "one", value=0)
     pair(tmp_path, "two", value=1, size=(2, 3))
     seen = []
-    assert check(folders(tmp_path), seen.append)[:3].tolist() == [24, 6, 0] and seen == [1, 2]
-    assert check(folders(tmp_path)) is None
+    first = check(folders(tmp_path), seen.append)
+    assert first.pixels[:3].tolist() == [24, 6, 0] and seen == [1, 2]
+    assert (first.smallest, first.largest) == ((2, 3), (4, 6))
+    again = check(folders(tmp_path), seen.append)
+    assert again.pixels.tolist() == first.pixels.tolist() and seen == [1, 2], "remembered"
+    assert [*map(tuple, again[1:3])] == [*first[1:3]] and again.notes == first.notes
     pair(tmp_path, "two", value=0, size=(2, 3))
     pair(tmp_path, "three", value=255)
-    assert check(folders(tmp_path))[[0, 1, 255]].tolist() == [30, 0, 24], "a changed listing is checked anew"
+    changed = check(folders(tmp_path))
+    assert changed.pixels[[0, 1, 255]].tolist() == [30, 0, 24], "a changed listing is checked anew"
+    assert changed.notes == [f"every pixel is ignored in {tmp_path / 'masks' / 'three.png'}"]
+
+
+def test_a_check_needs_no_place_to_remember(tmp_path, monkeypatch):
+    pair(tmp_path, "one")
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "damaged"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(place))
+        assert check(folders(tmp_path)).pixels[0] == 24
+    for stamp in place.glob("emanet/checked/*"):
+        stamp.write_text("{}")
+    assert check(folders(tmp_path)).pixels[0] == 24
+
+
+def test_interpolated_borders_are_noted_though_few_masks_are_looked_at(tmp_path):
+    ramp = np.tile(np.array([0, 0, 1, 2, 2, 1, 0, 0], np.uint8), (32, 4))
+    for i in range(9):
+        pair(tmp_path, str(i), size=(32, 32))
+        Image.fromarray(ramp).save(tmp_path / "masks" / f"{i}.png")
+    (sentence,) = check(folders(tmp_path, DatasetSpec(classes=("a", "b", "c")))).notes
+    assert "masks/0.png: " in sentence and "of its borders have a class between" in sentence
+    assert sentence.endswith("and 1 more; `data check` lists all such files"), "the first and the ninth"
+
+
+def test_an_orientation_that_swaps_the_sides_is_named(tmp_path):
+    pair(tmp_path, "one")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "one.jpg", exif=exif)
+    with pytest.raises(InputError, match="one.jpg is 4x6, but its mask .* EXIF turns only one of them"):
+        check(folders(tmp_path))
+
+
+def test_colour_masks_among_index_masks_are_noted(tmp_path):
+    for name in ("one", "two", "three"):
+        pair(tmp_path, name)
+    Image.new("RGB", (6, 4)).save(tmp_path / "masks" / "two.png")
+    (sentence,) = check(folders(tmp_path)).notes
+    assert sentence == f"1 of 3 masks hold colours, unlike the others: {tmp_path / 'masks' / 'two.png'}"
+
+
+def test_what_the_headers_tell_is_noted_every_time(tmp_path):
+    """A palette in another order, and an orientation of the image alone."""
+    pair(tmp_path, "one", value=1)
+    spec = DatasetSpec(classes=("a", "b"), palette=((0, 0, 0), (0, 0, 200)))
+    mask = Image.fromarray(np.full((4, 6), 1, np.uint8))
+    mask.putpalette([0, 0, 200, 0, 0, 0])
+    mask.save(tmp_path / "masks" / "one.png")
+    exif = Image.Exif()
+    exif[274] = 3
+    Image.new("RGB", (6, 4)).save(tmp_path / "images" / "one.jpg", exif=exif)
+    for _ in range(2):
+        palette, turn = check(folders(tmp_path, spec)).notes
+        assert "masks/one.png: value 1 is 'b', but has the colour of 'a'; `data check` lists" in palette
+        assert "masks/one.png: orientation 3 of the image keeps its size" in turn
 
 
 @pytest.mark.parametrize(
@@ -203,10 +264,11 @@ def test_masks_of_one_class(tmp_path):
     pixels = np.zeros(256, np.int64)
     pixels[[0, 255]] = 30, 10
     said = "every labelled pixel is a, 25.0% of all pixels are ignored"
-    assert one_class(pixels, SPEC) == f"{said}: are masks 0 and 255?"
+    assert one_class(pixels, SPEC) == said + '; if 255 is b, write "label_map": {"0": 0, "255": 1} into dataset.json'
+    assert one_class(pixels, DatasetSpec(classes=("a", "b", "c"))) == said, "255 could be either"
     other = DatasetSpec(classes=("a", "b"), ignore_label=9)
     assert one_class(pixels, other) == said, "255 is not what was ignored"
-    assert not one_class(pixels, DatasetSpec(classes=("a",)))
+    assert one_class(pixels, DatasetSpec(classes=("a",))) == said
     pixels[255] = 0
     assert one_class(pixels, SPEC) == "every labelled pixel is a, 0.0% of all pixels are ignored"
     pixels[1] = 1
@@ -221,10 +283,11 @@ def test_a_training_notes_classes_without_pixels(tmp_path):
 
     pair(tmp_path, "one", size=(3, 6))
     pair(tmp_path, "two", size=(3, 6), value=255)
-    start = f"note: under {tmp_path / 'masks'} "
-    assert note() == start + "every labelled pixel is a, 50.0% of all pixels are ignored: are masks 0 and 255?"
+    alone = "every labelled pixel is a, 50.0% of all pixels are ignored"
+    assert f"note: nothing can be learned from the masks under {tmp_path / 'masks'}: {alone}" in note()
     pair(tmp_path, "two", size=(3, 9), value=1)
-    assert note() == start + "no pixel is labelled c" and note() == "", "what passed is remembered"
+    said = f"note: under {tmp_path / 'masks'} no pixel is labelled c"
+    assert note() == said and note() == said, "every time, although the masks are not read again"
 
 
 def test_hidden_files_and_folders_are_none_of_it(tmp_path):
@@ -294,6 +357,6 @@ def test_a_broken_description_is_named_once(tmp_path):
 def test_camvid_is_clean(camvid):
     val = open_dataset(DataConfig(dataset="camvid", root=str(camvid)), "val")
     assert len(val) == 101
-    counts = check(val)
+    counts = check(val).pixels
     assert counts[:11].all() and not counts[11:255].any()
     assert len(open_dataset(DataConfig(dataset="camvid", root=str(camvid)), "train")) == 367

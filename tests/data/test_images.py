@@ -404,6 +404,8 @@ def test_bad_values_are_named(tmp_path):
     with pytest.raises(InputError) as error:
         read_mask(path, spec)
     assert str(error.value) == f"mask {path} has values 11, 12 outside the 11 classes 0..10 (ignored: 255)"
+    with pytest.raises(InputError, match=r"ignored: 255\); if classes start at 1, name what 0 is"):
+        read_mask(path, DatasetSpec(classes=tuple("abcdefghijkl")))
     path = saved(tmp_path, Image.fromarray(np.arange(100, 120, dtype=np.uint8)[None]))
     with pytest.raises(InputError, match="100, 101, 102, 103, 104 and 15 more outside"):
         read_mask(path, spec)

@@ -75,10 +75,14 @@ def test_batches_are_those_of_the_files(scenes, packed, workers):
 
 
 def test_checks_are_remembered_until_a_shard_changes(scenes, packed):
-    assert check(opened(packed)).tolist() == check(opened(scenes)).tolist()
-    assert check(opened(packed)) is None
+    opens = []
+    assert check(opened(packed), opens.append).pixels.tolist() == check(opened(scenes)).pixels.tolist()
+    assert len(opens) == len(opened(packed))
+    check(opened(packed), opens.append)
+    assert len(opens) == len(opened(packed))
     os.utime(packed / "train-000000.tar", (1, 1))
-    assert check(opened(packed)) is not None
+    check(opened(packed), opens.append)
+    assert len(opens) == 2 * len(opened(packed))
 
 
 def test_shards_are_plain_tars_of_the_files_as_they_are(scenes, packed):
@@ -154,7 +158,7 @@ def test_names_are_unique_and_have_one_dot(tmp_path):
     ).split(" ")
     assert [int(files.read(i)[1][0, 0]) for i in range(8)] == [1, 2, 3, 4, 5, 1, 4, 1]
     assert (files.read(6)[0] == 9).all()
-    assert check(files).sum() == 8 * 24
+    assert check(files).pixels.sum() == 8 * 24
 
 
 def test_long_and_foreign_names(tmp_path):

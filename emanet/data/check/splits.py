@@ -2,7 +2,7 @@
 
     python -m emanet data check EXPERIMENT|DATASET
 
-A pair is sound if it passes `quick.check_pair`, as before a run. Here images are decoded too, causes are distinguished
+A pair is sound if it passes `pairs.check_pair`, as before a run. Here images are decoded too, causes are distinguished
 (pairs.py), and splits are compared. An error: training refuses the data or would learn wrong labels; a warning: it is
 suspicious; a note: worth knowing. report.py shows the result.
 """

@@ -216,7 +216,10 @@ class TestMasks:
         (scenes / "dataset.json").write_text('{"classes": ["back", "front"]}')
         report = report_of(scenes)
         assert found(report, "error", "warning") == {("one-class", "warning", split) for split in ("train", "val")}
-        assert all(f.text.endswith("are masks 0 and 255?") for f in report.findings) and report.exit_code == 3
+        assert (
+            all(f.text.endswith('"label_map": {"0": 0, "255": 1} into dataset.json') for f in report.findings)
+            and report.exit_code == 3
+        )
         for spec in ('{"classes": ["back", "front"], "label_map": {"0": 0, "255": 1}}', '{"classes": ["back"]}'):
             (scenes / "dataset.json").write_text(spec)
             assert report_of(scenes).exit_code == 0

@@ -31,7 +31,7 @@ class TestFolders:
 
     def test_pixels_are_those_that_training_counts(self, scenes):
         for split in report_of(scenes).splits:
-            counts = check(open_dataset(DataConfig(dataset=str(scenes)), split.name))
+            counts = check(open_dataset(DataConfig(dataset=str(scenes)), split.name)).pixels
             assert split.pixels[: len(counts)].tolist() == counts.tolist() and split.pixels.sum() == counts.sum()
 
     def test_a_missing_split(self, scenes):
