@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..errors import InputError, printable
+
 Item = TypeVar("Item")
 
 
@@ -26,8 +28,8 @@ def say(*lines: object) -> None:
 
 
 def note(text: object) -> None:
-    """One line on stderr, as it is, above any bar."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on stderr, above any bar; control codes in it, of a file's name, are written out."""
+    print(printable(str(text)), file=sys.stderr, flush=True)
 
 
 def show(*renderables: Any) -> None:
@@ -39,12 +41,19 @@ def show(*renderables: Any) -> None:
 
 
 def _put(text: str) -> None:
-    """Text on stdout. A reader that has gone (head, less) ends the output, not the command and its exit code."""
+    """Text on stdout; what its encoding lacks is written as \\uXXXX.
+
+    A reader that has gone (head, less) ends the output, not the command and its exit code.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(f"cannot write to standard output: {error.strerror}") from error
 
 
 @contextmanager
@@ -55,7 +64,7 @@ def bar(label: str, total: int | None = None, *, unit: str = "", hidden: bool = 
     """
     console = Console(stderr=True)
     amount: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn()
     disable = hidden or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=disable) as progress:
         task = progress.add_task(label, total=total or None)
