@@ -4,6 +4,7 @@ config.json  environment.json (environment-STEP.json where it was resumed)  code
 checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
+import contextlib
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .. import __version__, distributed
-from ..atomic import write_json, write_text
+from ..atomic import replacing, write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
 from ..experiments import experiment_names, flatten, names_with, to_dict
@@ -115,9 +116,7 @@ class RunFolder:
         write_text(self.path / LAUNCH, _launch())
         write_json(self.path / "config.json", to_dict(config))
         write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
-        shutil.copytree(
-            PACKAGE, self.path / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
-        )
+        copy_code(self.path / "code" / "emanet")
 
     def write_result(self, matrix: ConfusionMatrix, log: RunLog) -> None:
         """Write confusion.png, curves.png and evaluation.json, and say so."""
@@ -132,6 +131,17 @@ class RunFolder:
             raise InputError(f"cannot draw into {self.path}: {error.strerror or error}") from error
         write_json(self.result, matrix.report())  # last: with it the run is complete
         log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+
+
+def copy_code(folder: Path) -> None:
+    """The package without its permissions: shutil.copytree would make the copy of a read-only install read-only."""
+    for source in PACKAGE.rglob("*"):
+        if source.is_file() and "__pycache__" not in source.parts:
+            target = folder / source.relative_to(PACKAGE)
+            with contextlib.suppress(OSError):
+                target.parent.chmod(target.parent.stat().st_mode | 0o700)  # read-only in runs of earlier versions
+            with replacing(target, durable=False) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def environment(net: nn.Module) -> dict[str, Any]:

@@ -42,7 +42,10 @@ class RunLog:
         if unvalidated:
             rows = [row for row in rows if (row["kind"], row["step"]) != ("val", step)]
         write_text(self.folder / FILE, "".join(json.dumps(row) + "\n" for row in rows))
-        self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
+        try:
+            self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
+        except UnicodeEncodeError:
+            terminal.note(f"note: no curves for TensorBoard: it needs a folder with a name in UTF-8, not {self.folder}")
 
     def close(self) -> None:
         if self._writer:
@@ -77,7 +80,7 @@ class RunLog:
                 file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
         except OSError as error:
             raise InputError(f"cannot write {path} at step {step}: {error.strerror}") from error
-        for name, value in facts.items():
+        for name, value in facts.items() if self._writer else ():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
             elif name == "IoU":
@@ -101,7 +104,8 @@ class RunLog:
         for index, content in drawn.items():
             write_whole(self.folder / "pictures" / f"step_{step:06d}_{index}.png", content)
             pixels = np.asarray(Image.open(io.BytesIO(content)))
-            self._writer.add_image(f"val/{index}", pixels, step, dataformats="HWC")
+            if self._writer:
+                self._writer.add_image(f"val/{index}", pixels, step, dataformats="HWC")
 
     def report(self, report: dict[str, Any]) -> None:
         """The metrics as a table on stdout."""
