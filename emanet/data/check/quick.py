@@ -34,7 +34,7 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     the first file that is unreadable, differs in size from its pair or has values outside the classes, and where no
     pixel has a class.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    cache = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     stamp = cache / "emanet" / "checked" / dataset.listing
     if stamp.exists():
         return None
