@@ -10,9 +10,10 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
-# What torch, its devices' libraries and OpenVINO say, in a RuntimeError, where memory is not enough.
+# What torch, its devices' libraries, OpenVINO and the loader of libraries say where memory is not enough.
 _NO_MEMORY = re.compile(
-    "can't allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED|ALLOCATION_FAILURE"
+    "can't allocate memory|annot allocate memory|not enough memory|out of memory|bad_alloc|ALLOC_FAILED|"
+    "ALLOCATION_FAILURE|failed to map segment"
 )
 
 
@@ -54,7 +55,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error of any library means that there was not enough memory, of the host or of a device."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+    told = isinstance(error, RuntimeError | ImportError) and _NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(told)
 
 
 def printable(text: str) -> str:

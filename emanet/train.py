@@ -42,6 +42,7 @@ from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder, require_same
 from .run.log import Clock, Drawings, RunLog
+from .run.memory import enough_memory
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -65,7 +66,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     run.clock = Clock(run.state.progress.seconds, run.state.step)
     batches = training_loader(run.samples, run.config, run.state.step, distributed.rank(), distributed.world_size())
     with Interruption(tell=distributed.rank() == 0) as interruption:
-        with run.log.bar(run.state.step, run.config.steps):
+        with run.log.bar(run.state.step, run.config.steps), enough_memory(run.config, run.device, run.folder.path):
             if run.state.progress.unvalidated:
                 validate_and_save(run, interruption, validate=True)
             unread: list[Outcome] = []
@@ -347,17 +348,25 @@ def write_log(run: Run) -> None:
 def validate_and_save(run: Run, interruption: Interruption, validate: bool, stop: bool = False) -> None:
     """Validate unless a signal stops the run, write a checkpoint, and stop.
 
-    A validation cut short by a signal is rerun on resume.
+    A validation cut short, by a signal or an image that cannot be read or is too large, is rerun on resume.
     """
     state, path = run.state, run.folder.path
+    failure: InputError | None = None
     if validate and not stop:
-        stop = not validated(run, interruption)
+        try:
+            stop = not validated(run, interruption)
+        except InputError as error:
+            if distributed.world_size() > 1:  # whose other ranks have ended
+                raise
+            failure, stop = error, True
     state.progress.seconds = run.clock.seconds()
     state.progress.unvalidated = validate and stop
     distributed.first_on_rank_zero(save_checkpoint, path, run.net, run.config, state.state_dict(), state.step)
     if stop:
-        by = next(name for name in distributed.gather(interruption.by) if name)
         saved = f"step {state.step} of {run.config.steps} is saved in {path}; continue with --resume"
+        if failure:
+            raise InputError(f"{failure}; {saved}") from failure
+        by = next(name for name in distributed.gather(interruption.by) if name)
         distributed.end(Interrupted(f"{by}: {saved}"))
 
 

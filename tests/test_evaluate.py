@@ -321,3 +321,20 @@ def test_two_ranks_count_exactly_what_one_counts_and_end_together(tmp_path):
         assert torch.equal(result["together"], first["alone"])
     assert first["error"].startswith("drawn-6: the image is (h, w) = (33, 47), but its labels are (32, 47)")
     assert "another one has ended or cannot be reached: " in second["error"] and "\n" not in second["error"]
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        (EvalConfig(), "mode slide predicts it in windows"),
+        (EvalConfig(mode="slide", window=(17, 17)), "split the image or make it smaller"),
+        (EvalConfig(mode="slide", window=(99, 99)), "smaller windows need less"),
+    ],
+)
+def test_an_image_too_large_for_memory_is_named(model, monkeypatch, config, hint):
+    def none_left(*arguments):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("emanet.evaluate.predict_labels", none_left)
+    with pytest.raises(InputError, match=f"^drawn-0: not enough memory to predict 47 x 33 pixels; {hint}$"):
+        evaluate(model, Drawn(), config)

@@ -1,0 +1,36 @@
+"""A run that does not fit into memory: a sentence that says what to lower, and where the run can be continued."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from .. import distributed
+from ..config import Experiment
+from ..errors import InputError, out_of_memory
+from .checkpoints import checkpoints
+
+
+@contextlib.contextmanager
+def enough_memory(config: Experiment, device: torch.device, run: Path) -> Iterator[None]:
+    """Around the steps of a run: InputError with the settings that need less, if there is not enough memory."""
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        if not out_of_memory(error):
+            raise
+        images, (h, w) = config.batch_size // (distributed.world_size() * config.accumulate), config.data.crop
+        ways = ["a smaller --data.crop or --batch-size"]
+        if images > 1:
+            ways.insert(0, f"a higher --accumulate (now {config.accumulate})")
+        if config.precision == "fp32":
+            ways.insert(0, "--precision bf16")
+        if not config.recompute and not config.compile:
+            ways.insert(0, "--recompute")
+        saved = checkpoints(run)
+        rest = f"; --resume continues from step {int(saved[-1].name)}, also with --recompute" if saved else ""
+        raise InputError(
+            f"not enough memory on {device} for a step with {images} images of {h} x {w} pixels at once: use "
+            f"{', '.join(ways[:-1])}{' or ' * (len(ways) > 1)}{ways[-1]}{rest}"
+        ) from error
