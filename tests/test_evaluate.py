@@ -1,4 +1,6 @@
+import errno
 import socket
+import tempfile
 import weakref
 
 import numpy as np
@@ -338,3 +340,20 @@ def test_an_image_too_large_for_memory_is_named(model, monkeypatch, config, hint
     monkeypatch.setattr("emanet.evaluate.predict_labels", none_left)
     with pytest.raises(InputError, match=f"^drawn-0: not enough memory to predict 47 x 33 pixels; {hint}$"):
         evaluate(model, Drawn(), config)
+
+
+def test_workers_take_a_temporary_folder_with_a_path_too_long_for_a_socket(model, monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert torch.equal(evaluate(model, Drawn(), workers=1).counts, evaluate(model, Drawn()).counts)
+
+
+def test_without_any_temporary_folder_workers_are_refused(model, monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/']")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
+    with pytest.raises(InputError, match="1 processes that read .*: No usable temporary directory .*; .* or 0 to read"):
+        evaluate(model, Drawn(), workers=1)
+    evaluate(model, Drawn())
