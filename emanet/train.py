@@ -41,8 +41,8 @@ from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder, require_same
+from .run.limits import limits_told
 from .run.log import Clock, Drawings, RunLog
-from .run.memory import enough_memory
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,7 +66,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     run.clock = Clock(run.state.progress.seconds, run.state.step)
     batches = training_loader(run.samples, run.config, run.state.step, distributed.rank(), distributed.world_size())
     with Interruption(tell=distributed.rank() == 0) as interruption:
-        with run.log.bar(run.state.step, run.config.steps), enough_memory(run.config, run.device, run.folder.path):
+        with run.log.bar(run.state.step, run.config.steps), limits_told(run.config, run.device, run.folder.path):
             if run.state.progress.unvalidated:
                 validate_and_save(run, interruption, validate=True)
             unread: list[Outcome] = []

@@ -290,6 +290,17 @@ def test_a_validation_that_fails_costs_no_step(tiny, tmp_path, monkeypatch, scen
     assert [row["step"] for row in read_log(tmp_path / "run") if row["kind"] == "val"] == [3, 6]
 
 
+def test_a_network_that_cannot_be_compiled_is_a_sentence(tiny, tmp_path, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def broken(*arguments, **options):
+        raise TorchDynamoException("\nno compiler\nmore")
+
+    monkeypatch.setattr(training, "step", broken)
+    with pytest.raises(InputError, match=r"could not compile the network \(no compiler\), install .* --no-compile$"):
+        training.train(override(tiny, {"compile": True}), tmp_path / "run")
+
+
 def test_a_step_too_large_for_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):
     step = training.step
 

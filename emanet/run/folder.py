@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .. import __version__, distributed
-from ..atomic import replacing, write_json, write_text
+from ..atomic import replacing, require_writable_folder, write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
 from ..experiments import experiment_names, flatten, names_with, to_dict
@@ -111,7 +111,7 @@ class RunFolder:
 
     def write_origin(self, config: Experiment, net: nn.Module, step: int) -> None:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        require_writable_folder(self.path)
         self.lock()
         write_text(self.path / LAUNCH, _launch())
         write_json(self.path / "config.json", to_dict(config))

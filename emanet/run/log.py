@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import write_text, write_whole
-from ..errors import InputError
+from ..errors import InputError, utf8
 from ..metrics import MEANS, percent, scores
 from ..show import terminal
 from ..show.colours import Palette, triptych
@@ -86,7 +86,7 @@ class RunLog:
             elif name == "IoU":
                 for label, iou in value.items():
                     if iou is not None:
-                        self._writer.add_scalar(f"{kind}-IoU/{label}", iou, step)
+                        self._writer.add_scalar(f"{kind}-IoU/{utf8(label)}", iou, step)
         if kind == "val":
             self.say(f"step {step:6d}  " + "  ".join(f"{name} {percent(facts[name])}" for name in MEANS))
         elif self.live:

@@ -1,6 +1,7 @@
 """Figures with matplotlib: the confusion matrix, and the curves of one run or several."""
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -117,6 +118,7 @@ def require_figure(*paths: str | Path) -> None:
 def require_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError('figures need matplotlib: pip install "emanet[plots]"')
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no advice about its folders where there is no home
 
 
 def new_figure(width: float, height: float) -> "Figure":

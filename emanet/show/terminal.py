@@ -20,6 +20,7 @@ from rich.progress import (
 from ..errors import InputError, printable
 
 Item = TypeVar("Item")
+NARROWEST = 60  # columns; a narrower terminal breaks lines, where rich would leave out the names in a table
 
 
 def say(*lines: object) -> None:
@@ -35,6 +36,7 @@ def note(text: object) -> None:
 def show(*renderables: Any) -> None:
     """Tables and other rich objects on stdout."""
     console = Console()
+    console.width = max(console.width, NARROWEST)
     with console.capture() as shown:
         console.print(*renderables, sep="\n", markup=False, highlight=False)
     _put(shown.get())

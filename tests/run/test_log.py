@@ -112,3 +112,10 @@ def test_a_folder_with_a_name_that_is_not_utf8_has_a_log_without_tensorboard(tmp
     log.close()
     assert [row["step"] for row in read_log(log.folder)] == [1] and (log.folder / "pictures").is_dir()
     assert "TensorBoard" in capsys.readouterr().err
+
+
+def test_class_names_that_are_not_utf8_reach_tensorboard(log):
+    log.write("val", step=1, mIoU=0.5, pAcc=0.5, mAcc=0.5, fIoU=0.5, IoU={"r\udce9": 0.5})
+    log.close()
+    (file,) = (log.folder / "tensorboard").iterdir()
+    assert "val-IoU/r\N{REPLACEMENT CHARACTER}".encode() in file.read_bytes()

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from emanet.errors import InputError
+from emanet.show.tables import Grid
 from emanet.show.terminal import bar, note, say, show, track
 
 
@@ -51,3 +52,15 @@ def test_an_output_that_cannot_be_written_is_an_error(monkeypatch):
         monkeypatch.setattr(sys, "stdout", full)
         with pytest.raises(InputError, match="cannot write to standard output: No space left"):
             say("a result")
+
+
+def test_a_narrow_terminal_keeps_the_names_in_tables(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    show(Grid("", ["class", "IoU", "accuracy", "share of pixels"], [["a road", "60.94", "100.00", "31.56"]]))
+    shown = capsys.readouterr().out
+    assert "a road" in shown and "60.94" in shown and "100.00" in shown and "31.56" in shown
+
+
+def test_a_name_in_a_table_is_one_line_without_control_codes(capsys):
+    show(Grid("", ["class", "IoU"], [["a\nb\x1b[31m[/]", "60.94"]]))
+    assert "a\\nb\\x1b[31m[/]" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A run that does not fit into memory: a sentence that says what to lower, and where the run can be continued."""
+"""What the machine lacks for a run: a sentence that says what to lower, and where the run can be continued."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,11 +13,15 @@ from .checkpoints import checkpoints
 
 
 @contextlib.contextmanager
-def enough_memory(config: Experiment, device: torch.device, run: Path) -> Iterator[None]:
-    """Around the steps of a run: InputError with the settings that need less, if there is not enough memory."""
+def limits_told(config: Experiment, device: torch.device, run: Path) -> Iterator[None]:
+    """Around the steps of a run: InputError with the settings to change, where memory or a compiler is missing."""
     try:
         yield
     except Exception as error:  # each library has its own
+        if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            needed = ", install a C++ compiler" if device.type == "cpu" else ""
+            raise InputError(f"torch could not compile the network ({first}){needed} or use --no-compile") from error
         if not out_of_memory(error):
             raise
         images, (h, w) = config.batch_size // (distributed.world_size() * config.accumulate), config.data.crop
