@@ -125,10 +125,8 @@ class RunFolder:
 
             confusion_picture(matrix, self.path / "confusion.png")
             curves_picture({self.path.name: read_log(self.path)}, self.path / "curves.png")
-        except InputError as error:  # a run without matplotlib is complete all the same
-            log.say(f"no plots: {error}")
-        except OSError as error:
-            raise InputError(f"cannot draw into {self.path}: {error.strerror or error}") from error
+        except (InputError, OSError, MemoryError) as error:  # a run without them is complete all the same
+            log.say(f"no plots: {error or 'not enough memory'}")
         write_json(self.result, matrix.report())  # last: with it the run is complete
         log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
 
