@@ -290,6 +290,27 @@ def test_a_validation_that_fails_costs_no_step(tiny, tmp_path, monkeypatch, scen
     assert [row["step"] for row in read_log(tmp_path / "run") if row["kind"] == "val"] == [3, 6]
 
 
+def test_a_step_too_large_for_memory_costs_no_step_before_it(tiny, tmp_path, monkeypatch, scenes):
+    """The buffers that its first pass has changed are as they were."""
+    config, passes = override(tiny, {"accumulate": 2, "data.dataset": str(scenes)}), itertools.count(1)
+    forward = training.StepNet.forward
+
+    def limited(self, images, labels):
+        loss = forward(self, images, labels)
+        if next(passes) == 8:  # the second pass of the fourth step
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
+        return loss
+
+    training.train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="; --resume continues from step 3, also with"):
+        patch.setattr(training.StepNet, "forward", limited)
+        training.train(config, tmp_path / "run")
+    training.train(config, tmp_path / "run", resume=True)
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(tmp_path / "run").items())
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
 def test_a_network_that_cannot_be_compiled_is_a_sentence(tiny, tmp_path, monkeypatch):
     from torch._dynamo.exc import TorchDynamoException
 

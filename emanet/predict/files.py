@@ -1,6 +1,8 @@
 """Label files, folders and globs into a folder."""
 
 import errno
+import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +60,7 @@ def predict_files(
         raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
     _keep_inputs(images, out)
     require_writable_folder(out)
+    _require_distinct(images, out)
     failures: list[str] = []
 
     def skip(error: InputError) -> None:
@@ -95,6 +98,20 @@ def _keep_inputs(images: Sequence[tuple[Path, Path]], out: Path) -> None:
         image = folders.get((out / name).resolve().parent)
         if image:
             raise InputError(f"the output folder {(out / name).parent} holds the image {image}; name another one")
+
+
+def _require_distinct(images: Sequence[tuple[Path, Path]], out: Path) -> None:
+    """InputError if two outputs would be one file: some disks tell neither A from a nor an accent from a letter's."""
+    first: dict[str, tuple[Path, Path]] = {}
+    for path, name in images:
+        other, alike = first.setdefault(unicodedata.normalize("NFC", str(name)).casefold(), (path, name))
+        if alike != name:
+            with tempfile.TemporaryDirectory(dir=out, prefix=".") as trial:
+                folder = Path(trial)
+                (folder / alike).parent.mkdir(parents=True, exist_ok=True)
+                (folder / alike).touch()
+                if (folder / name).exists():
+                    raise InputError(f"{other} and {path} would have one output on the disk of {out}; rename one")
 
 
 def _read(

@@ -5,6 +5,7 @@ checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
 import contextlib
+import hashlib
 import os
 import platform
 import shutil
@@ -84,6 +85,22 @@ def require_same(config: Experiment, before: Experiment, folder: Path) -> None:
     ]
     if changed:
         raise InputError(f"{folder} cannot be resumed with other settings: {some(changed)}")
+
+
+def require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
+    """Every rank must have the same version, settings and files."""
+    facts: dict[str, object] = {"the version of emanet": __version__}
+    own = names_with("ranks")
+    facts |= {name: value for name, value in flatten(config).items() if name not in own}
+    facts |= {"the files of train": _listing(train_set, config.data.root)}
+    facts |= {"the files of val": _listing(val_set, config.data.root)}
+    distributed.agree(facts)
+
+
+def _listing(dataset: Any, root: str) -> str:
+    """A digest of the names in a data set, in order, that does not depend on its root."""
+    names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 class RunFolder:

@@ -1,7 +1,7 @@
 """What the machine lacks for a run: a sentence that says what to lower, and where the run can be continued."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -13,8 +13,11 @@ from .checkpoints import checkpoints
 
 
 @contextlib.contextmanager
-def limits_told(config: Experiment, device: torch.device, run: Path) -> Iterator[None]:
-    """Around the steps of a run: InputError with the settings to change, where memory or a compiler is missing."""
+def limits_told(config: Experiment, device: torch.device, run: Path, save: Callable[[], object]) -> Iterator[None]:
+    """Around the steps of a run: InputError with the settings to change, where memory or a compiler is missing.
+
+    save: called first where memory is missing, to keep the steps before this one if it can.
+    """
     try:
         yield
     except Exception as error:  # each library has its own
@@ -24,6 +27,8 @@ def limits_told(config: Experiment, device: torch.device, run: Path) -> Iterator
             raise InputError(f"torch could not compile the network ({first}){needed} or use --no-compile") from error
         if not out_of_memory(error):
             raise
+        with contextlib.suppress(InputError, MemoryError, RuntimeError):  # it needs memory as well
+            save()
         images, (h, w) = config.batch_size // (distributed.world_size() * config.accumulate), config.data.crop
         ways = ["a smaller --data.crop or --batch-size"]
         if images > 1:

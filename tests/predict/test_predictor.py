@@ -276,6 +276,18 @@ class TestPredictFiles:
         written = ["a.png", "a_overlay.jpg", f"{long}.png", "y.png", "y_overlay.jpg"]
         assert files(tmp_path / "out") == sorted(written)
 
+    def test_names_that_the_disk_does_not_tell_apart_are_refused(self, predictor, tmp_path, monkeypatch):
+        names = ["A", "a", "b", "e\u0301", "\u00e9"]
+        for name in names:
+            write(tmp_path / f"in/{name}.png")
+        assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False) == []
+        assert files(tmp_path / "out") == sorted(f"{name}.png" for name in names)
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda path: path.name == "a" or exists(path))
+        with pytest.raises(InputError, match="in/A.png and .*in/a.png would have one output on the disk of .*other"):
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "other")
+        assert files(tmp_path / "other") == []
+
     def test_a_full_disk_ends_it(self, predictor, tmp_path, monkeypatch):
         def full(path, labels, palette):
             raise OSError(errno.ENOSPC, "No space left on device")
