@@ -52,9 +52,13 @@ class RunLog:
             self._writer.close()
 
     def say(self, *lines: str) -> None:
-        """Lines on stdout."""
-        if self.main:
+        """Lines on stdout. One that cannot be written, as its disk is full, does not end the run."""
+        if not self.main:
+            return
+        try:
             terminal.say(*lines)
+        except InputError as error:
+            terminal.note(f"warning: {error}; the run goes on")
 
     @contextlib.contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:

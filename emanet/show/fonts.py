@@ -88,7 +88,7 @@ def _fonts_for(characters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[s
                 with contextlib.suppress(Exception):  # damaged, or a bitmap that cannot be scaled
                     manager.addfont(path)
         while missing:
-            upright = sorted(manager.ttflist, key=lambda font: (font.style != "normal", abs(int(font.weight) - 400)))
+            upright = sorted(manager.ttflist, key=lambda font: (font.style != "normal", font.weight != 400))
             drawn = [(font.name, _drawn_by(font.fname, missing)) for font in upright if "Last Resort" not in font.name]
             name, most = max(drawn, key=lambda pair: len(pair[1]), default=("", set()))
             if not most:

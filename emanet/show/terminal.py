@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -30,7 +30,8 @@ def say(*lines: object) -> None:
 
 def note(text: object) -> None:
     """One line on stderr, above any bar; control codes in it, of a file's name, are written out."""
-    print(printable(str(text)), file=sys.stderr, flush=True)
+    with suppress(OSError):  # a note that cannot be shown ends nothing
+        print(printable(str(text)), file=sys.stderr, flush=True)
 
 
 def show(*renderables: Any) -> None:

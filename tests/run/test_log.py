@@ -119,3 +119,12 @@ def test_class_names_that_are_not_utf8_reach_tensorboard(log):
     log.close()
     (file,) = (log.folder / "tensorboard").iterdir()
     assert "val-IoU/r\N{REPLACEMENT CHARACTER}".encode() in file.read_bytes()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_under_the_output_does_not_end_the_run(log, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        log.say("a line")
+        log.say("another")
+    assert "No space left on device; the run goes on" in capsys.readouterr().err
