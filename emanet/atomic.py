@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     milliseconds, for thousands of small files that can be made again.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = _beside(path)
     try:
         if os.path.lexists(temporary):  # left by a killed process that had the same number
             temporary.unlink()
@@ -36,6 +37,14 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         sync_folder(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """Where `path` is written first. Never longer than `path`, whose name may be the longest that the disk allows."""
+    name, whole = path.name, os.fsencode(path.name)
+    if len(whole) > 100:
+        name = f"{name[:20]}.{zlib.crc32(whole):08x}"
+    return path.with_name(f".{name}.{os.getpid()}.partial")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -69,7 +78,7 @@ def require_writable(*paths: str | Path) -> None:
     for path in (Path(path) for path in paths if path):
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file to write")
-        _try_writing(path, path.with_name(f".{path.name}.{os.getpid()}.partial"))
+        _try_writing(path, _beside(path))
 
 
 def require_writable_folder(folder: str | Path) -> None:

@@ -4,6 +4,7 @@ This file imports neither torch nor the command line. Derived values are propert
 setting is for stands in its docstring; who uses it and who may change it stands in its `setting(...)`.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -40,6 +41,14 @@ def setting(
     return field(default=default, metadata=marks)
 
 
+def expand_home(config: Any, *names: str) -> None:
+    """A leading ~ in these settings, which are paths, becomes the home folder: from a file, no shell has done it."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, str):
+            object.__setattr__(config, name, os.path.expanduser(value))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
     name: str = "resnet101s"
@@ -61,6 +70,7 @@ class BackboneConfig:
     """Further arguments of timm.create_model."""
 
     def __post_init__(self):
+        expand_home(self, "pretrained")
         require_numbers(self)
         require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
         require(1 <= self.in_channels <= MOST, "in_channels", self.in_channels, f"1 to {MOST}")
@@ -247,6 +257,7 @@ class DataConfig:
     """Open every mask before training starts (once per list of files: the result is remembered)."""
 
     def __post_init__(self):
+        expand_home(self, "dataset", "root")
         require_numbers(self)
         require(all(1 <= side <= MOST for side in self.crop), "crop", self.crop, f"(h, w), each 1 to {MOST}")
         require_scales(self.scales)
@@ -423,6 +434,7 @@ class Experiment:
     """How many images to draw at each validation: image, label, prediction."""
 
     def __post_init__(self):
+        expand_home(self, "init_from")
         require_numbers(self)
         require(self.batch_size <= MOST, "batch_size", self.batch_size, f"1 to {MOST}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_last", "skip_limit"):

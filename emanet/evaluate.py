@@ -18,7 +18,7 @@ from . import distributed
 from .config import EvalConfig
 from .data.loader import delivered
 from .errors import InputError
-from .inference import predict_labels
+from .inference import enough_memory, predict_labels
 from .metrics import ConfusionMatrix
 from .model import EMANet
 from .show.terminal import bar
@@ -42,8 +42,8 @@ def evaluate(
     on_sample(i, image, labels, predicted): called after each image, on the rank that has it, with uint8 arrays.
     until: called before each image; once it returns True, this rank skips the rest.
     Needs memory for a few images only. For autocast, call it inside torch.autocast.
-    Raises InputError that names the sample if image and labels differ in size or a label is not a class; the other
-    ranks then raise one too.
+    Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
+    enough memory for it; the other ranks then raise one too.
     """
     device = model.mean.device
     matrix = ConfusionMatrix(model.classes, device)
@@ -56,7 +56,7 @@ def evaluate(
             for done, (i, (image, labels)) in enumerate(zip(indices, samples, strict=True), 1):
                 if until():
                     break
-                with torch.inference_mode():
+                with torch.inference_mode(), enough_memory(dataset.name(i), image.shape[:2], config):
                     predicted = predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
                 try:
                     matrix.add(labels, predicted)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from .config import LARGE, Experiment, require
-from .errors import InputError, short, suggest
+from .errors import InputError, short, suggest, utf8
 
 Config = TypeVar("Config")
 FOLDER_FILES = ("config.json", "model.safetensors")
@@ -369,6 +369,16 @@ def what_instead(path: Path) -> str:
     return ""
 
 
+@contextlib.contextmanager
+def utf8_name(path: str | Path) -> Iterator[str]:
+    """The path, or while the block runs another one of the same file if it is not UTF-8, which safetensors needs."""
+    if str(path) == utf8(str(path)):
+        yield str(path)
+    else:
+        with open(path, "rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """What is written beside the weights of a model file: `experiment`, `emanet` (version), `step`, `metrics`.
 
@@ -377,7 +387,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(str(path), "np") as file:
+        with utf8_name(path) as name, safe_open(name, "np") as file:
             return parse_header(file.metadata() or {}, path)
     except (OSError, SafetensorError) as error:
         raise InputError(what_instead(Path(path)) or f"cannot read model file {path}: {error}") from error

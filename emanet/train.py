@@ -7,11 +7,11 @@
 weights with the loss, compiled and wrapped for several ranks: it is called.
 """
 
-import hashlib
 import itertools
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from . import __version__, distributed
+from . import distributed
 from .advice import about_settings, about_start, check_data
 from .config import Experiment
 from .data.datasets import open_dataset, resolve
@@ -29,7 +29,7 @@ from .data.loader import training_loader
 from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
-from .experiments import checked, flatten, load_experiment, names_with, override, read_json
+from .experiments import checked, load_experiment, override, read_json
 from .interrupt import Interruption
 from .loading import spec_of, start_from
 from .losses import PixelLoss
@@ -40,7 +40,8 @@ from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
-from .run.folder import RunFolder, pick_run_folder, require_same
+from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
+from .run.limits import limits_told
 from .run.log import Clock, Drawings, RunLog
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -67,7 +68,8 @@ def train(
     run.clock = Clock(run.state.progress.seconds, run.state.step)
     batches = training_loader(run.samples, run.config, run.state.step, distributed.rank(), distributed.world_size())
     with Interruption(tell=distributed.rank() == 0) as interruption:
-        with run.log.bar(run.state.step, run.config.steps):
+        limits = limits_told(run.config, run.device, run.folder.path, partial(save_before_error, run))
+        with run.log.bar(run.state.step, run.config.steps), limits:
             if run.state.progress.unvalidated:
                 validate_and_save(run, interruption, validate=True)
             unread: list[Outcome] = []
@@ -129,7 +131,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     channels = config.model.backbone.in_channels
     train_set = open_dataset(config.data, config.data.train_split, channels)
     val_set = open_dataset(config.data, config.data.val_split, channels)
-    _require_agreement(config, train_set, val_set)
+    require_agreement(config, train_set, val_set)
     path, resume = pick_run_folder(out, name, resume)
     folder, log = RunFolder(path, plan), RunLog(path, distributed.rank() == 0)
     distributed.first_on_rank_zero(folder.lock)
@@ -243,7 +245,10 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
         part = images[passed].to(device, non_blocking=True, memory_format=_layout(config))
         # Gradients are summed over ranks once, in the last pass.
         last = i == config.accumulate - 1
-        with step_net.no_sync() if isinstance(step_net, DistributedDataParallel) and not last else nullcontext():
+        with (
+            step_net.no_sync() if isinstance(step_net, DistributedDataParallel) and not last else nullcontext(),
+            run.undo.on_error(),
+        ):
             with torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32"):
                 loss = step_net(part, labels[passed]) / divisor
             state.scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
@@ -353,18 +358,33 @@ def write_log(run: Run) -> None:
 def validate_and_save(run: Run, interruption: Interruption, validate: bool, stop: bool = False) -> None:
     """Validate unless a signal stops the run, write a checkpoint, and stop.
 
-    A validation cut short by a signal is rerun on resume.
+    A validation cut short, by a signal or an image that cannot be read or is too large, is rerun on resume.
     """
     state, path = run.state, run.folder.path
+    failure: InputError | None = None
     if validate and not stop:
-        stop = not validated(run, interruption)
+        try:
+            stop = not validated(run, interruption)
+        except InputError as error:
+            if distributed.world_size() > 1:  # whose other ranks have ended
+                raise
+            failure, stop = error, True
     state.progress.seconds = run.clock.seconds()
     state.progress.unvalidated = validate and stop
     distributed.first_on_rank_zero(save_checkpoint, path, run.net, run.config, state.state_dict(), state.step)
     if stop:
-        by = next(name for name in distributed.gather(interruption.by) if name)
         saved = f"step {state.step} of {run.config.steps} is saved in {path}; continue with --resume"
+        if failure:
+            raise InputError(f"{failure}; {saved}") from failure
+        by = next(name for name in distributed.gather(interruption.by) if name)
         distributed.end(Interrupted(f"{by}: {saved}"))
+
+
+def save_before_error(run: Run) -> None:
+    """Write a checkpoint after an error in a step, if the step has changed nothing yet."""
+    if run.undo.undone and distributed.world_size() == 1 and run.state.step:
+        run.state.progress.seconds = run.clock.seconds()
+        save_checkpoint(run.folder.path, run.net, run.config, run.state.state_dict(), run.state.step)
 
 
 def validated(run: Run, interruption: Interruption) -> bool:
@@ -416,22 +436,6 @@ def _require_divisible(config: Experiment) -> None:
             f"BatchNorm cannot train on passes of 1 image with data.crop {config.data.crop}: that is one pixel of its "
             "feature map; use a larger batch_size or data.crop"
         )
-
-
-def _require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
-    """Every rank must have the same version, settings and files."""
-    facts: dict[str, object] = {"the version of emanet": __version__}
-    own = names_with("ranks")
-    facts |= {name: value for name, value in flatten(config).items() if name not in own}
-    facts |= {"the files of train": _listing(train_set, config.data.root)}
-    facts |= {"the files of val": _listing(val_set, config.data.root)}
-    distributed.agree(facts)
-
-
-def _listing(dataset: Any, root: str) -> str:
-    """A digest of the names in a data set, in order, that does not depend on its root."""
-    names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

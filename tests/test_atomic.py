@@ -78,3 +78,17 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file or directory: .*other.txt"):
         with atomic.replacing(tmp_path / "a.txt"):
             (tmp_path / "other.txt").read_text()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "é" * 127])
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path, name):
+    atomic.require_writable(tmp_path / name)
+    atomic.write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_long_names_that_begin_alike_have_temporary_files_of_their_own(tmp_path):
+    with atomic.replacing(tmp_path / ("x" * 200 + "1")) as one, atomic.replacing(tmp_path / ("x" * 200 + "2")) as two:
+        assert one != two
+        one.touch()
+        two.touch()

@@ -80,3 +80,12 @@ def test_numbers_that_nothing_can_hold_are_refused_wherever_they_stand(make, num
     with pytest.raises(InputError, match="is .*, but must be") as error:
         make(number)
     assert len(str(error.value)) < 400
+
+
+def test_a_home_in_a_path_of_an_experiment_file_is_filled_in(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    data = DataConfig(dataset="~/a/dataset.json", root="~")
+    assert (data.dataset, data.root) == ("/home/me/a/dataset.json", "/home/me")
+    assert BackboneConfig(pretrained="~/w.pth").pretrained == "/home/me/w.pth"
+    assert Experiment(init_from="~/runs/a").init_from == "/home/me/runs/a"
+    assert BackboneConfig(pretrained=True).pretrained is True and DataConfig(root="a/~b").root == "a/~b"

@@ -1,4 +1,6 @@
+import errno
 import socket
+import tempfile
 import weakref
 
 import numpy as np
@@ -321,3 +323,37 @@ def test_two_ranks_count_exactly_what_one_counts_and_end_together(tmp_path):
         assert torch.equal(result["together"], first["alone"])
     assert first["error"].startswith("drawn-6: the image is (h, w) = (33, 47), but its labels are (32, 47)")
     assert "another one has ended or cannot be reached: " in second["error"] and "\n" not in second["error"]
+
+
+@pytest.mark.parametrize(
+    ("config", "hint"),
+    [
+        (EvalConfig(), "mode slide predicts it in windows"),
+        (EvalConfig(mode="slide", window=(17, 17)), "split the image or make it smaller"),
+        (EvalConfig(mode="slide", window=(99, 99)), "smaller windows need less"),
+    ],
+)
+def test_an_image_too_large_for_memory_is_named(model, monkeypatch, config, hint):
+    def none_left(*arguments):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("emanet.evaluate.predict_labels", none_left)
+    with pytest.raises(InputError, match=f"^drawn-0: not enough memory to predict 47 x 33 pixels; {hint}$"):
+        evaluate(model, Drawn(), config)
+
+
+def test_workers_take_a_temporary_folder_with_a_path_too_long_for_a_socket(model, monkeypatch, tmp_path):
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert torch.equal(evaluate(model, Drawn(), workers=1).counts, evaluate(model, Drawn()).counts)
+
+
+def test_without_any_temporary_folder_workers_are_refused(model, monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/']")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
+    with pytest.raises(InputError, match="1 processes that read .*: No usable temporary directory .*; .* or 0 to read"):
+        evaluate(model, Drawn(), workers=1)
+    evaluate(model, Drawn())

@@ -1,6 +1,7 @@
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -273,6 +274,68 @@ def test_a_log_that_cannot_be_written_is_one_sentence(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(training.RunLog, "advance", unwritable)
     with pytest.raises(InputError, match="cannot write .*log.jsonl at step 3: Is a directory"):
         training.train(tiny, tmp_path / "run")
+
+
+def test_a_validation_that_fails_costs_no_step(tiny, tmp_path, monkeypatch, scenes):
+    def none_left(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
+
+    config = override(tiny, {"val_every": 3, "data.dataset": str(scenes)})
+    with monkeypatch.context() as patch, pytest.raises(InputError) as raised:
+        patch.setattr("emanet.evaluate.predict_labels", none_left)
+        training.train(config, tmp_path / "run")
+    assert str(raised.value).startswith(f"{scenes}/val/images/0000.jpg: not enough memory to")
+    assert str(raised.value).endswith(f"; step 3 of 6 is saved in {tmp_path}/run; continue with --resume")
+    training.train(config, tmp_path / "run", resume=True)
+    assert [row["step"] for row in read_log(tmp_path / "run") if row["kind"] == "val"] == [3, 6]
+
+
+def test_a_step_too_large_for_memory_costs_no_step_before_it(tiny, tmp_path, monkeypatch, scenes):
+    """The buffers that its first pass has changed are as they were."""
+    config, passes = override(tiny, {"accumulate": 2, "data.dataset": str(scenes)}), itertools.count(1)
+    forward = training.StepNet.forward
+
+    def limited(self, images, labels):
+        loss = forward(self, images, labels)
+        if next(passes) == 8:  # the second pass of the fourth step
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
+        return loss
+
+    training.train(config, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="; --resume continues from step 3, also with"):
+        patch.setattr(training.StepNet, "forward", limited)
+        training.train(config, tmp_path / "run")
+    training.train(config, tmp_path / "run", resume=True)
+    whole = weights(tmp_path / "whole")
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in weights(tmp_path / "run").items())
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_a_network_that_cannot_be_compiled_is_a_sentence(tiny, tmp_path, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def broken(*arguments, **options):
+        raise TorchDynamoException("\nno compiler\nmore")
+
+    monkeypatch.setattr(training, "step", broken)
+    with pytest.raises(InputError, match=r"could not compile the network \(no compiler\), install .* --no-compile$"):
+        training.train(override(tiny, {"compile": True}), tmp_path / "run")
+
+
+def test_a_step_too_large_for_memory_says_what_to_lower(tiny, tmp_path, monkeypatch):
+    step = training.step
+
+    def limited(run, *arguments, **options):
+        if run.state.step == 3:
+            raise MemoryError
+        return step(run, *arguments, **options)
+
+    monkeypatch.setattr(training, "step", limited)
+    ways = "use --recompute, --precision bf16, a higher --accumulate (now 1) or a smaller --data.crop or --batch-size"
+    start = "not enough memory on cpu for a step with 4 images of 33 x 33 pixels at once: "
+    for options, rest in (({}, ways), ({"save_every": 2}, f"{ways}; --resume continues from step 2, also with")):
+        with pytest.raises(InputError, match=f"^{re.escape(start + rest)}"):
+            training.train(override(tiny, options), tmp_path / f"run{len(options)}")
 
 
 def test_a_broken_checkpoint_costs_steps_not_the_run(tiny, tmp_path, capsys):

@@ -13,7 +13,7 @@ from PIL import Image
 from ..atomic import require_writable_folder, write_json
 from ..data.datasets import Dataset, at_hand, open_dataset
 from ..distributed import pick_device
-from ..errors import InputError, some
+from ..errors import InputError, out_of_memory, some
 from ..loading import model_of, read
 from ..model import EMANet
 from ..predict.inputs import find_images
@@ -33,8 +33,9 @@ def explain_files(
 ) -> list[str]:  # fmt: skip
     """The explain command: OUT/NAME/ for every image, and OUT/classes.json with figures for a split.
 
-    See the command's help for the arguments, and find_images for NAME. An image that cannot be read is reported on
-    stderr and skipped; returns these reports. Raises InputError for everything else, before the work where possible.
+    See the command's help for the arguments, and find_images for NAME. An image that cannot be read or is too large for
+    memory is reported on stderr and skipped; returns these reports. Raises InputError for everything else, before the
+    work where possible.
     """
     if not images and not split:
         raise InputError("explain needs at least one image, folder or glob after MODEL, or --split")
@@ -62,11 +63,14 @@ def explain_files(
         for path, name in track(files, "explain"):
             try:
                 seen = explain(net, predictor.pixels(path))
-            except InputError as error:
-                failures.append(str(error))
-                note(f"skipped: {error}")
+                _write_image(seen, path, out / name, bases or seen.top(), net.palette)
+            except (InputError, MemoryError, RuntimeError) as error:
+                memory = out_of_memory(error)
+                if not memory and not isinstance(error, InputError):
+                    raise
+                failures.append(f"{path}: not enough memory to explain it; make it smaller" if memory else str(error))
+                note(f"skipped: {failures[-1]}")
                 continue
-            _write_image(seen, path, out / name, bases or seen.top(), net.palette)
             note(f"{path}: explained in {out / name}")
         if samples is not None:
             _write_classes(class_use(net, samples, workers=workers, progress=True), split, out, net.palette)

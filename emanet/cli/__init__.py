@@ -6,11 +6,12 @@ when it is named, and torch when it runs, so that help is instant. flags.py has 
 
 import contextlib
 import importlib
+import os
 import sys
 import traceback
 
 from .. import __version__
-from ..errors import InputError, Interrupted, suggest
+from ..errors import InputError, Interrupted, out_of_memory, printable, suggest
 from .threads import choose_wait_policy
 
 # Each is the function `main` of the module of that name, which takes the arguments after the command.
@@ -36,8 +37,10 @@ def main(arguments: list[str] | None = None) -> None:
     with the traceback for a fault of ours.
     """
     choose_wait_policy()
+    _open_streams()
     try:
-        _dispatch(sys.argv[1:] if arguments is None else arguments)
+        _require_folder()
+        _dispatch([_expanded(argument) for argument in (sys.argv[1:] if arguments is None else arguments)])
     except InputError as error:
         _fail(str(error), error.exit_code)
     except Interrupted as end:
@@ -49,17 +52,38 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output (head, less) has gone
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
-    except MemoryError:
-        _fail("not enough memory", 2)
-    except Exception:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error), 2)
+    except Exception as error:
+        if out_of_memory(error):
+            _fail("not enough memory, of this machine or of its GPU", 2)
         traceback.print_exc()
         _fail("this is a fault of emanet, not yours; please report it with the lines above and the command", 1)
 
 
 def _fail(sentence: str, code: int) -> None:
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # stderr may be full or closed; the exit code says it all the same
+        print(f"error: {printable(sentence)}", file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Streams that the caller has closed (`>&-`) go to nowhere; else the next file would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+
+
+def _require_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise InputError("the folder you are in has been deleted; change to another one") from error
+
+
+def _expanded(argument: str) -> str:
+    """An argument with its leading ~ as the home folder: a shell leaves it alone after "=" and between quotes."""
+    flag, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    return f"{flag}{equals}{os.path.expanduser(value)}"
 
 
 def _dispatch(arguments: list[str]) -> None:

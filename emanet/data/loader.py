@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..interrupt import SIGNALS
 from .transforms import TrainingSamples
 
 PREFETCH = 4  # batches that each worker may be ahead
+LONGEST = 70  # bytes of the temporary folder's path; a socket's may have 103 (macOS), and 32 are added
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; Docker gives 64 MB
 
 
@@ -80,9 +82,14 @@ def end_with_main(worker: int) -> None:
 
     Terminals and schedulers signal every process, but the step to finish still needs its batch. So SIGNALS are blocked
     in a worker, and a thread ends it when one comes from its parent.
+
+    Samples leave a worker by a socket in the temporary folder. One with a longer path would only be noticed there, and
+    the main process would wait for ever.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None  # this runs in workers only
+    if len(os.fsencode(tempfile.gettempdir())) > LONGEST:
+        tempfile.tempdir = "/tmp"
 
     def listen() -> None:
         while signal.sigwaitinfo(SIGNALS).si_pid != parent.pid:
@@ -101,10 +108,13 @@ def _start(loader: DataLoader) -> Iterator[Any]:
     child = signal.getsignal(signal.SIGCHLD)
     held = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
+        if loader.num_workers:
+            tempfile.TemporaryDirectory().cleanup()
         return iter(loader)
     except OSError as error:
         raise InputError(
-            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; use fewer --workers"
+            f"cannot start {loader.num_workers} processes that read samples: {error.strerror}; use fewer --workers, or "
+            "0 to read in the main process"
         ) from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)

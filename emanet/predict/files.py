@@ -1,7 +1,10 @@
 """Label files, folders and globs into a folder."""
 
+import errno
+import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,14 +13,15 @@ from PIL import Image
 
 from ..atomic import replacing, require_writable_folder
 from ..data.images import write_mask
-from ..errors import InputError
-from ..inference import shared_size
+from ..errors import InputError, out_of_memory
+from ..inference import enough_memory, shared_size
 from ..show.terminal import bar, note
 from . import raster
 from .inputs import find_images, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +45,9 @@ def predict_files(
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
     inputs, name: as in find_images. batch: how many images of one padded size go through the model at once. An image
-    that cannot be read is reported on stderr and left out; these reports are returned. Raises InputError, before
-    anything is written, if there is no image, OUT cannot be written or OUT is a folder of the images.
+    that cannot be read, is too large for memory or has too long a name is reported on stderr and left out; these
+    reports are returned. Raises InputError, before anything is written, if there is no image, OUT cannot be written or
+    OUT is a folder of the images; later if the disk is full.
 
     rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay. auto:
     those of raster.is_raster, or all TIFFs where bands are named.
@@ -55,6 +60,7 @@ def predict_files(
         raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
     _keep_inputs(images, out)
     require_writable_folder(out)
+    _require_distinct(images, out)
     if other := left_out(inputs):
         note(other)
     failures: list[str] = []
@@ -67,15 +73,15 @@ def predict_files(
     done = 0
     with bar("predict", len(plain), hidden=not plain) as advance:
         for group in _groups(_read(predictor, plain, skip), predictor, batch):
-            labels = predictor.many([each.pixels for each in group])
-            for each, own in zip(group, labels, strict=True):
-                _write(predictor, each, own, overlay)
-            done += len(group)
-            advance(done + len(failures))
+            for each, labels in _labelled(predictor, group, skip):
+                done += _write(predictor, each, labels, overlay, skip)
+                advance(done + len(failures))
     for path, name in images:
         if path in in_windows:
+            config = replace(predictor.config, mode="slide")
             try:
-                predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
+                with enough_memory(path, config.window, config):
+                    predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
             except InputError as error:
                 skip(error)
     return failures
@@ -94,6 +100,20 @@ def _keep_inputs(images: Sequence[tuple[Path, Path]], out: Path) -> None:
         image = folders.get((out / name).resolve().parent)
         if image:
             raise InputError(f"the output folder {(out / name).parent} holds the image {image}; name another one")
+
+
+def _require_distinct(images: Sequence[tuple[Path, Path]], out: Path) -> None:
+    """InputError if two outputs would be one file: some disks tell neither A from a nor an accent from a letter's."""
+    first: dict[str, tuple[Path, Path]] = {}
+    for path, name in images:
+        other, alike = first.setdefault(unicodedata.normalize("NFC", str(name)).casefold(), (path, name))
+        if alike != name:
+            with tempfile.TemporaryDirectory(dir=out, prefix=".") as trial:
+                folder = Path(trial)
+                (folder / alike).parent.mkdir(parents=True, exist_ok=True)
+                (folder / alike).touch()
+                if (folder / name).exists():
+                    raise InputError(f"{other} and {path} would have one output on the disk of {out}; rename one")
 
 
 def _read(
@@ -119,7 +139,29 @@ def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Itera
     yield from waiting.values()
 
 
-def _write(predictor: Predictor, image: _Input, labels: np.ndarray, overlay: bool) -> None:
+def _labelled(
+    predictor: Predictor, group: list[_Input], skip: Callable[[InputError], None]
+) -> Iterator[tuple[_Input, np.ndarray]]:
+    """The images with their labels, one at a time where memory is not enough for all; without those too large."""
+    try:
+        with enough_memory(group[0].path, group[0].pixels.shape[:2], predictor.config):
+            labels = predictor.many([each.pixels for each in group])
+    except InputError as error:
+        if len(group) == 1:
+            skip(error)
+            return
+        labels = []
+    if labels:
+        yield from zip(group, labels, strict=True)
+    else:  # outside of the except clause, which keeps what filled the memory
+        for each in group:
+            yield from _labelled(predictor, [each], skip)
+
+
+def _write(
+    predictor: Predictor, image: _Input, labels: np.ndarray, overlay: bool, skip: Callable[[InputError], None]
+) -> bool:
+    """Whether all was written. A fault of this file alone is reported; InputError where the disk is full."""
     target = image.target
     try:
         with replacing(Path(f"{target}.png")) as partial:
@@ -127,6 +169,11 @@ def _write(predictor: Predictor, image: _Input, labels: np.ndarray, overlay: boo
         if overlay:
             with replacing(Path(f"{target}_overlay.jpg")) as partial:
                 Image.fromarray(predictor.overlay(image.pixels, labels)).save(partial, "JPEG", quality=JPEG_QUALITY)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"cannot write the prediction of {image.path} as {target}: {reason}") from error
+    except (OSError, MemoryError) as error:
+        reason = "not enough memory" if out_of_memory(error) else getattr(error, "strerror", None) or error
+        failure = InputError(f"cannot write the prediction of {image.path} as {target}: {reason}")
+        if getattr(error, "errno", None) in FULL:
+            raise failure from error
+        skip(failure)
+        return False
+    return True

@@ -352,6 +352,8 @@ def _named(doing: str, path: str | Path) -> Iterator[None]:
         yield
     except Exception as error:  # some of GDAL's errors have no public name
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error.__cause__ or error)
+        if isinstance(error, UnicodeEncodeError):
+            raise InputError(f"cannot {doing} {path}: GDAL takes only paths in UTF-8; rename it") from error
         hint = "; is the disk full?" if doing == "write" and not getattr(error, "strerror", None) else ""
         raise InputError(f"cannot {doing} {path}: {reason.splitlines()[0].rstrip('.')}{hint}") from error
 

@@ -4,6 +4,8 @@ config.json  environment.json (environment-STEP.json where it was resumed)  code
 checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
+import contextlib
+import hashlib
 import os
 import platform
 import shutil
@@ -18,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from .. import __version__, distributed
-from ..atomic import write_json, write_text
+from ..atomic import replacing, require_writable_folder, write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
 from ..experiments import experiment_names, flatten, names_with, to_dict
@@ -85,6 +87,22 @@ def require_same(config: Experiment, before: Experiment, folder: Path) -> None:
         raise InputError(f"{folder} cannot be resumed with other settings: {some(changed)}")
 
 
+def require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
+    """Every rank must have the same version, settings and files."""
+    facts: dict[str, object] = {"the version of emanet": __version__}
+    own = names_with("ranks")
+    facts |= {name: value for name, value in flatten(config).items() if name not in own}
+    facts |= {"the files of train": _listing(train_set, config.data.root)}
+    facts |= {"the files of val": _listing(val_set, config.data.root)}
+    distributed.agree(facts)
+
+
+def _listing(dataset: Any, root: str) -> str:
+    """A digest of the names in a data set, in order, that does not depend on its root."""
+    names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
+
+
 class RunFolder:
     def __init__(self, path: Path, plan: str = ""):
         """plan: the text of a plan.py to keep, if the run is one that was planned."""
@@ -111,16 +129,14 @@ class RunFolder:
 
     def write_origin(self, config: Experiment, net: nn.Module, step: int) -> None:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        require_writable_folder(self.path)
         self.lock()
         write_text(self.path / LAUNCH, _launch())
         write_json(self.path / "config.json", to_dict(config))
         if self.plan:
             write_text(self.path / "plan.py", self.plan)
         write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
-        shutil.copytree(
-            PACKAGE, self.path / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
-        )
+        copy_code(self.path / "code" / "emanet")
 
     def write_result(self, matrix: ConfusionMatrix, log: RunLog) -> None:
         """Write confusion.png, curves.png and evaluation.json, and say so."""
@@ -129,12 +145,21 @@ class RunFolder:
 
             confusion_picture(matrix, self.path / "confusion.png")
             curves_picture({self.path.name: read_log(self.path)}, self.path / "curves.png")
-        except InputError as error:  # a run without matplotlib is complete all the same
-            log.say(f"no plots: {error}")
-        except OSError as error:
-            raise InputError(f"cannot draw into {self.path}: {error.strerror or error}") from error
+        except (InputError, OSError, MemoryError) as error:  # a run without them is complete all the same
+            log.say(f"no plots: {error or 'not enough memory'}")
         write_json(self.result, matrix.report())  # last: with it the run is complete
         log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+
+
+def copy_code(folder: Path) -> None:
+    """The package without its permissions: shutil.copytree would make the copy of a read-only install read-only."""
+    for source in PACKAGE.rglob("*"):
+        if source.is_file() and "__pycache__" not in source.parts:
+            target = folder / source.relative_to(PACKAGE)
+            with contextlib.suppress(OSError):
+                target.parent.chmod(target.parent.stat().st_mode | 0o700)  # read-only in runs of earlier versions
+            with replacing(target, durable=False) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def environment(net: nn.Module) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import write_text, write_whole
-from ..errors import InputError
+from ..errors import InputError, utf8
 from ..metrics import MEANS, percent, scores
 from ..show import terminal
 from ..show.colours import Palette, triptych
@@ -42,16 +42,23 @@ class RunLog:
         if unvalidated:
             rows = [row for row in rows if (row["kind"], row["step"]) != ("val", step)]
         write_text(self.folder / FILE, "".join(json.dumps(row) + "\n" for row in rows))
-        self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
+        try:
+            self._writer = SummaryWriter(self.folder / "tensorboard", purge_step=step + 1)
+        except UnicodeEncodeError:
+            terminal.note(f"note: no curves for TensorBoard: it needs a folder with a name in UTF-8, not {self.folder}")
 
     def close(self) -> None:
         if self._writer:
             self._writer.close()
 
     def say(self, *lines: str) -> None:
-        """Lines on stdout."""
-        if self.main:
+        """Lines on stdout. One that cannot be written, as its disk is full, does not end the run."""
+        if not self.main:
+            return
+        try:
             terminal.say(*lines)
+        except InputError as error:
+            terminal.note(f"warning: {error}; the run goes on")
 
     @contextlib.contextmanager
     def bar(self, step: int, steps: int) -> Iterator[None]:
@@ -77,13 +84,13 @@ class RunLog:
                 file.write(json.dumps({"kind": kind, "step": step, **facts}) + "\n")
         except OSError as error:
             raise InputError(f"cannot write {path} at step {step}: {error.strerror}") from error
-        for name, value in facts.items():
+        for name, value in facts.items() if self._writer else ():
             if isinstance(value, int | float):
                 self._writer.add_scalar(f"{kind}/{name}", value, step)
             elif name == "IoU":
                 for label, iou in value.items():
                     if iou is not None:
-                        self._writer.add_scalar(f"{kind}-IoU/{label}", iou, step)
+                        self._writer.add_scalar(f"{kind}-IoU/{utf8(label)}", iou, step)
         if kind == "val":
             self.say(f"step {step:6d}  " + "  ".join(f"{name} {percent(facts[name])}" for name in MEANS))
         elif self.live:
@@ -101,7 +108,8 @@ class RunLog:
         for index, content in drawn.items():
             write_whole(self.folder / "pictures" / f"step_{step:06d}_{index}.png", content)
             pixels = np.asarray(Image.open(io.BytesIO(content)))
-            self._writer.add_image(f"val/{index}", pixels, step, dataformats="HWC")
+            if self._writer:
+                self._writer.add_image(f"val/{index}", pixels, step, dataformats="HWC")
 
     def report(self, report: dict[str, Any]) -> None:
         """The metrics as a table on stdout."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from .colours import Palette, rgb
 from .figures import new_figure, save_figure
+from .fonts import legible
 
 Array = np.ndarray
 HEAT = ((74, 20, 134), (150, 30, 120), (214, 50, 80), (244, 110, 40), (253, 180, 40), (255, 245, 120))
@@ -150,7 +151,7 @@ def usage_figure(usage: Array, classes: Sequence[str], path: str | Path) -> None
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
     picture = axes.imshow(np.ma.masked_invalid(usage), cmap="Blues", vmin=0, aspect="auto", interpolation="nearest")
-    axes.set_yticks(range(count), classes, fontsize=9)
+    axes.set_yticks(range(count), legible(classes, "class"), fontsize=9)
     step = -(-bases // 64) * (1 if cell > 0.25 else 2)
     axes.set_xticks(range(0, bases, step), [str(base) for base in range(0, bases, step)], fontsize=8)
     axes.set_xlabel("base", fontsize=9)
@@ -176,8 +177,9 @@ def components_figure(
     # In the order of the images, so that no class lies on top of the others.
     x, y = points.T
     axes.scatter(x, y, s=16, c=colours[labels], edgecolors="0.25", linewidths=0.4)
+    names = legible(classes, "class")
     handles = [
-        Line2D([], [], marker="o", linestyle="", color=colours[label], label=f"{classes[label]} ({count})")
+        Line2D([], [], marker="o", linestyle="", color=colours[label], label=f"{names[label]} ({count})")
         for label, count in enumerate(np.bincount(labels, minlength=len(classes)))
         if count
     ]

@@ -1,6 +1,7 @@
 """Figures with matplotlib: the confusion matrix, and the curves of one run or several."""
 
 import importlib.util
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..atomic import replacing, require_writable
 from ..errors import InputError
+from .fonts import legible, with_fonts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,8 +44,9 @@ def confusion_picture(matrix: Confusion, path: str | Path) -> None:
     axes.set_facecolor("0.85")
     picture = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))  # the root shows rare confusions too
     size = 9 if n <= 25 else 6
-    axes.set_xticks(range(n), matrix.classes, rotation=90, fontsize=size)
-    axes.set_yticks(range(n), matrix.classes, fontsize=size)
+    names = legible(matrix.classes, "class")
+    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(n), names, fontsize=size)
     axes.set(xlabel="predicted", ylabel="true")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
@@ -65,7 +68,7 @@ def curves_picture(logs: dict[str, list[dict[str, Any]]], path: str | Path) -> N
     """
     figure = new_figure(13, 4.2)
     loss_axes, lr_axes, miou_axes = figure.subplots(1, 3)
-    for i, (name, rows) in enumerate(logs.items()):
+    for i, (name, rows) in enumerate(zip(legible(list(logs), "run"), logs.values(), strict=True)):
         style = dict(color=f"C{i}", linestyle=("-", "--", ":")[i // 10 % 3])  # there are ten colours
         steps, loss = _curve(rows, "train", "loss")
         loss_axes.plot(steps, loss, **style, alpha=0.25, linewidth=0.8)
@@ -115,6 +118,7 @@ def require_figure(*paths: str | Path) -> None:
 def require_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError('figures need matplotlib: pip install "emanet[plots]"')
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # no advice about its folders where there is no home
 
 
 def new_figure(width: float, height: float) -> "Figure":
@@ -129,6 +133,7 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write the figure in the format of the path's suffix; missing folders are made."""
+    with_fonts(figure)
     try:
         with replacing(Path(path)) as temporary:
             figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..atomic import write_text
-from ..errors import InputError
+from ..errors import InputError, printable
 from .terminal import say, show
 
 
@@ -33,7 +33,7 @@ class Grid:
         for i, name in enumerate(self.header):
             table.add_column(Text(name), justify="right" if i else "left", no_wrap=bool(i), overflow="fold")
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         return Group(table, *map(Text, self.notes))
 
     def markdown(self) -> str:
@@ -69,7 +69,7 @@ def side_by_side(title: str, names: Sequence[str], rows: Mapping[str, Row], *, d
     table = Table(title=Text(title) if title else None, title_justify="left", title_style="bold")
     table.add_column("", overflow="fold")
     for name in names:
-        table.add_column(Text(name), justify="right", overflow="fold")
+        table.add_column(Text(printable(name)), justify="right", overflow="fold")
     for name, row in rows.items():
         finite = [row.better * value for value in row.values if value is not None and math.isfinite(value)]
         best = max(finite) if row.better and len(row.values) > 1 and finite else None
@@ -81,7 +81,7 @@ def side_by_side(title: str, names: Sequence[str], rows: Mapping[str, Row], *, d
             if differences and i and value is not None and first is not None:
                 cell.append(f" {100 * (value - first):+.2f}", "dim not bold")
             cells.append(cell)
-        table.add_row(Text(name), *cells)
+        table.add_row(Text(printable(name)), *cells)
     return table
 
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -17,7 +17,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..errors import InputError, printable
+
 Item = TypeVar("Item")
+NARROWEST = 60  # columns; a narrower terminal breaks lines, where rich would leave out the names in a table
 
 
 def say(*lines: object) -> None:
@@ -26,25 +29,34 @@ def say(*lines: object) -> None:
 
 
 def note(text: object) -> None:
-    """One line on stderr, as it is, above any bar."""
-    print(text, file=sys.stderr, flush=True)
+    """One line on stderr, above any bar; control codes in it, of a file's name, are written out."""
+    with suppress(OSError):  # a note that cannot be shown ends nothing
+        print(printable(str(text)), file=sys.stderr, flush=True)
 
 
 def show(*renderables: Any) -> None:
     """Tables and other rich objects on stdout."""
     console = Console()
+    console.width = max(console.width, NARROWEST)
     with console.capture() as shown:
         console.print(*renderables, sep="\n", markup=False, highlight=False)
     _put(shown.get())
 
 
 def _put(text: str) -> None:
-    """Text on stdout. A reader that has gone (head, less) ends the output, not the command and its exit code."""
+    """Text on stdout; what its encoding lacks is written as \\uXXXX.
+
+    A reader that has gone (head, less) ends the output, not the command and its exit code.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in the buffer
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise InputError(f"cannot write to standard output: {error.strerror}") from error
 
 
 @contextmanager
@@ -55,7 +67,7 @@ def bar(label: str, total: int | None = None, *, unit: str = "", hidden: bool = 
     """
     console = Console(stderr=True)
     amount: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn()
     disable = hidden or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=disable) as progress:
         task = progress.add_task(label, total=total or None)

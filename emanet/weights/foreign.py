@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, some, suggest
+from ..experiments import utf8_name
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a PyTorch file from before the zip format
 MAX_PICKLE = 1 << 28  # bytes; the pickle in a zip holds names and sizes only, the values are entries of their own
@@ -140,7 +141,8 @@ def read(path: Path) -> dict[str, Any]:
         if start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= size:
             from safetensors.torch import load_file
 
-            content = load_file(path)
+            with utf8_name(path) as name:
+                content = load_file(name)
         elif start.startswith(b"PK\x03\x04"):
             content = _read_torch(path, _zip_pickle(path))
         elif start.startswith(b"\x80") and _is_legacy_torch(start):

@@ -18,7 +18,7 @@ from .. import __version__
 from ..atomic import write_whole
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import experiment_of, parse_header, to_dict, what_instead
+from ..experiments import experiment_of, parse_header, to_dict, utf8_name, what_instead
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,11 @@ def read_model(path: Path) -> ModelFile:
     Files without a checksum (those of other programs, or edited ones) are taken as they are.
     """
     try:
-        with safe_open(str(path), "pt") as file:
+        with utf8_name(path) as name, safe_open(name, "pt") as file:
             metadata = file.metadata() or {}
             header = parse_header(metadata, path)
             experiment = experiment_of(header["experiment"], path)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise InputError(what_instead(path) or f"cannot read model file {path}: {error}") from error
     if "sha256" in metadata and metadata["sha256"] != _digest(metadata["emanet"], tensors):

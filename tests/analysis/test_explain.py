@@ -223,6 +223,20 @@ class TestCommand:
         assert message in sentence(run_cli("explain", sharp, *arguments, *out, cwd=tmp_path))
         assert not (tmp_path / "out").exists()
 
+    def test_an_image_too_large_for_memory_is_reported(self, sharp, tmp_path, monkeypatch):
+        def limited(model, pixels):
+            if len(pixels) > 20:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return explain(model, pixels)
+
+        monkeypatch.setattr("emanet.analysis.explain_files.explain", limited)
+        for name, side in (("large", 30), ("small", 20)):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            Image.new("RGB", (side, side), (90, 150, 30)).save(tmp_path / "in" / f"{name}.png")
+        done = run_cli("explain", sharp, tmp_path / "in", "--out", tmp_path / "out")
+        assert done.returncode == 2 and "skipped: " in done.stderr and "in/large.png: not enough memory" in done.stderr
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["small"]
+
     def test_without_matplotlib_the_extra_is_named_before_the_work(self, sharp, tmp_path, monkeypatch):
         Image.fromarray(scene((40, 40))).save(tmp_path / "photo.png")
         find = importlib.util.find_spec

@@ -1,5 +1,6 @@
 """Predictor and predict_files with a tiny random model: sizes, orientation, names, and what happens to bad files."""
 
+import errno
 import os
 import weakref
 from collections.abc import Sequence
@@ -259,12 +260,82 @@ class TestPredictFiles:
         with pytest.raises(InputError, match=f"^cannot write {tmp_path}/out: "):
             predict_files(predictor, [str(tmp_path / "x.png")], tmp_path / "out")
 
-    def test_a_name_that_cannot_be_written(self, predictor, tmp_path):
-        write(tmp_path / "x.png")
-        (tmp_path / "out/x.png").mkdir(parents=True)
-        with pytest.raises(InputError, match=f"^cannot write the prediction of .*x.png as {tmp_path}/out/x: "):
-            predict_files(predictor, [str(tmp_path / "x.png")], tmp_path / "out")
-        assert list((tmp_path / "out").iterdir()) == [tmp_path / "out/x.png"]
+    def test_a_name_that_cannot_be_written_is_reported_and_the_others_go_on(self, predictor, tmp_path, capfd):
+        long = "x" * 248  # fits with .png, but not with _overlay.jpg
+        for name in ("a", "folder", long, "y"):
+            write(tmp_path / f"in/{name}.png")
+        (tmp_path / "out/folder.png").mkdir(parents=True)
+        failures = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
+        assert [failure.partition(" as ")[0].rpartition("/")[2] for failure in failures] == [
+            "folder.png",
+            f"{long}.png",
+        ]
+        assert "File name too long" in failures[1] and all(
+            failure in capfd.readouterr().err for failure in failures[:1]
+        )
+        written = ["a.png", "a_overlay.jpg", f"{long}.png", "y.png", "y_overlay.jpg"]
+        assert files(tmp_path / "out") == sorted(written)
+
+    def test_names_that_the_disk_does_not_tell_apart_are_refused(self, predictor, tmp_path, monkeypatch):
+        names = ["A", "a", "b", "e\u0301", "\u00e9"]
+        for name in names:
+            write(tmp_path / f"in/{name}.png")
+        assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False) == []
+        assert files(tmp_path / "out") == sorted(f"{name}.png" for name in names)
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda path: path.name == "a" or exists(path))
+        with pytest.raises(InputError, match="in/A.png and .*in/a.png would have one output on the disk of .*other"):
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "other")
+        assert files(tmp_path / "other") == []
+
+    def test_a_full_disk_ends_it(self, predictor, tmp_path, monkeypatch):
+        def full(path, labels, palette):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        for name in ("a", "b"):
+            write(tmp_path / f"in/{name}.png")
+        monkeypatch.setattr("emanet.predict.files.write_mask", full)
+        with pytest.raises(InputError, match="cannot write the prediction of .*a.png .*: No space left on device"):
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
+        assert files(tmp_path / "out") == []
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_images_too_large_for_memory_are_reported_and_the_others_go_on(self, predictor, tmp_path, batch):
+        """In groups that do not fit, each image is tried alone."""
+        for name, side in (("a", 40), ("b", 90), ("c", 40), ("d", 35)):
+            write(tmp_path / f"in/{name}.png", IMAGE[:1, :1].repeat(side, 0).repeat(side, 1))
+        limited = Predictor(predictor.model, device="cpu")
+
+        def many(images):
+            if sum(image.size for image in images) > 3 * 50 * 50:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
+            return Predictor.many(limited, images)
+
+        limited.many = many
+        failures = predict_files(limited, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch)
+        assert failures == [
+            f"{tmp_path}/in/b.png: not enough memory to predict 90 x 90 pixels; mode slide predicts it in windows"
+        ]
+        assert files(tmp_path / "out") == ["a.png", "c.png", "d.png"]
+
+    def test_an_overlay_too_large_for_memory_is_reported(self, predictor, tmp_path, monkeypatch):
+        def none_left(*arguments):
+            raise MemoryError
+
+        write(tmp_path / "in/a.png")
+        monkeypatch.setattr(Predictor, "overlay", none_left)
+        (failure,) = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
+        assert failure.endswith(": not enough memory") and files(tmp_path / "out") == ["a.png"]
+
+    def test_other_errors_are_faults_of_ours(self, predictor, tmp_path):
+        def broken(images):
+            raise RuntimeError("shapes do not fit")
+
+        write(tmp_path / "in/a.png")
+        broken_one = Predictor(predictor.model, device="cpu")
+        broken_one.many = broken
+        with pytest.raises(RuntimeError, match="shapes"):
+            predict_files(broken_one, [str(tmp_path / "in")], tmp_path / "out")
 
     @pytest.mark.parametrize("result", ["write_mask", "Image.Image.save"], ids=["label map", "overlay"])
     def test_half_a_file_never_stands(self, predictor, tmp_path, monkeypatch, result):

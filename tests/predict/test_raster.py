@@ -396,13 +396,17 @@ class TestRefused:
         path = write(tmp_path / "x.tif", drawn(9, 9))
         (tmp_path / "file").touch()
         (tmp_path / "folder").mkdir()
-        long = [tmp_path / ("n" * length) for length in (250, 300)]  # the former for the part that is renamed to it
-        for out in (tmp_path / "file" / "y.tif", tmp_path / "folder", *long):
+        for out in (tmp_path / "file" / "y.tif", tmp_path / "folder", tmp_path / ("n" * 256)):
             with pytest.raises(InputError, match=f"^cannot write {out}: "):
                 predict_raster(model, path, out)
         with pytest.raises(InputError, match=f"^cannot read image {tmp_path}/no.tif: .*No such file"):
             predict_raster(model, tmp_path / "no.tif", tmp_path / "file")
         assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder", "x.tif"]
+
+    def test_the_longest_name_that_the_disk_allows(self, model, tmp_path):
+        path = write(tmp_path / "x.tif", drawn(9, 9))
+        predict_raster(model, path, tmp_path / ("n" * 255))
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["n" * 255, "x.tif"]
 
     def test_without_rasterio(self, model, tmp_path, monkeypatch):
         path = write(tmp_path / "x.tif", drawn(9, 9))
@@ -523,3 +527,12 @@ def test_memory_does_not_grow_with_the_image(tmp_path):
             assert file.crs == rasterio.CRS.from_string(PLACE["crs"])
             assert len(np.unique(file.read(1, window=((0, 512), (w - 512, w))))) > 1
         assert large - small < more
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name of a file is UTF-8")
+def test_a_path_that_is_not_utf8_is_refused_in_a_sentence(model, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.tif")
+    Image.new("RGB", (40, 40)).save(tmp_path / "a\udce9.tif")
+    for image, out in (("a\udce9.tif", "o.tif"), ("a.tif", "o\udce9.tif")):
+        with pytest.raises(InputError, match="GDAL takes only paths in UTF-8; rename it$"):
+            predict_raster(model, tmp_path / image, tmp_path / out)

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from emanet.config import DatasetSpec
@@ -79,3 +81,23 @@ def test_a_resumed_run_may_change_what_does_not_affect_the_weights(tiny, tmp_pat
 def test_git_state_is_this_packages_own_or_none(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(rundir, "PACKAGE", tmp_path / "site-packages" / "emanet")
     assert rundir.environment(build_model(tiny.model, SPEC))["git_commit"] is None
+
+
+def test_the_copy_of_a_read_only_install_can_be_written_again(tmp_path, monkeypatch):
+    package, copy = tmp_path / "site" / "emanet", tmp_path / "run" / "code" / "emanet"
+    (package / "ops" / "__pycache__").mkdir(parents=True)
+    for name in ("a.py", "ops/b.py", "ops/__pycache__/b.pyc"):
+        (package / name).write_text("x = 1")
+        (package / name).chmod(0o444)
+    (package / "ops").chmod(0o555)
+    monkeypatch.setattr(rundir, "PACKAGE", package)
+    rundir.copy_code(copy)
+    files = sorted(path.relative_to(copy).as_posix() for path in copy.rglob("*"))
+    assert files == ["a.py", "ops", "ops/b.py"] and all(path.stat().st_mode & 0o200 for path in copy.rglob("*"))
+    shutil.copytree(package, copy, dirs_exist_ok=True)  # as earlier versions did it
+    copy.chmod(0o555)
+    (package / "ops" / "b.py").chmod(0o644)
+    (package / "ops" / "b.py").write_text("x = 2")
+    rundir.copy_code(copy)
+    assert (copy / "ops" / "b.py").read_text() == "x = 2"
+    (package / "ops").chmod(0o755)

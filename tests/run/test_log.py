@@ -99,3 +99,32 @@ def test_the_first_samples_are_drawn(log):
     paths = sorted((log.folder / "pictures").iterdir())
     assert [path.name for path in paths] == ["step_000007_0.png", "step_000007_1.png"]
     assert Image.open(paths[0]).size == (3 * 6 + 2 * 4, 4)
+
+
+def test_a_folder_with_a_name_that_is_not_utf8_has_a_log_without_tensorboard(tmp_path, capsys):
+    log = RunLog(tmp_path / "r\udce9")
+    log.folder.mkdir()
+    log.open(0)
+    log.write("train", step=1, loss=1.0, lr=0.1, images_per_second=2.0, seconds=3.0)
+    drawings = Drawings(1, [(0, 0, 0)])
+    drawings(0, np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
+    log.images(1, drawings.drawn)
+    log.close()
+    assert [row["step"] for row in read_log(log.folder)] == [1] and (log.folder / "pictures").is_dir()
+    assert "TensorBoard" in capsys.readouterr().err
+
+
+def test_class_names_that_are_not_utf8_reach_tensorboard(log):
+    log.write("val", step=1, mIoU=0.5, pAcc=0.5, mAcc=0.5, fIoU=0.5, IoU={"r\udce9": 0.5})
+    log.close()
+    (file,) = (log.folder / "tensorboard").iterdir()
+    assert "val-IoU/r\N{REPLACEMENT CHARACTER}".encode() in file.read_bytes()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_under_the_output_does_not_end_the_run(log, monkeypatch, capsys):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        log.say("a line")
+        log.say("another")
+    assert "No space left on device; the run goes on" in capsys.readouterr().err

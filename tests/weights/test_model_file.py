@@ -1,6 +1,7 @@
 """Model files: each is opened, checked and parsed once, whatever reads it."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import emanet
 from emanet import experiments
 from emanet.errors import InputError
 from emanet.loading import read
-from emanet.weights import model_file
+from emanet.weights import foreign, model_file
 from emanet.weights.model_file import read_model
 
 
@@ -77,3 +78,11 @@ def test_empty_and_odd_tensors_keep_their_checksum(tmp_path, model):
     model_file.save_model(tmp_path / "odd.safetensors", Odd(), read_model(model).experiment)
     tensors = read_model(tmp_path / "odd.safetensors").tensors
     assert tensors["empty"].shape == (0, 3) and tensors["scalar"] == 3 and tensors["turned"].dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name of a file is UTF-8")
+def test_a_model_file_with_a_name_that_is_not_utf8(model):
+    renamed = model.rename(model.with_name("m\udce9.safetensors"))
+    file = read_model(renamed)
+    assert file.path == renamed and file.experiment == experiments.load_experiment(str(renamed))
+    assert foreign.read(renamed).keys() == file.tensors.keys() and emanet.Predictor(renamed).classes[0] == "sky"

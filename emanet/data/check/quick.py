@@ -42,7 +42,7 @@ def check(dataset: Dataset, progress: Callable[[int], None] = lambda done: None)
     What it found is remembered as long as the listing stays the same. Raises InputError for the first file that is
     unreadable, differs in size from its pair or has values outside the classes, and where no pixel has a class.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    cache = Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
     stamp = cache / "emanet" / "checked" / f"{dataset.listing}.json"
     try:
         remembered = json.loads(stamp.read_text("utf-8"))

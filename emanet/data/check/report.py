@@ -18,12 +18,12 @@ from rich.text import Text
 
 from ...atomic import require_writable, write_json, write_text
 from ...config import IGNORE, DatasetSpec
-from ...errors import InputError, some
+from ...errors import InputError, printable, some, utf8
 from ...show.colours import IGNORE_COLOUR
 from ...show.terminal import say, show
 from ..images import meanings, read_image, read_mask_values
 from ..shards import File
-from .splits import KINDS, SEVERITIES, Finding, Report, Split, check_source, printable, utf8
+from .splits import KINDS, SEVERITIES, Finding, Report, Split, check_source
 
 FIRST = 3  # of each kind: files named in the terminal, pairs shown in the page
 MOST = 500  # of each kind: files named in the page; the JSON has all

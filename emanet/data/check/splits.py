@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...config import IGNORE, DataConfig, DatasetSpec
-from ...errors import InputError
+from ...errors import InputError, printable
 from ...show.terminal import track
 from ..datasets import THREADS, Fault, Listing, data_of, list_split, spec_of
 from ..images import meanings
@@ -129,16 +129,6 @@ class Report:
         for finding in self.findings:
             grouped[finding.severity, finding.kind].append(finding)
         return [(*key, found) for key, found in grouped.items()]
-
-
-def printable(text: str) -> str:
-    """On one line and without control codes, which a file name may have and a terminal would obey."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in utf8(text))
-
-
-def utf8(text: str) -> str:
-    """Without surrogates, which stand for bytes of a file name that are not UTF-8 and cannot be written as UTF-8."""
-    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", text)
 
 
 def check_source(source: str, root: str = "", split: str = "", channels: int = 0) -> Report | None:

@@ -16,7 +16,6 @@ from PIL import Image
 from emanet.config import DatasetSpec
 from emanet.data import drawn as export
 from emanet.data.check.report import _coloured
-from emanet.data.check.splits import printable
 from emanet.data.images import read_mask
 from emanet.show.colours import IGNORE_COLOUR
 
@@ -36,10 +35,6 @@ def test_pictures_mean_what_labels_mean(tmp_path):
         labels = read_mask(tmp_path / "mask.png", spec)[0].tolist()
         wanted = [IGNORE_COLOUR if label == 255 else spec.colours[label] for label in labels]
         assert [tuple(colour) for colour in _coloured(tmp_path / "mask.png", spec)[0].tolist()] == wanted
-
-
-def test_names_are_shown_without_control_codes():
-    assert printable("a b\n\x1b[31m\x85é\udcff") == r"a b\n\x1b[31m\x85é" + "\N{REPLACEMENT CHARACTER}"
 
 
 def test_foreign_names(scenes):

@@ -1,0 +1,45 @@
+"""What the machine lacks for a run: a sentence that says what to lower, and where the run can be continued."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from .. import distributed
+from ..config import Experiment
+from ..errors import InputError, out_of_memory
+from .checkpoints import checkpoints
+
+
+@contextlib.contextmanager
+def limits_told(config: Experiment, device: torch.device, run: Path, save: Callable[[], object]) -> Iterator[None]:
+    """Around the steps of a run: InputError with the settings to change, where memory or a compiler is missing.
+
+    save: called first where memory is missing, to keep the steps before this one if it can.
+    """
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        if config.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            needed = ", install a C++ compiler" if device.type == "cpu" else ""
+            raise InputError(f"torch could not compile the network ({first}){needed} or use --no-compile") from error
+        if not out_of_memory(error):
+            raise
+        with contextlib.suppress(InputError, MemoryError, RuntimeError):  # it needs memory as well
+            save()
+        images, (h, w) = config.batch_size // (distributed.world_size() * config.accumulate), config.data.crop
+        ways = ["a smaller --data.crop or --batch-size"]
+        if images > 1:
+            ways.insert(0, f"a higher --accumulate (now {config.accumulate})")
+        if config.precision == "fp32":
+            ways.insert(0, "--precision bf16")
+        if not config.recompute and not config.compile:
+            ways.insert(0, "--recompute")
+        saved = checkpoints(run)
+        rest = f"; --resume continues from step {int(saved[-1].name)}, also with --recompute" if saved else ""
+        raise InputError(
+            f"not enough memory on {device} for a step with {images} images of {h} x {w} pixels at once: use "
+            f"{', '.join(ways[:-1])}{' or ' * (len(ways) > 1)}{ways[-1]}{rest}"
+        ) from error
