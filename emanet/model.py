@@ -11,12 +11,16 @@ from . import backbones, heads
 from .config import DatasetSpec, HeadConfig, ModelConfig
 from .errors import InputError
 
+LARGEST = 16.0
+"""Of floating images in [0, 1]: augmentation may exceed 1, and so does random noise; values of 0 to 255 go further."""
+
 
 class EMANet(nn.Module):
     """model(images) -> logits.
 
     backbone: see backbones.Backbone. head, aux_head: see heads. spec: names and colours of the classes.
     mean, std: per channel, of images in [0, 1]; buffers, so that they travel with the weights.
+    bands, range: how files become its images, as in DatasetSpec; the model itself takes them ready.
     """
 
     mean: Tensor  # (1, in_channels, 1, 1)
@@ -33,11 +37,14 @@ class EMANet(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         align_corners: bool = True,
+        bands: Sequence[int] = (),
+        range: Sequence[float] = (),
     ):
         super().__init__()
         self.backbone, self.head, self.aux_head = backbone, head, aux_head
         self.classes, self.palette = tuple(classes), tuple(palette)
         self.align_corners = align_corners
+        self.bands, self.range = tuple(bands), tuple(range)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -62,6 +69,10 @@ class EMANet(nn.Module):
             images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or floating in [0, 1], got {images.dtype}")
+        elif not _is_traced(images) and (most := images.max()) > LARGEST:
+            raise ValueError(
+                f"floating images must be in [0, 1], got {most:.4g}; divide 0 to 255 by 255, or give uint8"
+            )
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     def logits(self, x: Tensor) -> Tensor:
@@ -92,6 +103,11 @@ class EMANet(nn.Module):
         return high[:, :, : size[0], : size[1]]
 
 
+def _is_traced(images: Tensor) -> bool:
+    """Whether the values of a tensor must not be asked for."""
+    return images.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANet:
     """The model of a config, for the classes of a data set (or a list of class names)."""
     if not isinstance(spec, DatasetSpec):
@@ -112,6 +128,8 @@ def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANe
         mean=config.mean,
         std=config.std,
         align_corners=config.align_corners,
+        bands=spec.bands,
+        range=spec.range,
     )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

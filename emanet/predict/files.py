@@ -9,12 +9,14 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import replacing, require_writable_folder
-from ..data.images import write_mask
+from ..config import IGNORE
+from ..data.bands import Channels
+from ..data.images import read_visible, write_mask
 from ..errors import InputError
 from ..inference import shared_size
 from ..show.terminal import bar, note
 from . import raster
-from .inputs import find_images
+from .inputs import channels_of, find_images
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
@@ -26,6 +28,8 @@ class _Input:
     target: Path
     """The output's path without extension."""
     pixels: np.ndarray
+    visible: np.ndarray | None
+    """Which pixels are not hidden; None: all."""
 
 
 def predict_files(
@@ -37,6 +41,7 @@ def predict_files(
     batch: int = 1,
     rasters: Literal["auto", "always", "never"] = "auto",
     bands: Sequence[int] = (),
+    range: Sequence[float] = (),
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
@@ -44,15 +49,15 @@ def predict_files(
     that cannot be read is reported on stderr and left out; these reports are returned. Raises InputError, before
     anything is written, if there is no image, OUT cannot be written or OUT is a folder of the images.
 
-    rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay. auto:
-    those of raster.is_raster, or all TIFFs where bands are named.
+    rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
+    raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
     out, images = Path(out), find_images(inputs)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
-    if bands and not in_windows:
-        raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
+    bands, range = bands or predictor.input.bands, range or predictor.input.range
+    channels = channels_of(predictor.model, bands, range, flags=True)
     _keep_inputs(images, out)
     require_writable_folder(out)
     failures: list[str] = []
@@ -64,16 +69,17 @@ def predict_files(
     plain = [(path, out / name) for path, name in images if path not in in_windows]
     done = 0
     with bar("predict", len(plain), hidden=not plain) as advance:
-        for group in _groups(_read(predictor, plain, skip), predictor, batch):
+        for group in _groups(_read(predictor, channels, plain, skip), predictor, batch):
             labels = predictor.many([each.pixels for each in group])
             for each, own in zip(group, labels, strict=True):
-                _write(predictor, each, own, overlay)
+                labelled = own if each.visible is None else np.where(each.visible, own, np.uint8(IGNORE))
+                _write(predictor, each, labelled, overlay)
             done += len(group)
             advance(done + len(failures))
     for path, name in images:
         if path in in_windows:
             try:
-                predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
+                predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
             except InputError as error:
                 skip(error)
     return failures
@@ -95,15 +101,15 @@ def _keep_inputs(images: Sequence[tuple[Path, Path]], out: Path) -> None:
 
 
 def _read(
-    predictor: Predictor, images: Iterable[tuple[Path, Path]], skip: Callable[[InputError], None]
+    predictor: Predictor, channels: Channels, images: Iterable[tuple[Path, Path]], skip: Callable[[InputError], None]
 ) -> Iterator[_Input]:
     for path, target in images:
         try:
-            pixels = predictor.pixels(path)
+            pixels, visible = read_visible(path, channels, max_pixels=predictor.max_pixels)
         except InputError as error:
             skip(error)
         else:
-            yield _Input(path, target, pixels)
+            yield _Input(path, target, pixels, visible)
 
 
 def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Iterator[list[_Input]]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.data import images
 from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
@@ -289,7 +290,7 @@ class TestPredictFiles:
         for side in range(8, 8 * 20, 8):
             write(tmp_path / f"in/{side:03}.png", IMAGE[:1].repeat(side, 0)[:, :16])
         held, most = weakref.WeakSet(), []
-        read = Predictor.pixels
+        read = images.read_visible
 
         class Pixels(np.ndarray):
             """An array that weak references and sets take."""
@@ -297,15 +298,13 @@ class TestPredictFiles:
             __hash__ = object.__hash__
             __eq__ = object.__eq__
 
-        def watched(self, image):
-            if not isinstance(image, Path):
-                return read(self, image)
-            pixels = read(self, image).view(Pixels)
+        def watched(path, channels, **options):
+            pixels = read(path, channels, **options)[0].view(Pixels)
             held.add(pixels)
             most.append(len(held))
-            return pixels
+            return pixels, None
 
-        monkeypatch.setattr(Predictor, "pixels", watched)
+        monkeypatch.setattr("emanet.predict.files.read_visible", watched)
         assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch) == []
         assert len(files(tmp_path / "out")) == 19 and max(most) <= 4 * batch + 2
 
