@@ -69,7 +69,7 @@ class EMANet(nn.Module):
             images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or floating in [0, 1], got {images.dtype}")
-        elif not _is_traced(images) and (most := images.max()) > LARGEST:
+        elif not _has_no_values(images) and (most := images.max()) > LARGEST:
             raise ValueError(
                 f"floating images must be in [0, 1], got {most:.4g}; divide 0 to 255 by 255, or give uint8"
             )
@@ -103,9 +103,11 @@ class EMANet(nn.Module):
         return high[:, :, : size[0], : size[1]]
 
 
-def _is_traced(images: Tensor) -> bool:
-    """Whether the values of a tensor must not be asked for."""
-    return images.is_meta or torch.compiler.is_compiling() or torch.jit.is_tracing()
+def _has_no_values(images: Tensor) -> bool:
+    """Whether a tensor is empty, or its values must not be asked for."""
+    capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not images.numel() or images.is_meta or capturing or traced
 
 
 def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANet:

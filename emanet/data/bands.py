@@ -33,6 +33,8 @@ MEANINGS = {  # PHOTOMETRIC -> why GDAL's samples are not what Pillow shows
 SAMPLED = 2048  # pixels either way of the part that a range is suggested from
 PERCENTILES = (0.5, 99.5)
 
+Extent = tuple[tuple[float, float], tuple[float, float]]  # (least, greatest) value, a range of nearly all
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -115,14 +117,25 @@ class Channels:
         )
 
 
-def extent(samples: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """The least and the greatest value, and a range without the outermost PERCENTILES; None where all are NaN."""
+def extent(samples: np.ndarray) -> Extent | None:
+    """The least and the greatest value, and a range without the outermost PERCENTILES; None for uint8 and all NaN."""
+    if samples.dtype == np.uint8:
+        return None
     values = samples[np.isfinite(samples)] if samples.dtype.kind == "f" else samples.ravel()
     if not values.size:
         return None
     least, most = float(values.min()), float(values.max())
     low, high = (float(f"{value:.3g}") for value in np.percentile(values, PERCENTILES))
     return (least, most), (low, high) if low < high else (least, max(most, least + 1))
+
+
+def samples_of(source: Any) -> tuple[str, int, Extent | None]:
+    """Type and number of the bands beside alpha of a dataset of rasterio, and the values of types other than uint8."""
+    chosen = [i for i, meaning in enumerate(source.colorinterp, 1) if meaning.name != "alpha"]
+    kind = source.dtypes[chosen[0] - 1] if chosen else "uint8"
+    if kind == "uint8":
+        return kind, 3 if len(chosen) == 1 else len(chosen), None
+    return kind, len(chosen), extent(BandReader(source, Channels(len(chosen)), chosen, masked=True).middle())
 
 
 def tiff_tags(file: str | File) -> dict[int, Any]:

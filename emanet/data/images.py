@@ -86,6 +86,21 @@ def nan_free(samples: np.ndarray) -> np.ndarray | None:
     return None if visible is None or visible.all() else visible
 
 
+def stored_samples(path: str | File) -> tuple[str, int, bands.Extent | None]:
+    """Type and number of an image's bands beside alpha, and the values of types other than uint8. Raises InputError.
+
+    Grey and palettes of 8 bits count as three bands, since they are read as RGB where that is wanted.
+    """
+    with _opened(path, "image") as image:
+        if isinstance(image, np.ndarray):
+            return str(image.dtype), image.shape[2] if image.ndim == 3 else 1, bands.extent(image)
+        if isinstance(image, Image.Image):
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                return ("float32" if image.mode == "F" else "uint16"), 1, bands.extent(np.asarray(image))
+            return "uint8", 3, None
+        return bands.samples_of(image)
+
+
 def image_array(image: Image.Image, channels: int | Channels = 3) -> np.ndarray:
     """A Pillow image as read_image returns it; ValueError where its mode or the number of channels does not allow it.
 

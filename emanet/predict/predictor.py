@@ -44,7 +44,7 @@ class Predictor:
     and into eval mode. config: how to predict; default: what the model file says, or whole images. engine, precision:
     see deploy/engines.py. calibrate: for int8, files, folders and globs of about a hundred images like those to come.
     max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
-    with. Arrays have the model's channels already: bands are of files alone.
+    with. Arrays have the model's channels already, those of uint8 also its range.
     """
 
     def __init__(
@@ -117,7 +117,9 @@ class Predictor:
             image = image[..., None]
         if image.ndim != 3 or image.shape[2] != self.channels or not image.size:
             raise ValueError(f"image must be uint8 (H, W, {self.channels}), got {image.dtype} {image.shape}")
-        if image.dtype != np.uint8 and not self.input.range:
+        if image.dtype == np.uint8:
+            return image, None  # as read_visible gives them
+        if not self.input.range:
             kind = f"image must be uint8 (H, W, {self.channels}), got {image.dtype} {image.shape}"
             example = "(255 * image).round().astype('uint8') for values of 0 to 1"
             raise ValueError(f"{kind}; write {example}, or give Predictor the range of its values: range=(0, 1)")
