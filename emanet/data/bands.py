@@ -72,6 +72,7 @@ class Channels:
             return bands * 3  # grey
         if len(bands) != self.count:
             hint = f"; name {self.count} of them: {self.setting('bands', [*range(1, self.count + 1)])}"
+            hint += f", or set model.backbone.in_channels to {len(bands)}" * (not self.flags)
             text = f"it has {total} band{'s' * (total != 1)} ({', '.join(names)})"
             raise ValueError(f"{text}, but the model takes {self.count} channels{hint * (total > self.count)}")
         return bands

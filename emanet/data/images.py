@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ..config import IGNORE, DatasetSpec
@@ -272,6 +273,7 @@ def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Itera
             else:
                 if max_pixels and Image.MAX_IMAGE_PIXELS and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
                     Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses more than twice as many
+                image = None
                 try:
                     image = Image.open(file, formats=FORMATS)
                     (w, h), driver = image.size, _driver(image)
@@ -282,6 +284,8 @@ def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Itera
                         raise
                     driver = "GTiff"
                 if driver and kind == "image":
+                    if image is not None and (turn := orientation(image)) != 1:
+                        raise ValueError(f"its colours of 16 bits have the orientation {turn}; save it upright")
                     image = datasets.enter_context(bands.opened(source, driver))
                     h, w = image.shape
             limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -296,11 +300,16 @@ def _source(path: str | File) -> File:
     return Path(path) if isinstance(path, str | os.PathLike) else path
 
 
-def _driver(image: Image.Image) -> str:
+def _driver(image: ImageFile) -> str:
     """GDAL's driver for an image of which Pillow does not give all samples or what is hidden; "" for others."""
-    raw = _storage(image)[0]
-    if image.format == "PNG":
-        return "PNG" if ";16" in raw and image.mode != "I;16" else ""
+    raw, white = _storage(image)
+    if image.mode in ("LA", "RGB", "RGBA"):  # Pillow gives the high byte of 16 bits
+        if image.format == "PNG" and ";16" in raw:
+            return "PNG"
+        if image.format == "PPM" and white > 255:
+            return "PNM"
+        if image.format == "JPEG2000" and _jpeg2000_bits(image.fp) > 8:
+            return "JP2OpenJPEG"
     if not isinstance(image, TiffImageFile):
         return ""
     tags = image.tag_v2
@@ -312,6 +321,17 @@ def _driver(image: Image.Image) -> str:
     if turned or max(bits) < 8 or tags.get(bands.PHOTOMETRIC) in bands.MEANINGS or bands.PREMULTIPLIED in extra:
         return ""
     return "GTiff" if extra or bands.NODATA in tags or tags.next else ""  # the next image may be a mask
+
+
+def _jpeg2000_bits(file: Any) -> int:
+    """Bits of a sample, from the box `ihdr` or the marker SIZ (ISO/IEC 15444-1, I.5.3.1 and A.5.1)."""
+    position = file.tell()
+    file.seek(0)
+    start = file.read(512)
+    file.seek(position)
+    box = start.find(b"ihdr")
+    place = box + 14 if box >= 0 else 42
+    return (start[place] & 127) + 1 if len(start) > place else 8
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,6 @@
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +104,9 @@ class TestBands:
             both(path, Channels(3, bands=(4, 1, 2)))[0], samples[[3, 0, 1]].transpose(1, 2, 0)
         )
         assert image_size(path) == (H, W)
-        with pytest.raises(InputError, match=r'4 bands .* takes 3 channels; name 3 of them: "bands": \[1, 2, 3\] in'):
+        with pytest.raises(
+            InputError, match=r'4 bands .* takes 3 channels; name 3 of them: "bands": \[1, 2, 3\] in .*_channels to 4$'
+        ):
             read_image(path)
         with pytest.raises(InputError, match="no band 5"):
             read_image(path, Channels(1, bands=(5,)))
@@ -227,3 +231,37 @@ def test_real_files_are_read_alike_or_refused(path):
     assert pixels.shape == (*image_size(path), channels) and visible.any() == (
         path.name != "inverted_lat.tif"
     )  # nothing but no-data
+
+
+@pytest.mark.parametrize(("name", "driver"), [("x.png", "PNG"), ("x.ppm", "PNM"), ("x.jp2", "JP2OpenJPEG")])
+def test_colours_of_sixteen_bits_in_other_formats(tmp_path, name, driver):
+    samples = np.arange(3 * 40 * 50).reshape(3, 40, 50).astype(np.uint16) * 10
+    size = {"count": 3, "height": 40, "width": 50, "dtype": "uint16"}
+    exact = {"QUALITY": 100, "REVERSIBLE": "YES"} if driver == "JP2OpenJPEG" else {}
+    with rasterio.open(tmp_path / name, "w", driver=driver, **size, **exact) as file:
+        file.write(samples)
+    assert image_size(tmp_path / name) == (40, 50)
+    with pytest.raises(InputError, match=rf"{name}: its pixels are uint16, from 0 to 59990"):
+        read_image(tmp_path / name)
+    channels = Channels(3, range=(0, 60_000))
+    np.testing.assert_array_equal(read_image(tmp_path / name, channels), channels.scaled(samples, 0).transpose(1, 2, 0))
+
+
+def test_colours_of_sixteen_bits_must_be_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with rasterio.open(tmp_path / "x.png", "w", driver="PNG", count=3, height=H, width=W, dtype="uint16") as file:
+        file.write(RAMP[:3].astype(np.uint16))
+    content = (tmp_path / "x.png").read_bytes()
+    block = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
+    (tmp_path / "x.png").write_bytes(content[:33] + chunk + content[33:])  # after the header
+    with pytest.raises(InputError, match="its colours of 16 bits have the orientation 6; save it upright"):
+        read_image(tmp_path / "x.png", Channels(3, range=(0, 255)))
+
+
+def test_packing_leaves_no_mask_behind(tmp_path):
+    path = write(tmp_path / "x.tif", RAMP[:3].astype(np.uint8))
+    Path(f"{path}.msk").touch()
+    with pytest.raises(InputError, match=r"x\.tif has a mask beside it"):
+        pack([(path, path)], DatasetSpec(classes=("a",)), "train", tmp_path / "packed")

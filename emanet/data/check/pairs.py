@@ -86,9 +86,8 @@ def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
         facts.digest = hashlib.blake2b(pixels.data, digest_size=16, key=repr(pixels.shape).encode()).digest()
         del pixels  # before the mask is decoded, to save memory
     except InputError as error:
-        kind = _unreadable(image)
-        kind = "samples" if facts.samples and kind == "unreadable" else kind
-        facts.add(kind, "error", [image], _reason(error, image))
+        refused = facts.samples and type(error.__cause__) is ValueError  # by the reader, not by a decoder
+        facts.add("samples" if refused else _unreadable(image), "error", [image], _reason(error, image))
     heads = _header(image), _header(mask)
     labels = refusal = None
     try:

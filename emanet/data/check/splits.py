@@ -165,6 +165,7 @@ def check_dataset(config: DataConfig, splits: Sequence[str] = (), channels: int 
     """
     began = time.monotonic()
     spec = spec_of(config)
+    Channels(channels, spec.bands, spec.range)  # raises InputError where they contradict each other
     findings: list[Finding] = []
     listings = {}
     for name in splits or find_splits(config):
