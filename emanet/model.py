@@ -69,7 +69,7 @@ class EMANet(nn.Module):
             images = images / 255
         elif not images.is_floating_point():
             raise TypeError(f"images must be uint8 in [0, 255] or floating in [0, 1], got {images.dtype}")
-        elif not _has_no_values(images) and (most := images.max()) > LARGEST:
+        elif _has_values(images) and (most := images.max()) > LARGEST:
             raise ValueError(
                 f"floating images must be in [0, 1], got {most:.4g}; divide 0 to 255 by 255, or give uint8"
             )
@@ -103,11 +103,11 @@ class EMANet(nn.Module):
         return high[:, :, : size[0], : size[1]]
 
 
-def _has_no_values(images: Tensor) -> bool:
-    """Whether a tensor is empty, or its values must not be asked for."""
+def _has_values(images: Tensor) -> bool:
+    """Whether there are values to ask for: not in an empty tensor, nor while one is traced, captured or just a shape."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(images) is not Tensor
     capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not images.numel() or images.is_meta or capturing or traced
+    return images.numel() > 0 and not (images.is_meta or traced or capturing)
 
 
 def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANet:

@@ -71,6 +71,8 @@ def test_floats_of_0_to_255_are_refused():
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], got 255; divide 0 to 255 by 255, or give uint8"):
         model(images.float())
     torch.testing.assert_close(model(images / 255), model(images))
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model.normalise(mode.from_tensor(images / 255)).shape == images.shape
     exported = torch.export.export(model, (images / 255,)).module()  # without the check
     torch.testing.assert_close(exported(images / 255), model(images), atol=1e-4, rtol=1e-4)
 

@@ -183,6 +183,10 @@ def installed() -> Any:
     return rasterio
 
 
+class OnlyWhole(ValueError):
+    """Samples of 8 bits with a meaning that Pillow knows, and GDAL does not: images.py reads them."""
+
+
 @dataclass(frozen=True)
 class BandReader:
     """An open dataset of rasterio, read as the model's input."""
@@ -209,9 +213,7 @@ class BandReader:
             (PREMULTIPLIED in extra, "its colours are multiplied by its alpha"),
         ):
             if wrong:
-                # Pillow knows these meanings for 8 bits; see images.py.
-                whole = channels.flags and source.dtypes[0] == "uint8"
-                raise ValueError(what + "; --rasters never reads it whole, as in training" * whole)
+                raise (OnlyWhole if source.dtypes[0] == "uint8" else ValueError)(what)
         flags = {flag.name for i in bands for flag in source.mask_flag_enums[i - 1]}
         alpha = any(source.colorinterp[i - 1].name == "alpha" for i in bands)
         reader = cls(source, channels, bands, masked="all_valid" not in flags and not alpha)

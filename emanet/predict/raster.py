@@ -29,7 +29,7 @@ import torch
 
 from ..atomic import replacing, write_whole
 from ..config import IGNORE, EvalConfig
-from ..data.bands import CACHE, BandReader, installed, tiff_tags
+from ..data.bands import CACHE, BandReader, OnlyWhole, installed, tiff_tags
 from ..errors import InputError
 from ..inference import WindowGrid, probabilities, window_weight
 from ..model import EMANet
@@ -104,7 +104,10 @@ def predict_raster(
                 raise InputError(f"the image {path} would be overwritten by its labels; name another file")
             channels = channels_of(model, bands, range, flags=True)
             with _named("read image", path):
-                image = _Image(BandReader.of(source, Path(path), channels), path)
+                try:
+                    image = _Image(BandReader.of(source, Path(path), channels), path)
+                except OnlyWhole as error:
+                    raise ValueError(f"{error}; --rasters never reads it whole, as in training") from None
             job = _Job(model, image, config, batch, memory)
             try:
                 with replacing(out.absolute()) as partial:
