@@ -104,7 +104,7 @@ class EMANet(nn.Module):
 
 
 def _has_values(images: Tensor) -> bool:
-    """Whether there are values to ask for: not in an empty tensor, nor while one is traced, captured or just a shape."""
+    """Whether there are values to ask for: not in an empty tensor, or one that is traced, captured or just a shape."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(images) is not Tensor
     capturing = images.is_cuda and torch.cuda.is_current_stream_capturing()
     return images.numel() > 0 and not (images.is_meta or traced or capturing)

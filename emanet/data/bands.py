@@ -20,8 +20,9 @@ from .shards import File, Member
 
 CACHE = 32 << 20  # GDAL's own default is a share of the machine's memory
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA_SAMPLES, NODATA = 258, 262, 274, 277, 338, 42113  # TIFF tags
-PREMULTIPLIED = 1  # in EXTRA_SAMPLES
+BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION, SAMPLES = 258, 259, 262, 274, 277  # TIFF tags
+EXTRA_SAMPLES, SAMPLE_FORMAT, NODATA = 338, 339, 42113
+PREMULTIPLIED, YCBCR, WEBP = 1, 6, 50001  # in EXTRA_SAMPLES, PHOTOMETRIC and COMPRESSION
 MEANINGS = {  # PHOTOMETRIC -> why GDAL's samples are not what Pillow shows
     0: "its zero is white",
     3: "its pixels are indices of a palette",
@@ -207,6 +208,7 @@ class BandReader:
         bits, turn = int(structure.get("NBITS", 8)), tags.get(ORIENTATION, 1)
         for wrong, what in (
             ("palette" in meanings, MEANINGS[3]),
+            ("MINISWHITE" in structure, MEANINGS[0]),  # also where Pillow cannot read the tags
             (tags.get(PHOTOMETRIC) in MEANINGS, MEANINGS.get(tags.get(PHOTOMETRIC, -1), "")),
             (bits < 8, f"its pixels have {bits} bits"),
             (turn not in (0, 1), f"its orientation is {turn}, not upright"),

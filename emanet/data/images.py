@@ -314,13 +314,17 @@ def _driver(image: ImageFile) -> str:
         return ""
     tags = image.tag_v2
     extra, bits = tags.get(bands.EXTRA_SAMPLES) or (), tags.get(bands.BITS, (1,))
-    if len(image.getbands()) != tags.get(bands.SAMPLES, 1) or max(bits) > 8 or image.mode in ("I", "F"):
+    signed = {*tags.get(bands.SAMPLE_FORMAT, (1,))} - {1}  # or floating; Pillow takes 8 bits with a sign for grey
+    other = {*extra} - {1, 2}  # than alpha
+    if len(image.getbands()) != tags.get(bands.SAMPLES, 1) or max(bits) > 8 or signed or other:
         return "GTiff"
     # What follows has a meaning for Pillow only, and is refused in windows.
     turned = tags.get(bands.ORIENTATION, 1) != 1
     if turned or max(bits) < 8 or tags.get(bands.PHOTOMETRIC) in bands.MEANINGS or bands.PREMULTIPLIED in extra:
         return ""
-    return "GTiff" if extra or bands.NODATA in tags or tags.next else ""  # the next image may be a mask
+    # Pillow has no WebP within TIFF, and does not smooth the chroma of JPEG. The next image may be a mask.
+    coded = tags.get(bands.PHOTOMETRIC) == bands.YCBCR or tags.get(bands.COMPRESSION) == bands.WEBP
+    return "GTiff" if coded or extra or bands.NODATA in tags or tags.next else ""
 
 
 def _jpeg2000_bits(file: Any) -> int:

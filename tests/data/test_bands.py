@@ -147,6 +147,44 @@ class TestBands:
         np.testing.assert_array_equal(read_image(plain), RAMP[:3].transpose(1, 2, 0))
 
 
+class TestStorage:
+    """How a TIFF keeps its samples makes no difference between the readers."""
+
+    @pytest.mark.parametrize(
+        "profile",
+        [
+            {"compress": "lzw", "predictor": 2},
+            {"compress": "deflate", "interleave": "band", "tiled": True, "blockxsize": 16, "blockysize": 16},
+            {"compress": "webp", "webp_lossless": True},
+            {"compress": "jpeg"},
+            {"compress": "jpeg", "photometric": "YCBCR"},
+            {"bigtiff": "yes", "endianness": "big"},
+        ],
+        ids=lambda profile: "-".join(map(str, profile.values())),
+    )
+    def test_of_colours(self, tmp_path, profile):
+        samples = np.random.default_rng(0).integers(0, 256, (3, 37, 53), np.uint8)
+        path = write(tmp_path / "x.tif", samples, **{"photometric": "RGB"} | profile)
+        found = both(path, Channels(3))[0]
+        if profile.get("compress") != "jpeg":
+            np.testing.assert_array_equal(found, samples.transpose(1, 2, 0))
+
+    def test_of_eight_bits_with_a_sign(self, tmp_path):
+        path = write(tmp_path / "x.tif", RAMP[:1].astype(np.int8) - 20)
+        with pytest.raises(InputError, match="its pixels are int8, from -20 to 33"):
+            read_image(path, 1)
+        np.testing.assert_array_equal(both(path, Channels(1, range=(-20, 235)))[0][..., 0], RAMP[0])
+
+    def test_of_cmyk_in_windows(self, tmp_path):
+        path = write(tmp_path / "x.tif", RAMP[:4].astype(np.uint8), photometric="CMYK")
+        assert read_image(path).shape == (H, W, 3)
+        for channels in (3, 4):
+            with pytest.raises(InputError, match="amounts of ink|4 bands"):
+                both(path, Channels(channels))
+        with pytest.raises(InputError, match="it has 4 bands"):
+            read_image(path, 4)
+
+
 class TestMeaning:
     """What Pillow shows and GDAL does not: read whole, refused in windows."""
 
