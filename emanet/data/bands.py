@@ -90,8 +90,9 @@ class Channels:
             raise ValueError(self.unstated(samples))
         if samples.dtype.kind not in "biuf":
             raise ValueError(f"its pixels are {samples.dtype}, but must be real numbers")
-        if eight and max(self.range) > 255:
-            raise ValueError(f"its pixels are uint8, but the range {self._range} is for data of more bits")
+        if eight and (max(self.range) > 255 or max(self.range) <= 1 < samples.max(initial=0)):
+            numbers = " ".join(f"{value:g}" for value in self.range)
+            raise ValueError(f"its pixels are uint8, but the range {numbers} is for data of another type")
         kind: Any = np.float32 if samples.dtype.itemsize <= 2 or samples.dtype == np.float32 else np.float64
         shape = [1] * samples.ndim
         shape[axis] = -1
@@ -100,10 +101,6 @@ class Channels:
             values = (samples.astype(kind) - low.reshape(shape)) * (255 / (high - low)).reshape(shape)
         np.nan_to_num(values, copy=False, nan=0, posinf=255, neginf=0)
         return np.rint(values.clip(0, 255)).astype(np.uint8)
-
-    @property
-    def _range(self) -> str:
-        return " ".join(f"{value:g}" for value in self.range)
 
     def unstated(self, samples: np.ndarray) -> str:
         """The sentence for samples that have no range: their type, their values, and a range to write."""

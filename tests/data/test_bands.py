@@ -70,8 +70,11 @@ class TestScale:
         assert Channels(4, range=(0, 2)).scaled(samples).ravel().tolist() == [0, 255, 0, 128]
 
     def test_what_cannot_be_meant(self):
-        with pytest.raises(ValueError, match="pixels are uint8, but the range 0 4095 is for data of more bits"):
+        with pytest.raises(ValueError, match="pixels are uint8, but the range 0 4095 is for data of another type"):
             Channels(1, range=(0, 4095)).scaled(np.zeros((1, 1, 1), np.uint8))
+        with pytest.raises(ValueError, match="pixels are uint8, but the range 0 1 is for"):
+            Channels(1, range=(0, 1)).scaled(np.full((1, 1, 1), 2, np.uint8))
+        assert Channels(1, range=(0, 1)).scaled(np.ones((1, 1, 1), np.uint8)) == 255
         with pytest.raises(ValueError, match="complex64, but must be real numbers"):
             Channels(1).scaled(np.zeros((1, 1, 1), np.complex64))
         with pytest.raises(ValueError, match="without any value"):
