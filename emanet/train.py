@@ -47,7 +47,9 @@ AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 
 @distributed.ending_together()
-def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False) -> dict[str, Any]:
+def train(
+    config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False, plan: str = ""
+) -> dict[str, Any]:
     """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
 
     Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
@@ -56,7 +58,7 @@ def train(config: Experiment, out: str | Path = "", *, name: str = "run", resume
     Raises InputError before the first step for anything wrong with the data, the config or the weights; later if the
     loss or the gradient stays infinite or NaN, if a checkpoint cannot be written, or if another rank ends.
     """
-    run = prepare(checked(config), out, name, resume)
+    run = prepare(checked(config), out, name, resume, plan)
     report = restore(run)
     if report is not None:
         return report
@@ -114,7 +116,7 @@ class Run:
     """Of the last validation."""
 
 
-def prepare(config: Experiment, out: str | Path, name: str, resume: bool) -> Run:
+def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: str = "") -> Run:
     """Data, model and optimiser. Writes nothing, but locks the run folder if it exists."""
     if distributed.restarts()[1] and not str(out):
         raise InputError("torchrun --max-restarts needs a run folder to continue in: train ... --out FOLDER")
@@ -129,7 +131,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool) -> Run
     val_set = open_dataset(config.data, config.data.val_split, channels)
     _require_agreement(config, train_set, val_set)
     path, resume = pick_run_folder(out, name, resume)
-    folder, log = RunFolder(path), RunLog(path, distributed.rank() == 0)
+    folder, log = RunFolder(path, plan), RunLog(path, distributed.rank() == 0)
     distributed.first_on_rank_zero(folder.lock)
     distributed.first_on_rank_zero(put_back, path)
     if config.data.check:

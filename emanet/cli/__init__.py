@@ -15,7 +15,8 @@ from .threads import choose_wait_policy
 
 # Each is the function `main` of the module of that name, which takes the arguments after the command.
 COMMANDS = {
-    "train": "train an experiment into a run folder",
+    "train": "train an experiment, or on a data set, into a run folder",
+    "plan": "write an experiment for a data set, with its reasons",
     "evaluate": "score a model on a data set or on folders of images and masks",
     "predict": "label every pixel of images, folders and globs",
     "explain": "draw which pixels and classes use which bases of the EM attention",
@@ -24,7 +25,7 @@ COMMANDS = {
     "compare": "put the results of several runs side by side",
     "profile": "count parameters and multiply-adds; the paper's Table 1",
     "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
-    "data": "prepare a public data set, check or pack one, write drawn scenes",
+    "data": "import, prepare, check or pack a data set, write drawn scenes",
 }
 
 

@@ -14,16 +14,16 @@ Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="EXPERIMENT|
 
 @dataclass(frozen=True)
 class Draw:
-    """Write drawn scenes as files: a folder data set, an example of the layout; or images to import."""
+    """Write drawn scenes: an example of a data set, or of an export."""
 
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """A new or empty folder."""
-    train: int = 200
+    train: Annotated[int, tyro.conf.arg(metavar="N")] = 200
     """Images of the training split."""
-    val: int = 40
+    val: Annotated[int, tyro.conf.arg(metavar="N")] = 40
     """Images of the validation split."""
-    labelme: bool = False
-    """Write as many images beside JSON files of the annotation tool labelme instead, to try `data import` on."""
+    labelme: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write images and JSON files of the annotation tool labelme, to import."""
 
     def run(self) -> None:
         from ..data.drawn import write_drawn, write_labelme
@@ -53,14 +53,19 @@ class Prepare:
 
 @dataclass(frozen=True)
 class Import:
-    """Turn the export of an annotation tool into a folder data set, and say what was read and what was left out."""
+    """Turn an annotation tool's export into a folder data set.
+
+    An account says what was read and what was left out.
+    """
 
     tool: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TOOL")]
-    """labelme."""
+    """coco, cvat, label-studio, labelme, masks, roboflow, supervisely, voc or yolo."""
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
     """The export: its folder, unpacked, or its file."""
     out: Folder
     """A new or empty folder for the data set."""
+    images: Folder = ""
+    """Where the images are, if they are not in the export."""
     map: Annotated[tuple[str, ...], tyro.conf.arg(metavar="OLD=NEW")] = ()
     """Rename classes, or merge several into one; `OLD=` leaves its pixels unlabelled, `*=NEW` is for all the others."""
     unlabelled: Literal["background", "ignore"] = "background"

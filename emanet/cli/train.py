@@ -1,5 +1,7 @@
 """train EXPERIMENT: every setting of the experiment is a flag, with the experiment's own value as its default."""
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +10,15 @@ import tyro
 
 from ..config import Experiment
 from ..errors import InputError
-from ..experiments import experiment_names, inherit, load_experiment, override
-from .flags import Folder, parse
+from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override
+from .flags import Folder, parse, shown_as
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train an experiment.
+    """Train an experiment, or plan one for a data set and train that.
+
+    A plan is kept as plan.py in the run folder. Flags overrule it.
 
     Also --root and --workers, short for --data.root and --data.workers.
     """
@@ -24,8 +28,10 @@ class Train:
     """Run folder; default runs/NAME, or the next free runs/NAME-2."""
     resume: bool = False
     """Continue from the run folder's latest checkpoint, if it has one."""
+    hours: Annotated[float | None, shown_as("HOURS")] = None
+    """On a data set: how long it may take, the planning included; default 1."""
 
-    def run(self, source: str, before: Experiment) -> None:
+    def run(self, source: str, before: Experiment, plan: str = "") -> None:
         from .. import distributed
         from ..run.folder import default_name
         from ..train import train
@@ -35,22 +41,64 @@ class Train:
             same_root = config.data.root == before.data.root
             config = override(config, {"data.spec": None} | ({"data.root": ""} if same_root else {}))
         config = inherit(config, before)
-        out = source if self.resume and not self.out and Path(source).is_dir() else self.out
+        out = source if self.resume and not self.out and Path(source).is_dir() and not plan else self.out
         try:
-            train(config, out, name=default_name(source), resume=self.resume)
+            train(config, out, name=default_name(source), resume=self.resume, plan=plan)
         finally:
             distributed.shutdown()
 
 
+def is_data(source: str) -> bool:
+    """Whether it is a data set's folder or JSON file, not an experiment, a run or a checkpoint."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return source not in experiment_names() and not any((path / name).is_file() for name in FOLDER_FILES)
+    return path.suffix == ".json" and path.name != "config.json" and path.is_file()
+
+
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE]\n")
+        print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE]")
+        print("       python -m emanet train DATA [--hours H] [--out DIR] [--FIELD VALUE]\n")
         print("EXPERIMENT is a name, a .py file, a config.json or a run folder. Names:")
         print("\n".join(f"  {name}" for name in experiment_names()))
+        print("\nDATA is a data set's folder or dataset.json; an experiment is planned for it.")
         print("\n`python -m emanet train EXPERIMENT --help` lists all settings and their values.")
         return
     source, flags = arguments[0], arguments[1:]
     if source.startswith("-"):
         raise InputError(f"train needs an EXPERIMENT before {source}; there are: {', '.join(experiment_names())}")
+    if is_data(source):
+        _train_data(source, flags)
+        return
     experiment = load_experiment(source)
-    parse(Train, flags, f"train {source}", default=Train(config=experiment)).run(source, experiment)
+    asked = parse(Train, flags, f"train {source}", default=Train(config=experiment))
+    if asked.hours is not None:
+        raise InputError(f"--hours is for a data set, not for the experiment {source}, whose length is --steps")
+    asked.run(source, experiment)
+
+
+def _train_data(source: str, flags: list[str]) -> None:
+    started = time.monotonic()
+    # What the plan depends on is needed first: the flags are parsed once with any experiment, then with the plan.
+    anything = override(Experiment(), {"data.dataset": source})
+    asked = parse(Train, flags, f"train {source}", default=Train(config=anything))
+    if asked.resume:
+        raise InputError(f"{source} is a data set; to continue a run, name its folder: train RUN --resume")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, chats on stderr
+    from ..analysis.plan import plan
+
+    data, backbone = asked.config.data, asked.config.model.backbone
+    planned = plan(
+        source,
+        hours=1.0 if asked.hours is None else asked.hours,
+        root=data.root,
+        train_split=data.train_split,
+        val_split=data.val_split,
+        channels=backbone.in_channels,
+        weights=backbone.pretrained if isinstance(backbone.pretrained, str) else "",
+        device=asked.config.device,
+        started=started,
+    )
+    default = Train(config=planned.experiment)
+    parse(Train, flags, f"train {source}", default=default).run(source, planned.experiment, planned.text)

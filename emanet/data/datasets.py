@@ -115,10 +115,22 @@ def resolve(config: DataConfig) -> DataConfig:
     if spec is None:
         path = Path(name) / "dataset.json" if Path(name).is_dir() else Path(name)
         root = path.parent
-        spec = _described(path) if path.is_file() else packed_spec(root) if Path(name).is_dir() else None
+        spec = _described(path) if path.is_file() else _undescribed(root) if Path(name).is_dir() else None
         if spec is None:
             raise InputError(f"no data set or dataset.json {name!r}{suggest(name, SPECS)}")
     return override(config, {"spec": spec, "root": config.root or str(root)})
+
+
+def _undescribed(folder: Path) -> DatasetSpec:
+    """The spec of a folder without a dataset.json: packed files hold one, and a public data set may keep its name."""
+    spec = packed_spec(folder) or SPECS.get(folder.resolve().name)
+    if spec is None or not spec.images:
+        example = '{"classes": ["road", "car", ...]}'
+        raise InputError(
+            f"{folder} holds no dataset.json: write one that names the classes in the order of the mask values, "
+            f"{example}, or let `data import masks` find the colours of its masks"
+        )
+    return spec
 
 
 def _described(path: Path) -> DatasetSpec:

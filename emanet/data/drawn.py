@@ -52,7 +52,13 @@ def write_labelme(folder: Path, count: int) -> None:
         Image.fromarray(image).save(folder / name, quality=JPEG_QUALITY)
         shapes = [_shape(SPECS["drawn"].classes[label], labels == label) for label in np.unique(labels) if label]
         h, w = labels.shape
-        document = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None}
+        document: dict[str, Any] = {
+            "version": "5.5.0",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": name,
+            "imageData": None,
+        }
         write_json((folder / name).with_suffix(".json"), document | {"imageHeight": h, "imageWidth": w})
 
 

@@ -86,8 +86,9 @@ def require_same(config: Experiment, before: Experiment, folder: Path) -> None:
 
 
 class RunFolder:
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, plan: str = ""):
+        """plan: the text of a plan.py to keep, if the run is one that was planned."""
+        self.path, self.plan = path, plan
         self.result = path / "evaluation.json"
         """The last validation's report; a run that has it is complete."""
         self._lock: Any = None
@@ -114,6 +115,8 @@ class RunFolder:
         self.lock()
         write_text(self.path / LAUNCH, _launch())
         write_json(self.path / "config.json", to_dict(config))
+        if self.plan:
+            write_text(self.path / "plan.py", self.plan)
         write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
         shutil.copytree(
             PACKAGE, self.path / "code" / "emanet", ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True

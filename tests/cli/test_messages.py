@@ -24,6 +24,7 @@ from emanet.cli import (
     evaluate,
     explain,
     flags,
+    plan,
     predict,
     profile,
     submit,
@@ -41,6 +42,7 @@ NOT_REACHED = {"explain": "deploy.engines"}  # its Predictor has the plain engin
 
 CLASSES = {
     "train": train.Train,
+    "plan": plan.Plan,
     "evaluate": evaluate.Evaluate,
     "predict": predict.Predict,
     "explain": explain.Explain,
@@ -51,6 +53,7 @@ CLASSES = {
     "config show": config.Show,
     "config diff": config.Diff,
     "data draw": data.Draw,
+    "data import": data.Import,
     "data prepare": data.Prepare,
     "data pack": data.Pack,
     "data check": data.Check,

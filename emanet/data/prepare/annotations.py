@@ -1,7 +1,7 @@
 """The annotations of a labelling tool -> a folder data set: `data import TOOL SOURCE --out FOLDER`.
 
-A tool is one file in tools/ with one function, `read(source) -> Export`. Everything after that is here and the same for
-all tools: names of classes, splits, drawing, writing, and an account of what was read and what was left out.
+A tool is one file in tools/ with one function, `read(source, images) -> Export`. Everything after that is here and the
+same for all tools: names of classes, splits, drawing, writing, and an account of what was read and what was left out.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -21,14 +21,24 @@ from ...config import IGNORE, DatasetSpec, voc_palette
 from ...errors import InputError, some, suggest
 from ...show.tables import Grid
 from ...show.terminal import note, say, show, track
-from ..images import image_size, pixels_per_label, write_mask
+from ..files import files_below
+from ..images import IMAGE_SUFFIXES, image_size, pixels_per_label, write_mask
 from .tools import TOOLS
 
 Colour = tuple[int, int, int]
 BACKGROUND = "background"
 SHARES = (0.8, 0.2)
 SPLITS = ("train", "val", "test")
-SYNONYMS = {"training": "train", "valid": "val", "validation": "val", "testing": "test", "default": ""}
+SYNONYMS = {
+    "train": "train",
+    "val": "val",
+    "test": "test",
+    "training": "train",
+    "valid": "val",
+    "validation": "val",
+    "testing": "test",
+    "default": "",
+}
 
 
 class Region(NamedTuple):
@@ -61,6 +71,40 @@ class Annotated:
     split: str = ""
     """The tool's own split, if it has splits."""
 
+    @property
+    def extension(self) -> str:
+        return self.suffix if isinstance(self.image, bytes) else self.image.suffix
+
+
+class Images:
+    """The image files of an export, and the folder that --images names if they are elsewhere."""
+
+    def __init__(self, *folders: Path | None):
+        self.folders = [folder if folder.is_dir() else folder.parent for folder in folders if folder]
+        found = dict.fromkeys(path for folder in self.folders for path in files_below(folder))
+        self.files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.named: dict[str, list[Path]] = defaultdict(list)
+        for path in self.files:
+            self.named[path.name].append(path)
+
+    def find(self, stated: str, *near: Path) -> Path:
+        """The file that an export states as a path, perhaps one of another machine.
+
+        It is looked for in the folders `near`, then in the export, then by its name alone. Raises InputError where it
+        is missing, or where several files have this name and none is at the stated path.
+        """
+        relative = PurePosixPath(stated.replace("\\", "/"))
+        inside = [part for part in relative.parts if part not in ("/", "..", ".")]
+        for folder in (*near, *self.folders):
+            for start in range(len(inside)):  # the longest end of the path that leads to a file
+                if (path := folder.joinpath(*inside[start:])).is_file():
+                    return path
+        same = self.named.get(relative.name, [])
+        if len(same) != 1:
+            why = f"{len(same)} files have this name" if same else "it is not here; --images names another folder"
+            raise InputError(f"image {stated}: {why}")
+        return same[0]
+
 
 @dataclass
 class Export:
@@ -72,8 +116,8 @@ class Export:
     palette: dict[str, Colour] = field(default_factory=dict)
     background: str = ""
     """The class that pixels without a region have in the tool, if it has one."""
-    order: str = "later objects are drawn over earlier ones"
-    """How overlapping objects are drawn, as a clause of the account."""
+    order: str = "Later objects are drawn over earlier ones."
+    """How overlapping objects are drawn, a sentence of the account."""
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     """Why something was not read -> its names: files, or shapes as "NAME: what"."""
 
@@ -83,6 +127,7 @@ def import_annotations(
     source: str | Path,
     out: str | Path,
     *,
+    images: str | Path = "",
     rename: Sequence[str] = (),
     unlabelled: Literal["background", "ignore"] = "background",
     split: Sequence[float] = (),
@@ -90,8 +135,9 @@ def import_annotations(
 ) -> None:
     """Read an export, write it as a folder data set and show an account of it.
 
-    rename: "OLD=NEW" in the order they apply; several old names may have one new name, "OLD=" leaves the pixels of OLD
-    unlabelled, and "*=NEW" is for all names that are not named. unlabelled: what pixels without an object become.
+    images: where the images are, if they are not in the export. rename: "OLD=NEW" in the order they apply; several old
+    names may have one new name, "OLD=" leaves the pixels of OLD unlabelled, and "*=NEW" is for all names that are not
+    named. unlabelled: what pixels without an object become.
     split: shares of train, val and perhaps test, by a hash of the name; default: the tool's own splits, or SHARES.
     group_by: a regular expression; images in whose names it matches the same text stay in one split.
 
@@ -105,19 +151,23 @@ def import_annotations(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; name a new folder")
     shares = _shares(split)
-    export: Export = importlib.import_module(f".tools.{TOOLS[tool]}", __package__).read(source)
+    folder = Path(images).expanduser() if str(images) else None
+    if folder and not folder.is_dir():
+        raise InputError(f"--images {folder} is not a folder")
+    read = importlib.import_module(f".tools.{TOOLS[tool]}", __package__).read
+    export: Export = read(source, Images(source, folder))
     if not export.items:
         reasons = "; ".join(f"{reason}: {some(names, 3)}" for reason, names in export.left_out.items())
         raise InputError(f"{source} holds no annotated image of {tool}" + (f" ({reasons})" if reasons else ""))
     names = _renamed(export, rename)
     classes = _classes(export, names, unlabelled)
     spec = DatasetSpec(classes=tuple(classes), palette=_palette(export, names, classes))
-    items = _uniquely_named(export.items)
-    splits, how = _splits(items, shares, group_by)
+    splits, how = _splits(export.items, shares, group_by)
+    items = _uniquely_named(export.items, splits)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        account = _write(items, splits, partial, export, spec, names, unlabelled)
+        account = _write(items, partial, export, spec, names, unlabelled)
         write_json(partial / "dataset.json", {"classes": spec.classes, "palette": spec.palette})
         if out.exists():
             out.rmdir()
@@ -166,22 +216,22 @@ def _palette(export: Export, names: Mapping[str, str], classes: Sequence[str]) -
     return own if len(set(own)) == len(classes) else voc_palette(len(classes))
 
 
-def _uniquely_named(items: Sequence[Annotated]) -> list[tuple[str, Annotated]]:
-    """(name, item) sorted by name. Images of one name keep their extension in it, or get a number too."""
-    count = Counter(item.name for item in items)
-    taken: set[str] = {name for name, times in count.items() if times == 1}
+def _uniquely_named(items: Sequence[Annotated], splits: Sequence[str]) -> list[tuple[str, str, Annotated]]:
+    """(split, name, item), sorted. Images of one name in a split keep their extension in it, or get a number too."""
+    ordered = sorted(zip(splits, items, strict=True), key=lambda each: (each[0], each[1].name, each[1].extension))
+    count = Counter((split, item.name) for split, item in ordered)
+    taken = {each for each, times in count.items() if times == 1}
     named = []
-    for item in sorted(items, key=lambda item: (item.name, str(item.image) if isinstance(item.image, Path) else "")):
+    for split, item in ordered:
         name = item.name
-        if count[name] > 1:
-            suffix = item.suffix if isinstance(item.image, bytes) else item.image.suffix
-            name = stem = f"{name}_{suffix[1:]}"
+        if count[split, name] > 1:
+            name = stem = f"{name}_{item.extension[1:]}"
             number = 1
-            while name in taken:
+            while (split, name) in taken:
                 number += 1
                 name = f"{stem}_{number}"
-            taken.add(name)
-        named.append((name, item))
+            taken.add((split, name))
+        named.append((split, name, item))
     return named
 
 
@@ -192,9 +242,9 @@ def _shares(split: Sequence[float]) -> tuple[float, ...]:
     return tuple(split)
 
 
-def _splits(items: Sequence[tuple[str, Annotated]], shares: tuple[float, ...], group_by: str) -> tuple[list[str], str]:
+def _splits(items: Sequence[Annotated], shares: tuple[float, ...], group_by: str) -> tuple[list[str], str]:
     """The split of each item, and a sentence on where they come from."""
-    own = [SYNONYMS.get(item.split.lower(), item.split) for _, item in items]
+    own = [SYNONYMS.get(item.split.lower(), item.split) for item in items]
     if not shares and len(set(own)) > 1:
         if group_by:
             raise InputError("--group-by needs --split: the export has splits of its own, which are kept otherwise")
@@ -204,7 +254,7 @@ def _splits(items: Sequence[tuple[str, Annotated]], shares: tuple[float, ...], g
         pattern = re.compile(group_by)
     except re.error as error:
         raise InputError(f"--group-by {group_by}: not a regular expression: {error}") from error
-    groups = [_group(name, pattern) if group_by else name for name, _ in items]
+    groups = [_group(item.name, pattern) if group_by else item.name for item in items]
     if group_by and len(set(groups)) < len(shares):
         raise InputError(f"--group-by {group_by} finds only {some(sorted(set(groups)))}: too few groups to split")
     position = {group: _position(group) for group in groups}
@@ -259,7 +309,7 @@ class _Account:
         dropped = [old for old, new in names.items() if not new]
         if dropped:
             say(f"unlabelled by --map: {', '.join(dropped)}")
-        say(f"Where objects overlap, {export.order}.")
+        say(export.order)
         say(f"{sum(self.images.values())} images: {_counts(self.images)}; {how}.")
         for reason, left in export.left_out.items():
             note(f"left out: {len(left)} {reason}: {some(left, 3)}")
@@ -272,8 +322,7 @@ def _counts(images: Mapping[str, int]) -> str:
 
 
 def _write(
-    items: Sequence[tuple[str, Annotated]],
-    splits: Sequence[str],
+    items: Sequence[tuple[str, str, Annotated]],
     out: Path,
     export: Export,
     spec: DatasetSpec,
@@ -286,8 +335,8 @@ def _write(
     start = spec.classes.index(background) if unlabelled == "background" else IGNORE
     label_of: dict[str | None, int] = {None: IGNORE}
     label_of |= {old: spec.classes.index(new) if new else start for old, new in names.items()}
-    for (name, item), split in track(list(zip(items, splits, strict=True)), "import"):
-        image = out / split / "images" / f"{name}{item.suffix or Path(str(item.image)).suffix}"
+    for split, name, item in track(items, "import"):
+        image = out / split / "images" / f"{name}{item.extension}"
         image.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(item.image, bytes):
             image.write_bytes(item.image)
@@ -318,6 +367,15 @@ def _write(
     return account
 
 
+def split_in(path: Path, root: Path) -> str:
+    """The split that the name of a file, or of a folder between it and `root`, names: instances_val2017.json is val."""
+    for part in reversed(path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-1:]):
+        for word in re.split(r"[^a-z]+", part.lower()):
+            if split := SYNONYMS.get(word):
+                return split
+    return ""
+
+
 def _draw(labels: np.ndarray, region: Region, label: int) -> None:
     """Set the region's pixels, as far as they lie in the image."""
     (h, w), (own_h, own_w) = labels.shape, region.mask.shape
@@ -326,24 +384,3 @@ def _draw(labels: np.ndarray, region: Region, label: int) -> None:
     if top < bottom and left < right:
         box = labels[region.top + top : region.top + bottom, region.left + left : region.left + right]
         box[region.mask[top:bottom, left:right]] = label
-
-
-def filled(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: the pixels whose centres lie inside an odd number of the rings, so that rings within are holes.
-
-    rings: arrays (n, 2) of x, y in pixels; the first pixel's centre is at 0.5, 0.5. A centre on an edge is inside on
-    the left and top edges only, so shapes that share an edge do not share pixels.
-    """
-    h, w = size
-    crossings = np.zeros((h, w + 1), np.int32)  # how many edges lie between this centre and the one before
-    for ring in rings:
-        points = np.asarray(ring, np.float64).reshape(-1, 2)
-        for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):
-            if y0 > y1:
-                x0, y0, x1, y1 = x1, y1, x0, y0
-            first, last = (int(np.clip(np.ceil(y - 0.5), 0, h)) for y in (y0, y1))
-            if first < last:  # rows whose centres lie between the ends
-                rows = np.arange(first, last)
-                x = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
-                np.add.at(crossings, (rows, np.clip(np.ceil(x - 0.5), 0, w).astype(int)), 1)
-    return (np.cumsum(crossings[:, :w], 1) & 1).astype(bool)

@@ -57,7 +57,7 @@ def coco(regions: Sequence[tuple[int, bool, Any]], size: tuple[int, int], target
     h, w = size
     labels = np.zeros((h, w), np.uint8)
     try:
-        drawn = [(crowd, label, _encoded(shape, h, w)) for label, crowd, shape in regions]
+        drawn = [(crowd, label, encoded(shape, h, w)) for label, crowd, shape in regions]
         for crowd, label, code in sorted(drawn, key=lambda item: (not item[0], -int(rle.area(item[2])))):
             labels[rle.decode(code).astype(bool)] = IGNORE if crowd else label
     except Exception as error:  # pycocotools, a C extension, raises nearly anything on broken input
@@ -68,7 +68,7 @@ def coco(regions: Sequence[tuple[int, bool, Any]], size: tuple[int, int], target
     return True
 
 
-def _encoded(shape: Any, h: int, w: int) -> dict:
+def encoded(shape: Any, h: int, w: int) -> dict:
     """COCO's polygons or run lengths, plain or compressed, as compressed run lengths."""
     from pycocotools import mask as rle
 

@@ -1,3 +1,16 @@
-"""Annotation tools, one file each: `read(source)` gives an annotations.Export. A new one is a file and a line here."""
+"""Annotation tools, one file each, in which `read(source, images)` gives an Export.
 
-TOOLS = {"labelme": "labelme"}  # name on the command line -> module
+A new tool is a file and a line here.
+"""
+
+TOOLS = {  # name on the command line -> module
+    "coco": "coco",
+    "cvat": "cvat",
+    "label-studio": "label_studio",
+    "labelme": "labelme",
+    "masks": "masks",
+    "roboflow": "roboflow",
+    "supervisely": "supervisely",
+    "voc": "voc",
+    "yolo": "yolo",
+}

@@ -19,19 +19,18 @@ from PIL import Image, ImageDraw
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ...images import IMAGE_SUFFIXES
-from ..annotations import BACKGROUND, Annotated, Export, Region
+from ..annotations import BACKGROUND, Annotated, Export, Images, Region
 
 IGNORED, UNLABELLED = "__ignore__", "_background_"
 LINE_WIDTH, POINT_RADIUS = 10, 5  # of labelme's conversion
 POINTS = {"circle": 2, "rectangle": 2, "mask": 2, "line": 2, "point": 1, "linestrip": 2, "polygon": 3}
 
 
-def read(source: Path) -> Export:
+def read(source: Path, images: Images) -> Export:
     """source: the folder, with its subfolders, or one JSON file."""
     files = files_below(source) if source.is_dir() else [source]
     root = source if source.is_dir() else source.parent
-    export = Export(classes=[], background=BACKGROUND, order="later shapes of a file are drawn over earlier ones")
+    export = Export(classes=[], background=BACKGROUND, order="Later shapes of a file are drawn over earlier ones.")
     used: set[Path] = set()
     names: set[str] = set()
     for path in sorted(file for file in files if file.suffix.lower() == ".json"):
@@ -42,7 +41,7 @@ def read(source: Path) -> Export:
         name = path.relative_to(root).with_suffix("").as_posix()
         try:
             shapes = [_checked(shape, name, export) for shape in document["shapes"]]
-            image, suffix = _image(path, document)
+            image, suffix = _image(path, document, images)
         except InputError as error:
             export.left_out["JSON files"].append(str(error))
             continue
@@ -50,12 +49,11 @@ def read(source: Path) -> Export:
             used.add(image.resolve())
         kept = [shape for shape in shapes if shape]
         names |= {shape["label"] for shape in kept}
-        size = (document.get("imageHeight"), document.get("imageWidth"))
-        stated = (int(size[0]), int(size[1])) if all(isinstance(side, int) for side in size) else None
-        export.items.append(Annotated(name, image, partial(_regions, name, kept), stated, suffix))
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.resolve() not in used]
-    if images:
-        export.left_out["images without a JSON file"] = sorted(file.relative_to(root).as_posix() for file in images)
+        h, w = document.get("imageHeight"), document.get("imageWidth")
+        size = (h, w) if isinstance(h, int) and isinstance(w, int) else None
+        export.items.append(Annotated(name, image, partial(_regions, name, kept), size, suffix))
+    if alone := sorted(file.name for file in images.files if file.resolve() not in used):
+        export.left_out["images without a JSON file"] = alone
     export.classes = sorted(names - {IGNORED}, key=lambda name: (name != BACKGROUND, name))
     return export
 
@@ -77,19 +75,19 @@ def _checked(shape: Any, name: str, export: Export) -> Mapping[str, Any] | None:
     return {"label": label, "kind": kind, "points": points, "mask": shape.get("mask")}
 
 
-def _image(path: Path, document: Mapping[str, Any]) -> tuple[Path | bytes, str]:
-    """The image beside a JSON file; where it is missing, the copy that the file embeds."""
-    stated = PurePosixPath(str(document.get("imagePath") or "").replace("\\", "/"))
-    for image in (path.parent / stated, path.parent / stated.name):
-        if stated.name and image.is_file():
-            return image, ""
+def _image(path: Path, document: Mapping[str, Any], images: Images) -> tuple[Path | bytes, str]:
+    """The image file; where it is missing, the copy that the JSON file embeds."""
+    stated = str(document.get("imagePath") or "")
     try:
-        content = base64.b64decode(document.get("imageData") or "", validate=True)
+        return images.find(stated, path.parent), ""
+    except InputError:
+        if not document.get("imageData"):
+            raise
+    try:
+        content = base64.b64decode(document["imageData"], validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
         raise InputError(f"{path.name}: its imageData is not base64") from error
-    if not content:
-        raise InputError(f"{path.name}: there is no image {stated} beside it, and it embeds none (imageData)")
-    return content, stated.suffix or ".png"
+    return content, PurePosixPath(stated).suffix or ".png"
 
 
 def _regions(name: str, shapes: list[Mapping[str, Any]], size: tuple[int, int]) -> Iterator[Region]:

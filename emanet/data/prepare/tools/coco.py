@@ -1,0 +1,82 @@
+"""COCO: JSON files of polygons and run lengths, of every tool that writes them (Roboflow, Label Studio, CVAT, ...).
+
+COCO defines no order: smaller objects are drawn over larger ones, which stay visible anyway. A crowd is a rough region
+around many objects: its pixels are ignored where no single object covers them. Outlines are drawn by pycocotools.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from ....errors import InputError
+from ....experiments import read_json
+from ...files import files_below
+from ..annotations import Annotated, Export, Images, Region, split_in
+from ..masks import encoded
+
+KEYS = ("images", "annotations", "categories")
+
+
+def read(source: Path, images: Images) -> Export:
+    """source: one JSON file, or a folder with one for each split, whose name or folder names the split."""
+    export = Export(classes=[], order="Smaller objects are drawn over larger ones; pixels of crowds are ignored.")
+    paths = sorted(path for path in files_below(source) if path.suffix.lower() == ".json")
+    for path in paths if source.is_dir() else [source]:
+        document = read_json(path)
+        if isinstance(document, dict) and all(isinstance(document.get(key), list) for key in KEYS):
+            _read_file(path, document, images, export)
+        else:
+            export.left_out[f"JSON files without {', '.join(KEYS)}"].append(path.name)
+    return export
+
+
+def _read_file(path: Path, document: Mapping[str, list[Any]], images: Images, export: Export) -> None:
+    try:
+        names = {int(category["id"]): str(category["name"]) for category in document["categories"]}
+        parents = {str(category.get("supercategory")) for category in document["categories"]}
+        sizes = {int(each["id"]): (int(each["height"]), int(each["width"])) for each in document["images"]}
+        shapes: dict[int, list[tuple[bool, str, Any]]] = defaultdict(list)
+        used = set()
+        for each in document["annotations"]:
+            name = names[int(each["category_id"])]
+            if int(each["image_id"]) not in sizes:
+                raise InputError(f"{path}: an annotation is of the image_id {each['image_id']}, which is not in it")
+            if each.get("segmentation"):
+                used.add(name)
+                shapes[int(each["image_id"])].append((bool(each.get("iscrowd")), name, each["segmentation"]))
+            else:
+                export.left_out["objects with a box but no outline"].append(f"{path.name}: {name}")
+    except KeyError as error:
+        raise InputError(f"{path}: an entry lacks {error}, or names a category that is not in it") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: an image, a category or an annotation is not as COCO defines it: {error}") from error
+    for name in names.values():
+        if name in parents and name not in used:  # Roboflow writes the project itself as a category
+            export.left_out["categories that only group others"].append(name)
+        elif name not in export.classes:
+            export.classes.append(name)
+    for image in document["images"]:
+        stated, number = str(image.get("file_name") or ""), int(image["id"])
+        try:
+            file = images.find(stated, path.parent)
+        except InputError as error:
+            export.left_out["images"].append(str(error))
+            continue
+        name = PurePosixPath(stated.replace("\\", "/")).with_suffix("").as_posix().lstrip("/.")
+        regions = partial(_regions, stated, shapes[number])
+        export.items.append(Annotated(name, file, regions, sizes[number], split=split_in(path, images.folders[0])))
+
+
+def _regions(name: str, shapes: list[tuple[bool, str, Any]], size: tuple[int, int]) -> Iterator[Region]:
+    from pycocotools import mask as rle
+
+    try:
+        drawn = [(crowd, label, encoded(shape, *size)) for crowd, label, shape in shapes]
+        for crowd, label, code in sorted(drawn, key=lambda each: (not each[0], -int(rle.area(each[2])))):
+            yield Region(None if crowd else label, np.asarray(rle.decode(code)).astype(bool))
+    except Exception as error:  # pycocotools, a C extension, raises nearly anything on broken input
+        raise InputError(f"{name}: its regions cannot be drawn: {error}") from error

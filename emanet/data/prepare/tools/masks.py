@@ -1,0 +1,100 @@
+"""Plain folders of images and colour masks: the colours are found and listed, or a label map names them.
+
+    SOURCE/images/a.jpg  SOURCE/masks/a.png          or the same below SOURCE/train, SOURCE/val, ...
+
+Colours without a name are called colour_RRGGBB, values of grey masks value_N; --map gives them names.
+"""
+
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ....errors import InputError
+from ...files import files_below
+from ...images import IMAGE_SUFFIXES, colour_codes
+from ..annotations import BACKGROUND, Annotated, Export, Images, split_in
+from ..colour_masks import code, find_labelmap, read_colours, read_labelmap, regions_of
+
+IMAGES = ("images", "image", "imgs", "img", "jpegimages", "photos")
+MASKS = ("masks", "mask", "labels", "label", "annotations", "annots", "gt", "segmentationclass", "segmentation")
+MOST = 64
+"""More colours than this are not classes: soft edges, or JPEG, have made new ones."""
+
+
+def read(source: Path, images: Images) -> Export:
+    """source: a folder with one of IMAGES beside one of MASKS, in any case, or with such pairs in folders of splits."""
+    if not source.is_dir():
+        raise InputError(f"{source} is not a folder")
+    export = Export(classes=[], order="The masks are as the tool drew them.")
+    pairs = _pairs(source, images, export)
+    labelmap = find_labelmap(source)
+    named = read_labelmap(labelmap) if labelmap else {}
+    colours, grey = _found([mask for _, mask, _ in pairs])
+    if grey and colours:
+        raise InputError(f"some masks of {source} hold colours, others grey values: import them apart")
+    known = dict(enumerate(named)) if grey else {code(colour): name for name, colour in named.items()}
+    names = {value: known.get(value, _called(value, bool(grey), bool(named))) for value in sorted(grey or colours)}
+    export.classes = list(dict.fromkeys([*named, *names.values()]))
+    export.palette = dict(named)
+    if not grey:
+        export.palette |= {name: (value >> 16, value >> 8 & 255, value & 255) for value, name in names.items()}
+    export.background = names.get(0, "")
+    for image, mask, name in pairs:
+        regions = partial(regions_of, mask, names, names)
+        export.items.append(Annotated(name, image, regions, split=split_in(mask.parent, source)))
+    return export
+
+
+def _pairs(source: Path, images: Images, export: Export) -> list[tuple[Path, Path, str]]:
+    """(image, mask, name) of every folder pair."""
+    pairs = []
+    inner = {source / parent for path in files_below(source) for parent in path.relative_to(source).parents}
+    for folder in sorted(inner):
+        children = {path.name.lower(): path for path in folder.iterdir() if path.is_dir()}
+        masks = next((children[name] for name in MASKS if name in children), None)
+        photos = next((children[name] for name in IMAGES if name in children), None)
+        if masks is None or photos is None:
+            continue
+        files = {_stem(path, photos): path for path in files_below(photos) if path.suffix.lower() in IMAGE_SUFFIXES}
+        for mask in sorted(path for path in files_below(masks) if path.suffix.lower() in IMAGE_SUFFIXES):
+            name = _stem(mask, masks)
+            image = files.pop(name, None) or files.pop(re.sub("[_-](mask|label|gt|seg)$", "", name), None)
+            if image is None:
+                export.left_out["masks without an image"].append(mask.name)
+            else:
+                pairs.append((image, mask, _stem(image, photos)))
+        if files:
+            export.left_out["images without a mask"] += sorted(path.name for path in files.values())
+    if not pairs:
+        raise InputError(f"{source} holds no folder of images beside a folder of masks: images/ and masks/")
+    return pairs
+
+
+def _called(value: int, grey: bool, others_named: bool) -> str:
+    if value == 0 and not others_named:
+        return BACKGROUND
+    return f"value_{value}" if grey else f"colour_{value:06x}"
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _found(masks: list[Path]) -> tuple[Counter[int], Counter[int]]:
+    """Pixels of each colour, and of each grey value."""
+    colours: Counter[int] = Counter()
+    grey: Counter[int] = Counter()
+    for mask in masks:
+        values = read_colours(mask)
+        counts = colours if values.ndim == 3 else grey
+        codes = colour_codes(values) if values.ndim == 3 else values
+        counts.update(dict(zip(*(each.tolist() for each in np.unique(codes, return_counts=True)), strict=True)))
+        if len(counts) > MOST:
+            raise InputError(
+                f"{mask} brings the masks to more than {MOST} colours: soft edges or JPEG have made new ones; "
+                "save the masks as PNG without smoothing"
+            )
+    return colours, grey

@@ -1,0 +1,185 @@
+import re
+
+import pytest
+from conftest import run_cli
+
+from emanet.analysis import plan as module
+from emanet.analysis.plan import (
+    Machine,
+    Measured,
+    choose_batch,
+    choose_crop,
+    choose_evaluation,
+    choose_loss,
+    choose_network,
+    choose_pixels,
+    choose_steps,
+    plan,
+    warnings,
+    write_python,
+)
+from emanet.config import DataConfig, DatasetSpec, Experiment
+from emanet.data.fingerprint import ClassFacts, Fingerprint
+from emanet.errors import InputError
+from emanet.experiments import flatten, load_experiment, override
+
+CPU = Machine("cpu", "2 CPU cores", 2, 8 << 30, True)
+GPU = Machine("cuda", "A GPU", 16, 40 << 30, True)
+MEASURED = Measured(batch=8, step=1.6, sample=0.01, validation=0.1, fixed=1 << 30, image=float(1 << 28))
+SPEC = DatasetSpec(classes=("sky", "pole"))
+
+
+def facts(**more) -> Fingerprint:
+    classes = ClassFacts(900_000, 300, 80.0), ClassFacts(9_000, 250, 5.0)
+    sizes = ((360, 480),) * 3
+    values = {"train": 300, "val": 100, "read": 300, "sizes": sizes, "channels": 3, "classes": classes, "ignored": 0.0}
+    return Fingerprint(**{**values, "mean": (0.4, 0.4, 0.4), "std": (0.2, 0.2, 0.2), "read_val": 100, **more})
+
+
+def values(settings) -> dict:
+    return {name: value for name, (value, _) in settings.items()}
+
+
+def test_a_cpu_gets_a_small_network_and_a_gpu_the_papers():
+    small, large = values(choose_network(facts(), CPU)), values(choose_network(facts(), GPU))
+    assert small["model.head.name"] == "ema_fusion" and small["model.backbone.output_stride"] == 32
+    assert large["model.backbone.name"] == "resnet50s" and large["precision"] == "bf16"
+    assert values(choose_network(facts(), Machine("cuda", "", 8, 4 << 30, True)))["model.head.name"] == "ema_fusion"
+
+
+def test_the_thinnest_class_decides_what_is_kept():
+    thick = facts(classes=(ClassFacts(10, 1, 60.0), ClassFacts(10, 1, 50.0), ClassFacts(0, 0, 0.0)))
+    for thin, fields in ((True, facts()), (False, thick)):
+        assert values(choose_network(fields, CPU))["model.head.fc1_channels"] == (64 if thin else 0)
+        assert values(choose_network(fields, GPU))["model.backbone.output_stride"] == (8 if thin else 16)
+
+
+def test_weights():
+    away = Machine("cpu", "", 2, 8 << 30, False)
+    assert "model.backbone.pretrained" not in choose_network(facts(), CPU)
+    assert values(choose_network(facts(), away))["model.backbone.pretrained"] is False
+    assert "random weights" in " ".join(warnings(facts(), SPEC, away))
+    named = Machine("cpu", "", 2, 8 << 30, False, "weights.safetensors")
+    assert values(choose_network(facts(), named))["model.backbone.pretrained"] == "weights.safetensors"
+    assert not warnings(facts(), SPEC, named)
+
+
+@pytest.mark.parametrize(
+    "size, crop, scales",
+    [
+        ((360, 480), (320, 320), (0.75, 2.0)),
+        ((50, 50), (64, 64), (0.75, 2.0)),
+        ((512, 1024), (320, 320), (0.7, 1.5)),
+        ((4000, 6000), (320, 320), (0.25, 1.5)),
+    ],
+)
+def test_crops_fit_the_images_and_the_grid(size, crop, scales):
+    found = values(choose_crop(facts(sizes=(size,) * 3), CPU))
+    assert found["data.crop"] == crop and found["data.scales"] == scales
+
+
+def test_classes_are_weighted_if_one_is_rare():
+    assert values(choose_loss(facts(), CPU))["loss.class_weights"] == (0.7, 5.0)
+    even = facts(classes=(ClassFacts(100, 1, 5.0), ClassFacts(50, 1, 5.0)))
+    assert "loss.class_weights" not in choose_loss(even, CPU)
+    absent = facts(classes=(ClassFacts(900, 1, 5.0), ClassFacts(0, 0, 0.0), ClassFacts(9, 1, 5.0)))
+    assert values(choose_loss(absent, CPU))["loss.class_weights"][1] == 1.0
+
+
+def test_other_channels_get_their_own_mean():
+    found = values(choose_pixels(facts(channels=4, mean=(0.1,) * 4, std=(0.3,) * 4), CPU))
+    assert found["model.backbone.in_channels"] == 4 and found["model.mean"] == (0.1,) * 4
+    assert not choose_pixels(facts(), CPU)
+    assert "data.colour" not in choose_crop(facts(channels=4), CPU)
+
+
+def test_large_images_are_evaluated_in_windows():
+    assert values(choose_evaluation(facts(), CPU))["eval.mode"] == "whole"
+    assert values(choose_evaluation(facts(sizes=((3000, 4000),)), CPU))["eval.mode"] == "slide"
+
+
+def test_a_batch_that_does_not_fit_is_split_into_passes():
+    assert choose_batch(8, MEASURED, CPU)[:2] == (8, 1)
+    assert choose_batch(8, MEASURED, Machine("cpu", "", 2, 3 << 30, True))[:2] == (8, 4)
+    assert choose_batch(8, MEASURED, Machine("cpu", "", 2, 1 << 30, True))[:2] == (8, 4)
+
+
+def test_steps_fill_the_time_with_its_validations():
+    """8 images take 1.6 s + 8 * 0.01 s; a validation takes 10 s."""
+    found = values(choose_steps(facts(), MEASURED, 8, 3600, 1))
+    assert found["steps"] == int((3600 - 15 - 4 * 10) / 1.68) and found["val_every"] == -(-found["steps"] // 4)
+    assert "val_every" not in choose_steps(facts(), MEASURED, 8, 200, 0.05)
+    assert values(choose_steps(facts(train=20), MEASURED, 8, 1e6, 300))["steps"] == 2000  # not for ever
+    with pytest.raises(InputError, match="0.01 hours are too few: 20 steps and a validation take 0.02 hours here"):
+        choose_steps(facts(), MEASURED, 8, 36, 0.01)
+
+
+def test_what_a_person_should_know():
+    text = " ".join(warnings(facts(twins=3, classes=(ClassFacts(9, 4, 3.0), ClassFacts(0, 0, 0.0))), SPEC, CPU))
+    for part in ("3 of 100 validation images nearly equal", "shows pole", "few images show sky (4)"):
+        assert part in text
+
+
+def test_the_file_is_the_experiment(tmp_path):
+    settings = {
+        "model.backbone.name": ("resnet18", "a reason that is so long that it does not fit beside the setting " * 3),
+        "model.align_corners": (False, "short"),
+        "data.crop": ((64, 96), ""),
+        "data.train_split": ('a "b" \\c', ""),
+        "steps": (12, "why"),
+    }
+    changes = {name: value for name, (value, _) in settings.items()}
+    experiment = override(Experiment(data=DataConfig(dataset="my\\data")), changes)
+    (tmp_path / "plan.py").write_text(write_python(experiment, settings, "a title", "a command"))
+    assert load_experiment(str(tmp_path / "plan.py")) == experiment
+    lines = (tmp_path / "plan.py").read_text().splitlines()
+    assert max(map(len, lines)) <= 120 and "        align_corners=False,  # short" in lines
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    monkeypatch.setattr(module, "measure", lambda *arguments: MEASURED)
+    monkeypatch.setattr(module, "_online", lambda: True)
+
+
+def test_the_command_writes_a_file_once(scenes, tmp_path, measured):
+    out = tmp_path / "plan.py"
+    done = run_cli("plan", scenes, "--hours", ".2", "--out", out)
+    assert done.returncode == 0 and "6 training images, 3 for validation" in done.stdout and "train" in done.stdout
+    planned = load_experiment(str(out))
+    assert planned.data.dataset == str(scenes) and planned.steps == 2000 or planned.steps > 100
+    assert flatten(planned)["model.head.name"] == "ema_fusion"
+    again = run_cli("plan", scenes, "--out", out)
+    assert again.returncode == 2 and "exists; name another file" in again.stderr
+    assert run_cli("plan", scenes, "--hours", "0").returncode == 2
+    shown = run_cli("plan", scenes, "--hours", ".2").stdout
+    assert "config = Experiment(" in shown
+
+
+def test_a_real_measurement(scenes):
+    """Everything is measured on a tiny crop; the time is honest: no step takes less than nothing."""
+    planned = plan(str(scenes), hours=0.05)
+    assert planned.experiment.data.crop == (128, 128) and planned.experiment.steps >= 20
+    assert re.search(r"\d\.\d\d s a step here \(measured\)", planned.text)
+
+
+def test_train_on_a_folder_runs_its_plan(scenes, tmp_path, measured):
+    run, short = (
+        tmp_path / "run",
+        ("--steps", "2", "--optim.warmup-steps", "0", "--val-every", "0", "--batch-size", "2"),
+    )
+    small = "--model.backbone.name", "mobilenetv2_035", "--model.backbone.no-pretrained", "--data.crop", "64", "64"
+    pretrained = "--model.backbone.pretrained", "False"
+    done = run_cli("train", scenes, "--hours", ".1", "--out", run, *short, *small[:2], *pretrained, *small[3:])
+    assert done.returncode == 0, done.stderr
+    kept = load_experiment(str(run / "plan.py"))
+    trained = load_experiment(str(run))
+    assert (trained.steps, trained.model.head.name) == (2, kept.model.head.name) and kept.steps > 2
+    assert run_cli("train", scenes, "--resume").returncode == 2
+    assert run_cli("train", run, "--resume").returncode == 0
+
+
+def test_a_folder_without_a_description(tmp_path):
+    (tmp_path / "photos").mkdir()
+    done = run_cli("train", tmp_path / "photos")
+    assert done.returncode == 2 and "holds no dataset.json: write one" in done.stderr
