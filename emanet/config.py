@@ -211,9 +211,18 @@ class DatasetSpec:
     """Mask value -> class (or 255 = ignored), where they differ. It must then list every value but ignore_label."""
     split_names: dict[str, str] = field(default_factory=dict)
     """Split -> what stands for {split} in its paths, where they differ: `{"val": "validation"}`."""
+    bands: tuple[int, ...] = ()
+    """Bands of an image file, counted from 1, that are the model's channels in this order; empty: all but alpha."""
+    range: tuple[float, ...] = ()
+    """Values of an image that become 0 and 255, others are clipped: `[0, 4095]`, or such a pair for each channel in
+    turn. Empty: the images have 8 bits."""
 
     def __post_init__(self):
         require_numbers(self)
+        require(all(band >= 1 for band in self.bands), "bands", self.bands, "bands counted from 1")
+        pairs = [*zip(self.range[::2], self.range[1::2], strict=False)]
+        rising = len(self.range) % 2 == 0 and all(low < high for low, high in pairs)
+        require(rising, "range", self.range, "a lower and a higher value, or such a pair for each channel in turn")
         require(1 <= len(self.classes) <= IGNORE, "classes", f"{len(self.classes)} names", "1 to 255 names")
         twice = {name for name in self.classes if self.classes.count(name) > 1}
         require(not twice, "classes", f"{', '.join(sorted(twice))} twice", "names that differ")

@@ -18,6 +18,7 @@ class EMANet(nn.Module):
 
     backbone: see backbones.Backbone. head, aux_head: see heads. spec: names and colours of the classes.
     mean, std: per channel, of images in [0, 1]; buffers, so that they travel with the weights.
+    bands, range: how files become its images, as in DatasetSpec; the model itself takes them ready.
     """
 
     mean: Tensor  # (1, in_channels, 1, 1)
@@ -34,11 +35,14 @@ class EMANet(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         align_corners: bool = True,
+        bands: Sequence[int] = (),
+        range: Sequence[float] = (),
     ):
         super().__init__()
         self.backbone, self.head, self.aux_head = backbone, head, aux_head
         self.classes, self.palette = tuple(classes), tuple(palette)
         self.align_corners = align_corners
+        self.bands, self.range = tuple(bands), tuple(range)
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -131,6 +135,8 @@ def build_model(config: ModelConfig, spec: DatasetSpec | Sequence[str]) -> EMANe
         mean=config.mean,
         std=config.std,
         align_corners=config.align_corners,
+        bands=spec.bands,
+        range=spec.range,
     )
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -65,6 +65,18 @@ class TestContract:
         assert again.classes == ("a", "b", "c") and again.palette == SPEC.colours
 
 
+def test_floats_of_0_to_255_are_refused():
+    model = build("test_resnet").eval()
+    images = torch.randint(0, 256, (1, 3, 33, 33), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"go up to 255, but floats must be in \[0, 1\]"):
+        model(images.float())
+    torch.testing.assert_close(model(images / 255), model(images))
+    with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert model.normalise(mode.from_tensor(images / 255)).shape == images.shape
+    exported = torch.export.export(model, (images / 255,)).module()  # without the check
+    torch.testing.assert_close(exported(images / 255), model(images), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext"])
 @pytest.mark.parametrize("head", sorted(HEADS))
 def test_any_size(head, backbone):

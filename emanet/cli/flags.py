@@ -77,6 +77,7 @@ Folder = Annotated[str, shown_as("DIR")]
 Name = Annotated[str, shown_as("NAME")]
 Whole = Annotated[int | None, shown_as("INT")]
 Wholes = Annotated[tuple[int, ...], shown_as("INT ...")]
+Numbers = Annotated[tuple[float, ...], shown_as("NUMBER ...")]
 Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint=_default)]  # without --no-x
 

@@ -7,7 +7,7 @@ import tyro
 
 from ..config import EngineConfig, EvalConfig
 from ..errors import InputError
-from .flags import Device, Folder, Images, Model, Whole, Wholes, parse_for_model
+from .flags import Device, Folder, Images, Model, Numbers, Whole, Wholes, parse_for_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,9 @@ class Predict:
     rasters: Literal["auto", "always", "never"] = "auto"
     """Which TIFFs are read in windows (--window, --overlap), in bounded memory; auto: see above."""
     bands: Wholes = ()
-    """Bands of a TIFF that are the model's channels, counted from 1; default all but alpha."""
+    """Bands of a TIFF that are the model's channels, counted from 1; default as in training: all but alpha."""
+    range: Numbers = ()
+    """Values of an image that become 0 and 255, for data of more than 8 bits; default as in training."""
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million. A pixel needs 10 bytes of memory."""
     device: Device = "auto"
@@ -49,7 +51,7 @@ class Predict:
 
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
-        options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands")}
+        options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}
         failures = predict_files(Predictor(self.model, **how), self.images, self.out, **options)
         if failures:
             raise InputError(f"images that could not be predicted: {len(failures)}, named above")

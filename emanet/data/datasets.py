@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config import DataConfig, DatasetSpec, Experiment
+from ..config import IGNORE, DataConfig, DatasetSpec, Experiment
 from ..errors import InputError, some, suggest
 from ..experiments import (
     FOLDER_FILES,
@@ -31,9 +31,10 @@ from ..experiments import (
     read_text,
     to_dict,
 )
+from .bands import Channels
 from .description import settled
 from .files import files_below
-from .images import IMAGE_SUFFIXES, read_image, read_mask
+from .images import IMAGE_SUFFIXES, read_mask, read_visible
 from .shards import File, Pair, packed_pairs, packed_spec
 from .specs import SPECS
 from .synthetic import SCENE_CLASSES, DrawnScenes
@@ -101,13 +102,23 @@ class Dataset:
         return str(self.pairs[index][0])
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """image (H, W, channels) uint8, labels (H, W) uint8: classes, or 255 = ignored. Raises InputError."""
+        """image (H, W, channels) uint8, labels (H, W) uint8: classes, or 255 = ignored. Raises InputError.
+
+        What the image hides (no-data, see read_visible) is ignored, since prediction gives 255 there.
+        """
         image, mask = self.pairs[index]
-        pixels = read_image(image, self.channels, max_pixels=self.max_pixels)
+        pixels, visible = read_visible(image, self.input, max_pixels=self.max_pixels)
         labels = read_mask(mask, self.spec, max_pixels=self.max_pixels)
         if pixels.shape[:2] != labels.shape:
             raise InputError(size_difference(image, pixels.shape[:2], mask, labels.shape))
+        if visible is not None:
+            labels[~visible] = IGNORE
         return pixels, labels
+
+    @cached_property
+    def input(self) -> Channels:
+        """How the image files become the model's channels. Raises InputError."""
+        return Channels(self.channels, self.spec.bands, self.spec.range)
 
     @cached_property
     def listing(self) -> str:

@@ -10,17 +10,20 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from ..config import IGNORE, DatasetSpec
 from ..errors import InputError, some
 from ..show.colours import IGNORE_COLOUR
-from . import libtiff
+from . import bands, libtiff
+from .bands import BandReader, Channels
 from .shards import File
 
 IMAGE_SUFFIXES = frozenset(
@@ -45,48 +48,99 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 libtiff.silence(Image.core.__file__)
 
 
-def read_image(path: str | File, channels: int = 3, *, max_pixels: int | None = None) -> np.ndarray:
+def read_image(path: str | File, channels: int | Channels = 3, *, max_pixels: int | None = None) -> np.ndarray:
     """The pixels as displayed: (H, W, channels) uint8, C-contiguous, EXIF orientation applied, first frame.
 
-    1 channel is grey, 3 are RGB, 4 are RGBA. A .npy file may have any number of channels, but must have this number.
-    max_pixels: the largest H * W, default MAX_PIXELS; if it is above Pillow's limit, that limit is raised for the whole
-    process. Raises InputError.
+    1 channel is grey, 3 are RGB, 4 are RGB and the file's alpha; a TIFF or a .npy file may have any number of bands,
+    but must have this number beside alpha. Channels names bands of the file and gives a range to values of more than 8
+    bits, which are refused without one. max_pixels: the largest H * W, default MAX_PIXELS; if it is above Pillow's
+    limit, that limit is raised for the whole process. Raises InputError.
     """
+    return read_visible(path, channels, max_pixels=max_pixels)[0]
+
+
+def read_visible(
+    path: str | File, channels: int | Channels = 3, *, max_pixels: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same, and which of its pixels are not hidden: (H, W) bool, or None for all.
+
+    Hidden are NaN and what a TIFF hides by its no-data value, its mask or its alpha band.
+    """
+    wanted = Channels(channels) if isinstance(channels, int) else channels
     with _opened(path, "image", max_pixels) as image:
         if isinstance(image, Image.Image):
-            return image_array(image, channels)
-        shape = image.shape if image.ndim == 3 else (*image.shape, 1)
-        if image.dtype != np.uint8 or shape[2] != channels:
-            raise ValueError(f"it is {image.dtype} {image.shape}, not uint8 (H, W, {channels})")
-        return np.array(image, order="C").reshape(shape)
+            return image_array(image, wanted), None
+        if not isinstance(image, np.ndarray):
+            pixels, visible = BandReader.of(image, _source(path), wanted).read()
+            return np.ascontiguousarray(pixels.transpose(1, 2, 0)), None if visible.all() else visible
+        samples = image if image.ndim == 3 else image[..., None]
+        if not wanted.bands and samples.shape[2] != wanted.count:
+            raise ValueError(f"it is {image.dtype} {image.shape}, not (H, W, {wanted.count})")
+        if wanted.bands:
+            samples = samples[..., [band - 1 for band in wanted.chosen([""] * samples.shape[2])]]
+        return np.array(wanted.scaled(samples), order="C"), nan_free(samples)
 
 
-def image_array(image: Image.Image, channels: int = 3) -> np.ndarray:
+def nan_free(samples: np.ndarray) -> np.ndarray | None:
+    """Which pixels of (H, W, C) have no NaN: (H, W) bool, or None for all."""
+    visible = ~np.isnan(samples).any(2) if samples.dtype.kind == "f" else None
+    return None if visible is None or visible.all() else visible
+
+
+def stored_samples(path: str | File) -> tuple[str, int, bands.Extent | None]:
+    """Type and number of an image's bands beside alpha, and the values of types other than uint8. Raises InputError.
+
+    Grey and palettes of 8 bits count as three bands, since they are read as RGB where that is wanted.
+    """
+    with _opened(path, "image") as image:
+        if isinstance(image, np.ndarray):
+            return str(image.dtype), image.shape[2] if image.ndim == 3 else 1, bands.extent(image)
+        if isinstance(image, Image.Image):
+            if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+                return ("float32" if image.mode == "F" else "uint16"), 1, bands.extent(np.asarray(image))
+            return "uint8", 3, None
+        return bands.samples_of(image)
+
+
+def image_array(image: Image.Image, channels: int | Channels = 3) -> np.ndarray:
     """A Pillow image as read_image returns it; ValueError where its mode or the number of channels does not allow it.
 
     Alpha is dropped: blending would invent a background.
     """
-    if channels not in MODES:
-        raise ValueError(f"{channels} channels can only come from a .npy file of (H, W, {channels}) uint8")
-    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
-    if image.mode in ("I", "F") and not wide:
-        raise ValueError(f"{image.mode!r} pixels of 32 bits have no fixed black and white")
+    wanted = Channels(channels) if isinstance(channels, int) else channels
+    white = _storage(image)[1]
     image = upright(image)
-    if wide:  # Pillow would clip to 255; its own 16-bit RGB is the high byte too
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        samples = np.asarray(image)[..., None]
+        if white:  # Pillow has scaled them up to 65535
+            samples = np.rint(samples * (white / 65535)).astype(np.uint16)
+        return wanted.scaled(samples[..., [band - 1 for band in wanted.chosen(["grey"])]])
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # other conversions of these make Pillow warn
-    image = image if image.mode == MODES[channels] else image.convert(MODES[channels])
-    return np.array(image).reshape(image.height, image.width, channels)
+    if wanted.bands:
+        image = image.convert({"1": "L", "P": "RGB"}.get(image.mode, image.mode))
+        if image.mode not in ("L", "LA", "RGB", "RGBA"):
+            raise ValueError(f"bands of {image.mode!r} pixels cannot be named")
+        names = ["alpha" if name == "A" else name for name in image.getbands()]
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)
+        pixels = np.ascontiguousarray(pixels[..., [band - 1 for band in wanted.chosen(names)]])
+    elif wanted.count not in MODES or wanted.count == 4 and not image.has_transparency_data:
+        letters = image.getbands()
+        text = f"it has {len(letters)} band{'s' * (len(letters) > 1)} ({', '.join(letters)})"
+        raise ValueError(f"{text}, but the model takes {wanted.count} channels")
+    else:
+        image = image if image.mode == MODES[wanted.count] else image.convert(MODES[wanted.count])
+        pixels = np.array(image).reshape(image.height, image.width, wanted.count)
+    return wanted.scaled(pixels)
 
 
 def image_size(path: str | File, *, max_pixels: int | None = None) -> tuple[int, int]:
     """(h, w) of what read_image returns, from the header alone. Raises InputError."""
     with _opened(path, "image", max_pixels) as image:
-        if isinstance(image, np.ndarray):
-            h, w = image.shape[:2]
-        else:
+        if isinstance(image, Image.Image):
             h, w = image.size if orientation(image) in (5, 6, 7, 8) else image.size[::-1]
+        else:
+            h, w = image.shape[:2]
         return h, w
 
 
@@ -199,14 +253,16 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Iterator[Image.Image | np.ndarray]:
-    """The file, not decoded yet: a Pillow image, or a memory map of a .npy. Any failure becomes an InputError."""
+def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Iterator[Any]:
+    """The file, not decoded yet: a Pillow image, a memory map of a .npy, or a dataset of rasterio for an image whose
+    samples Pillow does not give as stored. Any failure becomes an InputError.
+    """
     try:
-        source = Path(path) if isinstance(path, str | os.PathLike) else path
+        source = _source(path)
         mode = source.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             raise ValueError("it is not a file but a pipe or a device")  # reading one may block, or never end
-        with source.open("rb") as file:
+        with source.open("rb") as file, ExitStack() as datasets:
             start = file.read(6)
             if not start:
                 raise ValueError("it is empty")
@@ -214,15 +270,28 @@ def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Itera
                 file.seek(0)
                 mapped = {"file": source, "mmap_mode": "r"} if isinstance(source, Path) else {"file": file}
                 with np.errstate(over="ignore"):  # a shape of 2^70 overflows, and is refused below
-                    image = np.load(**mapped, allow_pickle=False)
+                    image: Any = np.load(**mapped, allow_pickle=False)
                 if image.ndim not in (2, 3) or not image.size:
                     raise ValueError(f"it is {image.dtype} {image.shape}, not pixels (H, W) or (H, W, C)")
                 h, w = image.shape[:2]
             else:
                 if max_pixels and Image.MAX_IMAGE_PIXELS and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
                     Image.MAX_IMAGE_PIXELS = max_pixels  # Pillow refuses more than twice as many
-                image = Image.open(file, formats=_formats(file) or FORMATS)
-                w, h = image.size
+                image = None
+                try:
+                    image = Image.open(file, formats=_formats(file) or FORMATS)
+                    (w, h), driver = image.size, _driver(image)
+                    if start[:4] in bands.TIFF and os.path.exists(f"{source}.msk"):  # a mask as GDAL leaves it
+                        driver = "GTiff"
+                except UnidentifiedImageError:
+                    if start[:4] not in bands.TIFF:
+                        raise
+                    driver = "GTiff"
+                if driver and kind == "image":
+                    if image is not None and (turn := orientation(image)) != 1:
+                        raise ValueError(f"its colours of 16 bits have the orientation {turn}; save it upright")
+                    image = datasets.enter_context(bands.opened(source, driver))
+                    h, w = image.shape
             limit = MAX_PIXELS if max_pixels is None else max_pixels
             if h * w > limit:
                 raise ValueError(f"its {w} x {h} pixels are more than max_pixels, {limit}")
@@ -251,6 +320,48 @@ def _formats(file: IO[bytes]) -> tuple[str, ...]:
         pillow_heif.register_heif_opener()
         return ("HEIF",)
     return ()
+
+
+def _source(path: str | File) -> File:
+    return Path(path) if isinstance(path, str | os.PathLike) else path
+
+
+def _driver(image: ImageFile) -> str:
+    """GDAL's driver for an image of which Pillow does not give all samples or what is hidden; "" for others."""
+    raw, white = _storage(image)
+    if image.mode in ("LA", "RGB", "RGBA"):  # Pillow gives the high byte of 16 bits
+        if image.format == "PNG" and ";16" in raw:
+            return "PNG"
+        if image.format == "PPM" and white > 255:
+            return "PNM"
+        if image.format == "JPEG2000" and _jpeg2000_bits(image.fp) > 8:
+            return "JP2OpenJPEG"
+    if not isinstance(image, TiffImageFile):
+        return ""
+    tags = image.tag_v2
+    extra, bits = tags.get(bands.EXTRA_SAMPLES) or (), tags.get(bands.BITS, (1,))
+    signed = {*tags.get(bands.SAMPLE_FORMAT, (1,))} - {1}  # or floating; Pillow takes 8 bits with a sign for grey
+    other = {*extra} - {1, 2}  # than alpha
+    if len(image.getbands()) != tags.get(bands.SAMPLES, 1) or max(bits) > 8 or signed or other:
+        return "GTiff"
+    # What follows has a meaning for Pillow only, and is refused in windows.
+    turned = tags.get(bands.ORIENTATION, 1) != 1
+    if turned or max(bits) < 8 or tags.get(bands.PHOTOMETRIC) in bands.MEANINGS or bands.PREMULTIPLIED in extra:
+        return ""
+    # Pillow has no WebP within TIFF, and does not smooth the chroma of JPEG. The next image may be a mask.
+    coded = tags.get(bands.PHOTOMETRIC) == bands.YCBCR or tags.get(bands.COMPRESSION) == bands.WEBP
+    return "GTiff" if coded or extra or bands.NODATA in tags or tags.next else ""
+
+
+def _jpeg2000_bits(file: Any) -> int:
+    """Bits of a sample, from the box `ihdr` or the marker SIZ (ISO/IEC 15444-1, I.5.3.1 and A.5.1)."""
+    position = file.tell()
+    file.seek(0)
+    start = file.read(512)
+    file.seek(position)
+    box = start.find(b"ihdr")
+    place = box + 14 if box >= 0 else 42
+    return (start[place] & 127) + 1 if len(start) > place else 8
 
 
 def _reason(error: Exception) -> str:

@@ -135,6 +135,8 @@ def _add(file: BinaryIO, tar: tarfile.TarFile, name: str, content: bytes) -> tup
 
 
 def _content(path: File) -> bytes:
+    if os.path.exists(f"{path}.msk"):
+        raise InputError(f"{path} has a mask beside it, {path}.msk, which would be left behind: write it into the TIFF")
     try:
         return path.read_bytes()
     except OSError as error:

@@ -81,6 +81,8 @@ def faster(
         mean=model.mean.flatten().tolist(),
         std=model.std.flatten().tolist(),
         align_corners=model.align_corners,
+        bands=model.bands,
+        range=model.range,
     )
     return quick.to(device).eval()
 

@@ -12,12 +12,14 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import replacing, require_writable_folder
-from ..data.images import write_mask
+from ..config import IGNORE
+from ..data.bands import Channels
+from ..data.images import read_visible, write_mask
 from ..errors import InputError, out_of_memory
 from ..inference import enough_memory, shared_size
 from ..show.terminal import bar, note
 from . import raster
-from .inputs import find_images, left_out
+from .inputs import channels_of, find_images, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
@@ -30,6 +32,8 @@ class _Input:
     target: Path
     """The output's path without extension."""
     pixels: np.ndarray
+    visible: np.ndarray | None
+    """Which pixels are not hidden; None: all."""
 
 
 def predict_files(
@@ -41,6 +45,7 @@ def predict_files(
     batch: int = 1,
     rasters: Literal["auto", "always", "never"] = "auto",
     bands: Sequence[int] = (),
+    range: Sequence[float] = (),
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
@@ -49,15 +54,15 @@ def predict_files(
     reports are returned. Raises InputError, before anything is written, if there is no image, OUT cannot be written or
     OUT is a folder of the images; later if the disk is full.
 
-    rasters: which TIFFs are predicted in windows, with their bands, and become OUT/name.tif without an overlay. auto:
-    those of raster.is_raster, or all TIFFs where bands are named.
+    rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
+    raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
     out, images = Path(out), find_images(inputs)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
-    if bands and not in_windows:
-        raise InputError(f"bands {' '.join(map(str, bands))} are named, but no image is a TIFF to be read by bands")
+    bands, range = bands or predictor.input.bands, range or predictor.input.range
+    channels = channels_of(predictor.model, bands, range, flags=True)
     _keep_inputs(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
@@ -72,8 +77,9 @@ def predict_files(
     plain = [(path, out / name) for path, name in images if path not in in_windows]
     done = 0
     with bar("predict", len(plain), hidden=not plain) as advance:
-        for group in _groups(_read(predictor, plain, skip), predictor, batch):
-            for each, labels in _labelled(predictor, group, skip):
+        for group in _groups(_read(predictor, channels, plain, skip), predictor, batch):
+            for each, own in _labelled(predictor, group, skip):
+                labels = own if each.visible is None else np.where(each.visible, own, np.uint8(IGNORE))
                 done += _write(predictor, each, labels, overlay, skip)
                 advance(done + len(failures))
     for path, name in images:
@@ -81,7 +87,7 @@ def predict_files(
             config = replace(predictor.config, mode="slide")
             try:
                 with enough_memory(path, config.window, config):
-                    predictor.raster(path, out / f"{name}.tif", bands=bands, batch=batch, progress=True)
+                    predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
             except InputError as error:
                 skip(error)
     return failures
@@ -117,15 +123,15 @@ def _require_distinct(images: Sequence[tuple[Path, Path]], out: Path) -> None:
 
 
 def _read(
-    predictor: Predictor, images: Iterable[tuple[Path, Path]], skip: Callable[[InputError], None]
+    predictor: Predictor, channels: Channels, images: Iterable[tuple[Path, Path]], skip: Callable[[InputError], None]
 ) -> Iterator[_Input]:
     for path, target in images:
         try:
-            pixels = predictor.pixels(path)
+            pixels, visible = read_visible(path, channels, max_pixels=predictor.max_pixels)
         except InputError as error:
             skip(error)
         else:
-            yield _Input(path, target, pixels)
+            yield _Input(path, target, pixels, visible)
 
 
 def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Iterator[list[_Input]]:

@@ -1,4 +1,4 @@
-"""Which images a command's arguments mean (files, folders, globs), and the names of their results."""
+"""Which images a command's arguments mean (files, folders, globs), the names of results, and how to read them."""
 
 import glob
 import os
@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.bands import Channels
 from ..data.files import files_below
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import InputError, some
+from ..model import EMANet
 
 
 def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
@@ -70,3 +72,10 @@ def _images_of(source: str) -> list[tuple[Path, Path]]:
             files = [Path(name) for name in glob.glob(source)]
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
     return [(file, file.relative_to(root)) for file in images]
+
+
+def channels_of(
+    model: EMANet, bands: Sequence[int] = (), range: Sequence[float] = (), *, flags: bool = False
+) -> Channels:
+    """How files become a model's images: as in its training, or by other bands or another range."""
+    return Channels(model.backbone.in_channels, tuple(bands) or model.bands, tuple(range) or model.range, flags)

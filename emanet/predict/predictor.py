@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..config import Engine, EngineConfig, EvalConfig, Precision
-from ..data.images import image_array, read_image
+from ..config import IGNORE, Engine, EngineConfig, EvalConfig, Precision
+from ..data.images import image_array, nan_free, read_visible
 from ..deploy.engines import faster
 from ..distributed import pick_device
 from ..experiments import checked
@@ -25,7 +25,7 @@ from ..loading import model_of, read
 from ..model import EMANet
 from ..show import colours
 from ..weights.model_file import ModelFile
-from .inputs import find_images
+from .inputs import channels_of, find_images
 from .raster import predict_raster
 
 Picture = np.ndarray | Image.Image | str | Path
@@ -37,12 +37,14 @@ class Predictor:
 
     An image is a path, a Pillow image (both with their EXIF orientation applied), or a uint8 array (H, W, C) with as
     many channels as the model has, RGB for three; (H, W) also works for one. Arrays of another kind raise ValueError,
-    files that cannot be read InputError.
+    unless there is a range for them, files that cannot be read InputError. Pixels that a TIFF hides (no-data, mask,
+    alpha) and NaN get 255.
 
     model: a model file, a run folder, either of them as loading.read gives it, or an EMANet, which moves to the device
     and into eval mode. config: how to predict; default: what the model file says, or whole images. engine, precision:
     see deploy/engines.py. calibrate: for int8, files, folders and globs of about a hundred images like those to come.
-    max_pixels: see data.images.read_image.
+    max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
+    with. Arrays have the model's channels already, those of uint8 also its range.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class Predictor:
         precision: Precision = "fp32",
         calibrate: Sequence[str] = (),
         max_pixels: int | None = None,
+        bands: Sequence[int] = (),
+        range: Sequence[float] = (),
     ):
         if calibrate:
             checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
@@ -67,27 +71,31 @@ class Predictor:
         self.model, self.config = model.to(self.device).eval(), config or EvalConfig()
         self.classes, self.palette = model.classes, model.palette
         self.channels = model.backbone.in_channels
+        self.input = channels_of(model, bands, range)
         if (engine, precision) != ("plain", "fp32"):
             paths = [path for path, _ in find_images(calibrate)]
             paths = paths[:: max(1, round(len(paths) / CALIBRATION_IMAGES))]
-            inputs = [calibration_input(self.model, self._batch(path), self.config) for path in paths]
+            inputs = [calibration_input(self.model, self._batch(self.pixels(path)), self.config) for path in paths]
             self.model = faster(self.model, engine, precision, inputs)
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Class indices (H, W) uint8, of the image's size."""
-        return predict_labels(self.model, self._batch(image), self.config)[0].cpu().numpy()
+        pixels, visible = self.read(image)
+        return _shown(predict_labels(self.model, self._batch(pixels), self.config)[0], visible)
 
     def many(self, images: Sequence[Picture]) -> list[np.ndarray]:
         """The same for several images, those of one padded size in one pass: what each has alone, to rounding."""
-        batches = [self._batch(image)[0] for image in images]
-        return [labels.cpu().numpy() for labels in predict_many(self.model, batches, self.config)]
+        seen = [self.read(image) for image in images]
+        labels = predict_many(self.model, [self._batch(pixels)[0] for pixels, _ in seen], self.config)
+        return [_shown(each, visible) for each, (_, visible) in zip(labels, seen, strict=True)]
 
     def probabilities(self, image: Picture) -> np.ndarray:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
-        return probabilities(self.model, self._batch(image), self.config)[0].cpu().numpy()
+        return probabilities(self.model, self._batch(self.pixels(image)), self.config)[0].cpu().numpy()
 
     def raster(self, path: str | Path, out: str | Path, **options: Any) -> None:
         """Write the labels of a TIFF of any size as a TIFF, in windows: raster.predict_raster with its options."""
+        options = {"bands": self.input.bands, "range": self.input.range} | options
         predict_raster(self.model, path, out, self.config, **options)
 
     def overlay(self, image: Picture, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
@@ -96,18 +104,33 @@ class Predictor:
 
     def pixels(self, image: Picture) -> np.ndarray:
         """What the model sees of an image: (H, W, channels) uint8."""
+        return self.read(image)[0]
+
+    def read(self, image: Picture) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same, and which pixels are not hidden, as in images.read_visible."""
         if isinstance(image, str | Path):
-            return read_image(image, self.channels, max_pixels=self.max_pixels)
+            return read_visible(image, self.input, max_pixels=self.max_pixels)
         if isinstance(image, Image.Image):
-            return image_array(image, self.channels)
+            return image_array(image, self.input), None
         image = np.asarray(image)
         if image.ndim == 2 and self.channels == 1:
             image = image[..., None]
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != self.channels or not image.size:
+        if image.ndim != 3 or image.shape[2] != self.channels or not image.size:
             raise ValueError(f"image must be uint8 (H, W, {self.channels}), got {image.dtype} {image.shape}")
-        return image
+        if image.dtype == np.uint8:
+            return image, None  # as read_visible gives them
+        if not self.input.range:
+            kind = f"image must be uint8 (H, W, {self.channels}), got {image.dtype} {image.shape}"
+            example = "(255 * image).round().astype('uint8') for values of 0 to 1"
+            raise ValueError(f"{kind}; write {example}, or give Predictor the range of its values: range=(0, 1)")
+        return self.input.scaled(image), nan_free(image)
 
-    def _batch(self, image: Picture) -> torch.Tensor:
-        pixels = self.pixels(image).transpose(2, 0, 1)[None]
+    def _batch(self, pixels: np.ndarray) -> torch.Tensor:
         # A copy: the array may be read-only or a flipped view, and torch takes neither.
-        return torch.from_numpy(np.array(pixels, order="C")).to(self.device)
+        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C")).to(self.device)
+
+
+def _shown(labels: torch.Tensor, visible: np.ndarray | None) -> np.ndarray:
+    """Labels (H, W) as an array, 255 where the image is hidden."""
+    array = labels.cpu().numpy()
+    return array if visible is None else np.where(visible, array, np.uint8(IGNORE))

@@ -26,26 +26,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..atomic import replacing, write_whole
 from ..config import IGNORE, EvalConfig
-from ..data import libtiff
+from ..data.bands import CACHE, BandReader, OnlyWhole, installed, tiff_tags
 from ..errors import InputError
 from ..inference import WindowGrid, probabilities, window_weight
 from ..model import EMANet
 from ..show.colours import IGNORE_COLOUR
 from ..show.terminal import bar
+from .inputs import channels_of
 
 LARGE = 32_000_000  # pixels from which is_raster takes a TIFF that has no georeference
 MEMORY = 256 << 20
-CACHE = 32 << 20  # GDAL's own default is a share of the machine's memory
 TILE = 256
-WIDTH, HEIGHT, ORIENTATION = 256, 257, 274  # TIFF tags
+WIDTH, HEIGHT = 256, 257  # TIFF tags
 SIDECARS = (".aux.xml", ".ovr", ".msk")  # beside a TIFF: GDAL's metadata of it, its overviews, its mask
 GEOREFERENCE = {33550, 33922, 34264, 34735, 50844}  # pixel scale, tie points, transformation, GeoTIFF keys, RPCs
 WORLD_FILES = (".tfw", ".TFW", ".tifw", ".tiffw", ".wld")
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 
 
 def is_raster(path: str | Path) -> bool:
@@ -69,22 +67,6 @@ def _placed_beside(path: Path) -> bool:
     return False
 
 
-def tiff_tags(path: str | Path) -> dict[int, Any]:
-    """The tags of a TIFF's first image; empty for other files and where the header cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            header = file.read(8)
-            if header[:4] not in TIFF:
-                return {}
-            header += file.read(8) if b"+" in header[:4] else b""
-            tags = ImageFileDirectory_v2(header)
-            file.seek(tags.next)
-            tags.load(file)
-            return dict(tags)
-    except Exception:  # Pillow raises nearly anything on broken files; reading the pixels will say what is wrong
-        return {}
-
-
 def predict_raster(
     model: EMANet,
     path: str | Path,
@@ -92,6 +74,7 @@ def predict_raster(
     config: EvalConfig = EvalConfig(),
     *,
     bands: Sequence[int] = (),
+    range: Sequence[float] = (),
     batch: int = 1,
     memory: int = MEMORY,
     progress: bool = False,
@@ -99,10 +82,10 @@ def predict_raster(
     """Write the class indices of a TIFF as another TIFF: tiled, compressed, with the palette and the same georeference.
 
     model: in eval mode. config: its window and overlap are used whatever its mode; scales and flip apply within each
-    window. bands: the bands (from 1) that are the model's channels; default: all but alpha. batch: windows that go
-    through the model at once. memory: bytes for a strip; it is at least one tile wide. progress: a bar on stderr.
+    window. bands, range: as in DatasetSpec; default: the model's, from its training. batch: windows that go through the
+    model at once. memory: bytes for a strip; it is at least one tile wide. progress: a bar on stderr.
 
-    The pixels are uint8. Pixels hidden by the file's mask, alpha band or nodata value get 255, the nodata value of the
+    Pixels hidden by the file's mask, alpha band or nodata value, and NaN, get 255, the nodata value of the
     output; windows of nothing else are not predicted. CRS and transform, ground control points and RPCs are kept; a CRS
     that GeoTIFF has no keys for goes into OUT.aux.xml. OUT appears only when it is complete, also where SIGTERM, SIGHUP
     or KeyboardInterrupt ends the process; the sidecars of an older OUT are removed. Raises InputError that names the
@@ -119,7 +102,13 @@ def predict_raster(
         with source:
             if any(os.path.exists(each) and os.path.samefile(each, path) for each in (out, *sidecars)):
                 raise InputError(f"the image {path} would be overwritten by its labels; name another file")
-            job = _Job(model, _image(source, path, model, bands), config, batch, memory)
+            channels = channels_of(model, bands, range, flags=True)
+            with _named("read image", path):
+                try:
+                    image = _Image(BandReader.of(source, Path(path), channels), path)
+                except OnlyWhole as error:
+                    raise ValueError(f"{error}; --rasters never reads it whole, as in training") from None
+            job = _Job(model, image, config, batch, memory)
             try:
                 with replacing(out.absolute()) as partial:
                     beside = _write(partial, out, job, _profile(source), progress)
@@ -162,53 +151,13 @@ def _cleaned_up() -> Iterator[None]:
 class _Image:
     """An open TIFF, read as the model's input."""
 
-    source: Any
+    reader: BandReader
     path: str | Path
-    bands: list[int]
-    masked: bool
 
     def read(self, top: int, left: int, bottom: int, right: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (channels, h, w) uint8 of a part of it, and which of them are not hidden, (h, w) bool."""
-        window = ((top, bottom), (left, right))
         with _named("read image", self.path):
-            pixels = self.source.read(self.bands, window=window)
-            if not self.masked:
-                return pixels, np.ones(pixels.shape[1:], bool)
-            return pixels, self.source.dataset_mask(window=window) > 0
-
-
-def _image(source: Any, path: str | Path, model: EMANet, bands: Sequence[int]) -> _Image:
-    """The image with its bands chosen. InputError where the choice is not clear, or the values are not intensities."""
-    channels, count = model.backbone.in_channels, source.count
-    alpha = {i for i, meaning in enumerate(source.colorinterp, 1) if meaning.name == "alpha"}
-    chosen = list(bands) or [i for i in range(1, count + 1) if count == channels or i not in alpha]
-    if outside := [i for i in chosen if not 1 <= i <= count]:
-        raise InputError(f"image {path} has bands 1 to {count}, but no band {outside[0]}")
-    if len(chosen) != channels:
-        if bands:
-            raise InputError(f"{len(chosen)} bands are named, but the model takes {channels} channels")
-        names = ", ".join(meaning.name for meaning in source.colorinterp)
-        hint = f"; name {channels} with --bands" if count > channels else ""
-        raise InputError(f"image {path} has {count} bands ({names}), but the model takes {channels} channels{hint}")
-    kinds = {source.dtypes[i - 1] for i in chosen} - {"uint8"}
-    if kinds:
-        raise InputError(
-            f"cannot read image {path} in windows: its pixels are {kinds.pop()}, but must be uint8; "
-            "scale them as the training images were scaled"
-        )
-    meanings = {source.colorinterp[i - 1].name for i in chosen}
-    structure = source.tags(ns="IMAGE_STRUCTURE") | source.tags(chosen[0], ns="IMAGE_STRUCTURE")
-    turn = tiff_tags(path).get(ORIENTATION, 1)
-    for wrong, what in (
-        ("palette" in meanings, "its pixels are indices of a palette"),
-        ("MINISWHITE" in structure, "its zero is white"),
-        ("NBITS" in structure, f"its pixels have {structure.get('NBITS')} bits"),
-        (turn != 1, f"its orientation is {turn}, not upright"),
-    ):
-        if wrong:
-            raise InputError(f"cannot read image {path} in windows: {what}")
-    flags = {flag.name for i in chosen for flag in source.mask_flag_enums[i - 1]}
-    return _Image(source, path, chosen, masked="all_valid" not in flags and not alpha & set(chosen))
+            return self.reader.read(((top, bottom), (left, right)))
 
 
 def _profile(source: Any) -> dict[str, Any]:
@@ -240,10 +189,12 @@ class _Job:
 
     def strips(self) -> list["_Strip"]:
         """The image in strips that need `memory` bytes each, but are at least one tile wide."""
-        h, w = self.image.source.height, self.image.source.width
+        h, w = self.image.reader.source.height, self.image.reader.source.width
         grid = WindowGrid.over((h, w), self.config)
-        # Bytes per pixel: the sums, its values, and 16 for argmax, mask, labels and the copy of one class.
-        column = grid.size[0] * (4 * len(self.model.classes) + len(self.image.bands) + 16)
+        # Bytes per pixel: the sums, its values (more while they are scaled), and 16 for argmax, mask, labels and the
+        # copy of one class.
+        each = 16 if self.image.reader.channels.range else 1
+        column = grid.size[0] * (4 * len(self.model.classes) + each * len(self.image.reader.bands) + 16)
         step = max(1, self.memory // (column * TILE)) * TILE
         return [_Strip(self, grid, left, min(w, left + step)) for left in range(0, w, step)]
 
@@ -263,7 +214,7 @@ class _Strip:
         h, w = self.size
         first = self.lefts[0]
         total = torch.zeros(len(self.model.classes), h, self.right - self.left, device=self.weight.device)
-        for top, next_top in zip(self.tops, [*self.tops[1:], self.image.source.height], strict=True):
+        for top, next_top in zip(self.tops, [*self.tops[1:], self.image.reader.source.height], strict=True):
             pixels, visible = self.image.read(top, first, top + h, self.lefts[-1] + w)
             lefts = [left for left in self.lefts if visible[:, left - first : left - first + w].any()]
             for k in range(0, len(lefts), self.batch):
@@ -318,7 +269,7 @@ def _write_tiles(target: Any, out: Path, job: _Job, progress: bool) -> int:
                 finished += len(strip.lefts)
                 advance(finished)
                 pending = np.concatenate([pending, labels])
-                last = done + len(pending) == image.source.height
+                last = done + len(pending) == image.reader.source.height
                 ready = len(pending) if last else len(pending) // TILE * TILE
                 if ready:
                     with _named("write", out):
@@ -360,10 +311,8 @@ def _named(doing: str, path: str | Path) -> Iterator[None]:
 
 def _rasterio(path: str | Path) -> Any:
     try:
-        import rasterio._base
-    except ImportError as error:
+        return installed()
+    except ValueError as error:
         raise InputError(
             f"predicting {path} in windows needs rasterio, which is not installed: pip install 'emanet[geo]'"
         ) from error
-    libtiff.silence(rasterio._base.__file__)
-    return rasterio

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.data import images
 from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
@@ -110,6 +111,37 @@ class TestPredictor:
     def test_arrays_that_do_not_fit(self, predictor, image):
         with pytest.raises(ValueError, match=r"must be uint8 \(H, W, 3\), got"):
             predictor(image)
+
+    def test_arrays_of_floats_say_what_to_write_or_have_a_range(self, predictor):
+        floats = (IMAGE / 255).astype(np.float32)
+        with pytest.raises(ValueError, match=r"float32 .*; write \(255 \* image\).*, or .* range=\(0, 1\)"):
+            predictor(floats)
+        np.testing.assert_array_equal(predictor((255 * floats).round().astype("uint8")), predictor(IMAGE))
+        ranged = Predictor(predictor.model, device="cpu", range=(0, 1))
+        np.testing.assert_array_equal(ranged(floats), predictor(IMAGE))
+        floats[0, 0] = np.nan
+        assert ranged(floats)[0, 0] == 255 and (ranged.many([floats])[0] == 255).sum() == 1
+
+    def test_bands_and_range_travel_in_the_model_file(self, tmp_path):
+        spec = DatasetSpec(classes=("a", "b", "c"), bands=(3, 2, 1), range=(0.0, 2550.0))
+        model = build_model(TINY, spec).eval()
+        save_model(tmp_path / "m.safetensors", model, Experiment(model=TINY, data=DataConfig(spec=spec)))
+        predictor = Predictor(tmp_path / "m.safetensors", device="cpu")
+        np.save(tmp_path / "x.npy", IMAGE.astype(np.uint16) * 10)
+        np.testing.assert_array_equal(predictor.pixels(tmp_path / "x.npy"), IMAGE[..., ::-1])
+        out = tmp_path / "out"
+        assert predict_files(predictor, [str(tmp_path / "x.npy")], out, overlay=False) == []
+        with Image.open(out / "x.png") as labels:
+            np.testing.assert_array_equal(labels, predictor(tmp_path / "x.npy"))
+        other = {"bands": (1, 2, 3), "range": (0, 255), "overlay": False}
+        np.save(tmp_path / "y.npy", IMAGE.astype(np.int32))
+        assert predict_files(predictor, [str(tmp_path / "y.npy")], out, **other) == []
+        plain = Predictor(build_model(TINY, DatasetSpec(classes=spec.classes)), device="cpu")
+        plain.model.load_state_dict(model.state_dict())
+        with Image.open(out / "y.png") as labels:
+            np.testing.assert_array_equal(labels, plain(IMAGE))
+        failures = predict_files(plain, [str(tmp_path / "x.npy")], out, overlay=False)
+        assert len(failures) == 1 and "its pixels are uint16, from 0 to 2" in failures[0] and "--range " in failures[0]
 
     def test_overlay_mixes_image_and_palette(self, predictor):
         labels = np.full(IMAGE.shape[:2], 1, np.uint8)
@@ -360,7 +392,7 @@ class TestPredictFiles:
         for side in range(8, 8 * 20, 8):
             write(tmp_path / f"in/{side:03}.png", IMAGE[:1].repeat(side, 0)[:, :16])
         held, most = weakref.WeakSet(), []
-        read = Predictor.pixels
+        read = images.read_visible
 
         class Pixels(np.ndarray):
             """An array that weak references and sets take."""
@@ -368,15 +400,13 @@ class TestPredictFiles:
             __hash__ = object.__hash__
             __eq__ = object.__eq__
 
-        def watched(self, image):
-            if not isinstance(image, Path):
-                return read(self, image)
-            pixels = read(self, image).view(Pixels)
+        def watched(path, channels, **options):
+            pixels = read(path, channels, **options)[0].view(Pixels)
             held.add(pixels)
             most.append(len(held))
-            return pixels
+            return pixels, None
 
-        monkeypatch.setattr(Predictor, "pixels", watched)
+        monkeypatch.setattr("emanet.predict.files.read_visible", watched)
         assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch) == []
         assert len(files(tmp_path / "out")) == 19 and max(most) <= 4 * batch + 2
 

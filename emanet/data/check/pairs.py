@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...config import DatasetSpec
 from ...errors import InputError, some
+from ..bands import Channels, Extent
 from ..datasets import size_difference
 from ..images import (
     FORMATS,
@@ -23,6 +24,7 @@ from ..images import (
     read_image,
     read_mask,
     read_mask_values,
+    stored_samples,
 )
 from ..shards import File, Member, Pair
 
@@ -50,6 +52,10 @@ class Facts:
     digest: bytes | None = None
     """Of the image's pixels."""
     size: tuple[int, int] | None = None
+    samples: tuple[str, int] | None = None
+    """Type and number of the image's bands beside alpha."""
+    extent: Extent | None = None
+    """Of an image whose type is not uint8."""
 
     def add(self, kind: str, severity: Severity, files: Iterable[File], text: str) -> None:
         self.findings.append((kind, severity, tuple(files), text))
@@ -104,12 +110,15 @@ def inspect_pair(pair: Pair, spec: DatasetSpec, channels: int = 3) -> Facts:
     image, mask = pair
     facts = Facts()
     try:
-        pixels = read_image(image, channels)
+        kind, bands, facts.extent = stored_samples(image)
+        facts.samples = kind, bands
+        pixels = read_image(image, Channels(channels, spec.bands, spec.range))
         facts.size = pixels.shape[:2]
         facts.digest = hashlib.blake2b(pixels.data, digest_size=16, key=repr(pixels.shape).encode()).digest()
         del pixels  # before the mask is decoded, to save memory
     except InputError as error:
-        facts.add(_unreadable(image), "error", [image], _reason(error, image))
+        refused = facts.samples and type(error.__cause__) is ValueError  # by the reader, not by a decoder
+        facts.add("samples" if refused else _unreadable(image), "error", [image], _reason(error, image))
     heads = _header(image), _header(mask)
     labels = refusal = None
     try:

@@ -19,8 +19,9 @@ from rich.text import Text
 from ...atomic import require_writable, write_json, write_text
 from ...config import IGNORE, DatasetSpec
 from ...errors import InputError, printable, some, utf8
-from ...show.colours import IGNORE_COLOUR
+from ...show.colours import IGNORE_COLOUR, rgb
 from ...show.terminal import say, show
+from ..bands import Channels
 from ..images import meanings, read_image, read_mask_values
 from ..shards import File
 from .splits import KINDS, SEVERITIES, Finding, Report, Split, check_source
@@ -196,8 +197,9 @@ def _figures(report: Report, finding: Finding) -> list[dict[str, Any]]:
 
 def _source(file: File, mask: bool, spec: DatasetSpec, height: int = 96) -> str:
     """A small copy of an image or a coloured mask as a data URI; nothing where the file cannot be read."""
+    channels = Channels(len(spec.bands) or 3, spec.bands, spec.range)
     try:
-        image = Image.fromarray(_coloured(file, spec) if mask else read_image(file))
+        image = Image.fromarray(_coloured(file, spec) if mask else rgb(read_image(file, channels)))
     except InputError:
         return ""
     size = max(round(image.width * height / image.height), 1), height

@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ import numpy as np
 from ...config import IGNORE, DataConfig, DatasetSpec
 from ...errors import InputError, printable
 from ...show.terminal import track
+from ..bands import Channels
 from ..datasets import THREADS, Fault, Listing, data_of, list_split, spec_of
 from ..images import meanings
 from ..shards import File, Pair, index_path, packed_splits
@@ -43,6 +44,7 @@ KINDS = {
     "mask-without-image": "No image has the mask's stem",
     "empty-file": "The file has no bytes: write or copy it again",
     "unreadable": "The file cannot be read as an image or mask",
+    "samples": "The image's bands or type are not those that are trained on: see bands and range in dataset.json",
     "truncated": "The file starts correctly, but its pixels are cut off or damaged: copy it again",
     "size": "Image and mask differ in size",
     "orientation": "EXIF turns the image or its mask, but not both: save both upright, without EXIF",
@@ -56,6 +58,7 @@ KINDS = {
     "one-class": "The masks of the split label only one class: nothing can be learned from them",
     "unseen-class": "Validation has pixels of a class that training does not have, so it cannot be learned",
     "absent-class": "No pixel of the split has the class",
+    "range": "The images have other values than 0 to 255",
     "refused": "Training refuses the pair",
 }
 
@@ -135,13 +138,14 @@ def check_source(source: str, root: str = "", split: str = "", channels: int = 0
     """Check an experiment's data set, or one by name, dataset.json or folder; None for the drawn scenes: no files.
 
     split: default: the two that an experiment uses, of a data set all there are. channels: of the images; default: the
-    experiment's, or 3. Raises InputError where there is no data set at all.
+    experiment's, as many as bands are named, or 3. Raises InputError where there is no data set at all.
     """
     config, experiment = data_of(source, root)
     if not config.root:
         return None
     splits = [split] if split else [config.train_split, config.val_split] if experiment else []
-    return check_dataset(config, splits, channels or (experiment.model.backbone.in_channels if experiment else 3))
+    usual = experiment.model.backbone.in_channels if experiment else len(spec_of(config).bands) or 3
+    return check_dataset(config, splits, channels or usual)
 
 
 def check_dataset(config: DataConfig, splits: Sequence[str] = (), channels: int = 3) -> Report:
@@ -151,6 +155,7 @@ def check_dataset(config: DataConfig, splits: Sequence[str] = (), channels: int 
     """
     began = time.monotonic()
     spec = spec_of(config)
+    Channels(channels, spec.bands, spec.range)  # raises InputError where they contradict each other
     findings: list[Finding] = []
     listings = {}
     for name in splits or find_splits(config):
@@ -173,6 +178,7 @@ def check_dataset(config: DataConfig, splits: Sequence[str] = (), channels: int 
         pairs = listings[split.name].pairs
         required = split.name in (splits or (config.train_split, config.val_split))
         findings += _of_a_split(split, {pair: facts[pair] for pair in pairs}, spec, required)
+    findings += _unlike_samples(facts, where, spec)
     findings += _unseen(summaries, config)
     findings += _duplicates({pair: seen.digest for pair, seen in facts.items()}, where, config)
     for split in summaries:
@@ -257,6 +263,29 @@ def _unlike_the_others(facts: Mapping[tuple[File, File], Facts]) -> None:
             seen.findings[i] = ("mask-kind", "error", (mask,), f"{text}: {seen.findings[i][3]}")
         if not why:
             seen.add("mask-kind", "warning", [mask], text)
+
+
+def _unlike_samples(
+    facts: Mapping[Pair, Facts], where: Mapping[Pair, list[str]], spec: DatasetSpec
+) -> Iterator[Finding]:
+    """Images whose bands or types are not those of the others, and what range the values of other types have."""
+    kinds = Counter(seen.samples for seen in facts.values() if seen.samples)
+    usual, most = kinds.most_common(1)[0] if kinds else (None, 0)
+    for pair, seen in facts.items():
+        if seen.samples and seen.samples != usual and not any(kind == "samples" for kind, *_ in seen.findings):
+            text = f"{_bands(seen.samples)}, {most} others {_bands(usual)}"
+            yield Finding("samples", "warning", ", ".join(dict.fromkeys(where[pair])), (pair[0],), text, pair)
+    extents = [seen.extent for seen in facts.values() if seen.extent]
+    if extents:
+        least, low = (min(extent[i][0] for extent in extents) for i in (0, 1))
+        greatest, high = (max(extent[i][1] for extent in extents) for i in (0, 1))
+        text = f"{len(extents)} images have values from {least:g} to {greatest:g}, nearly all from {low:g} to {high:g}"
+        hint = "" if spec.range else "; " + Channels().setting("range", [f"{low:g}", f"{high:g}"])
+        yield Finding("range", "note", "", (), text + hint)
+
+
+def _bands(samples: tuple[str, int] | None) -> str:
+    return f"{samples[1]} bands of {samples[0]}" if samples else ""
 
 
 def _add_up(name: str, pairs: Sequence[tuple[File, File]], facts: Mapping[tuple, Facts], spec: DatasetSpec) -> Split:

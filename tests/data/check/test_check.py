@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from emanet.config import DataConfig
 from emanet.data import drawn as export
+from emanet.data.check.report import check_files
 from emanet.data.check.splits import KINDS, check_dataset
 from emanet.data.datasets import SPECS, open_dataset, resolve
 from emanet.errors import InputError
@@ -168,10 +170,65 @@ def test_every_planted_fault_is_found_and_nothing_else(data, request):
     assert found(report, "error", "warning") == planter.expected
     assert report.exit_code == 2 and len(planter.expected) > 25
     grave = {kind for kind, *_ in planter.expected}
-    elsewhere = {"no-split", "no-access", "unlabelled", "missing-file", "palette", "absent-class", "refused"}
+    elsewhere = {
+        "no-split",
+        "no-access",
+        "unlabelled",
+        "missing-file",
+        "palette",
+        "absent-class",
+        "refused",
+        "samples",
+        "range",
+    }
     assert grave == set(KINDS) - elsewhere - {"one-class", "unseen-class"}
     with pytest.raises(InputError):
         open_dataset(DataConfig(dataset=str(root)), "train")
+
+
+class TestSamples:
+    """Bands and types of images."""
+
+    @pytest.fixture
+    def wide(self, scenes):
+        """The scenes with images of 16 bits."""
+        for image in sorted(scenes.glob("*/images/*")):
+            pixels = values(image)
+            image.unlink()
+            np.save(image.with_suffix(".npy"), pixels.astype(np.uint16) * 16)
+        return scenes
+
+    def state(self, root, **fields):
+        spec = json.loads((root / "dataset.json").read_text()) | fields
+        (root / "dataset.json").write_text(json.dumps(spec))
+
+    def test_without_a_range_one_is_suggested(self, wide):
+        report = report_of(wide)
+        assert {kind for kind, *_ in found(report, "error")} == {"samples"}
+        last = report.findings[-1]
+        assert last.kind == "range" and re.search(r'from 0 to \d+, nearly all from .*; "range": \[.*\] in', last.text)
+        low, high = map(float, re.search(r"\[(.*), (.*)\]", last.text).groups())
+        self.state(wide, range=[low, high])
+        report = report_of(wide)
+        assert (
+            report.exit_code == 0
+            and report.findings[-1].kind == "range"
+            and "dataset.json" not in report.findings[-1].text
+        )
+
+    def test_one_image_of_another_type_or_number_of_bands(self, wide):
+        self.state(wide, range=[0, 4080], bands=[1, 2, 3])
+        paths = sorted(wide.glob("train/images/*"))
+        first, second = (np.load(path) for path in paths[:2])
+        np.save(paths[0], first.astype(np.float32))
+        np.save(paths[1], np.dstack([second, second]))
+        report = report_of(wide)
+        warned = [finding for finding in report.findings if finding.severity == "warning"]
+        assert [(finding.kind, finding.files[0]) for finding in warned] == [("samples", path) for path in paths[:2]]
+        assert "3 bands of float32" in warned[0].text and "6 bands of uint16" in warned[1].text
+        assert warned[0].text.endswith("others 3 bands of uint16")
+        page = wide / "check.html"
+        assert check_files(str(wide), html=str(page)) == 3 and page.read_text().count("data:image/jpeg") >= 2
 
 
 class TestMasks:
