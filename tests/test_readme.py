@@ -21,7 +21,8 @@ from PIL import Image
 from emanet.data.synthetic import draw_scene
 from emanet.experiments import experiment_names
 
-README = (ROOT / "README.md").read_text("utf-8")
+README = ROOT / "README.md"
+OWN_DATA = ROOT / "docs" / "your-own-data.md"
 READING = ROOT / "docs" / "reading.md"
 IN_CI = ("make demo", "make test", "pip install")  # .ci/run does these, in environments of their own
 WRITTEN = ("--out", "--json", "--picture", "--html", "--csv", "--markdown")  # options that name what a command writes
@@ -38,11 +39,11 @@ class Step(NamedTuple):
     text: str
 
 
-def steps() -> list[Step]:
-    found = []
-    for block in re.finditer(r"^```(bash|python)\n(?:# (\w+\.py)\n)?(.*?)^```", README, re.S | re.M):
+def steps(page: Path) -> list[Step]:
+    found, whole = [], page.read_text("utf-8")
+    for block in re.finditer(r"^```(bash|python)\n(?:# (\w+\.py)\n)?(.*?)^```", whole, re.S | re.M):
         language, file, text = block.groups()
-        line = README.count("\n", 0, block.start(3)) + 1
+        line = whole.count("\n", 0, block.start(3)) + 1
         if language == "python":
             found.append(Step(line, language, file or "", text))
             continue
@@ -53,20 +54,26 @@ def steps() -> list[Step]:
     return found
 
 
-STEPS = steps()
+STEPS = {page: steps(page) for page in (README, OWN_DATA)}
+# A run of seconds instead of minutes.
+SHORT = {
+    r"--steps \d+": "--steps 4",
+    r"--hours \S+": "--hours 0.02 --steps 4 --optim.warmup-steps 0 --val-every 0",
+    "--train 60": "--train 12",
+}
 
 
 class Session:
-    """The folder in which the README is followed, and how far it has been."""
+    """The folder in which a page is followed, and how far it has been."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.done = folder, 0
+    def __init__(self, page: Path, folder: Path):
+        self.page, self.folder, self.done = page, folder, 0
 
     def follow(self, number: int) -> None:
         """Take the steps up to this one that have not been taken; a failed one is not repeated."""
         while self.done <= number:
             self.done += 1
-            self.take(STEPS[self.done - 1])
+            self.take(STEPS[self.page][self.done - 1])
 
     def take(self, step: Step) -> None:
         if step.file:
@@ -75,11 +82,14 @@ class Session:
             before = os.getcwd()
             os.chdir(self.folder)
             try:
-                exec(compile(step.text, f"README.md, line {step.line}", "exec"), {})
+                exec(compile(step.text, f"{self.page.name}, line {step.line}", "exec"), {})
             finally:
                 os.chdir(before)
         else:
-            self.run(shlex.split(re.sub(r"--steps \d+", "--steps 4", step.text)))
+            text = step.text
+            for pattern, shorter in SHORT.items():
+                text = re.sub(pattern, shorter, text)
+            self.run(shlex.split(text))
 
     def run(self, words: list[str]) -> None:
         if words[:3] == ["python", "-m", "emanet"]:
@@ -107,17 +117,39 @@ def session(tmp_path_factory) -> Session:
     _, shapes, _ = cases.load("original_resnet50_stride8")
     state = {key: torch.from_numpy(value) for key, value in cases.fill(shapes, 50).items()}
     torch.save({"net": state, "step": 30_000}, folder / "original.pth")
-    return Session(folder)
+    return Session(README, folder)
+
+
+@pytest.fixture(scope="module")
+def own_data(tmp_path_factory) -> Session:
+    return Session(OWN_DATA, tmp_path_factory.mktemp("own-data"))
+
+
+def each_step(page: Path) -> pytest.MarkDecorator:
+    """A test for each command and block of a page, which tests in several processes do not tear apart."""
+    names = [f"{step.line}: {step.text[:70]}" for step in STEPS[page]]
+    return pytest.mark.parametrize("number", range(len(names)), ids=names)
 
 
 @pytest.mark.xdist_group("readme")
-@pytest.mark.parametrize("number", range(len(STEPS)), ids=[f"{step.line}: {step.text[:70]}" for step in STEPS])
+@each_step(README)
 def test_the_readme_can_be_followed(number, session):
     session.follow(number)
 
 
+@pytest.mark.xdist_group("own-data")
+@each_step(OWN_DATA)
+def test_the_page_on_own_data_can_be_followed(number, own_data):
+    """From images and labelme's files to overlays of a trained model."""
+    own_data.follow(number)
+    if number == len(STEPS[OWN_DATA]) - 1:
+        assert len(list((own_data.folder / "labelled").glob("*_overlay.jpg"))) == 12
+        assert (own_data.folder / "runs" / "mine" / "plan.py").is_file()
+
+
 def test_the_readme_has_commands():
-    assert len([step for step in STEPS if step.language == "bash"]) >= 15 and any(step.file for step in STEPS)
+    assert len([step for step in STEPS[README] if step.language == "bash"]) >= 15
+    assert any(step.file for step in STEPS[README]) and len(STEPS[OWN_DATA]) >= 6
 
 
 def test_what_is_not_run_here_is_run_by_ci():
@@ -171,7 +203,7 @@ def purpose(path: Path) -> str:
 
 
 def test_no_figure_is_missing():
-    assert "_MIOU" not in README and "DEMO" not in (ROOT / "docs" / "LOG.md").read_text("utf-8")
+    assert "_MIOU" not in README.read_text("utf-8") and "DEMO" not in (ROOT / "docs" / "LOG.md").read_text("utf-8")
 
 
 def test_every_experiment_is_named():
