@@ -49,7 +49,8 @@ class Channels:
 
     def __post_init__(self):
         if self.bands and len(self.bands) != self.count:
-            raise InputError(f"{len(self.bands)} bands are named, but the model takes {self.count} channels")
+            hint = "" if self.flags else f"; set model.backbone.in_channels to {len(self.bands)}"
+            raise InputError(f"{len(self.bands)} bands are named, but the model takes {self.count} channels{hint}")
         if len(self.range) not in (0, 2, 2 * self.count):
             raise InputError(
                 f"range has {len(self.range)} numbers, but must have 2, or 2 for each of {self.count} channels"
