@@ -35,10 +35,11 @@ def limits_told(config: Experiment, device: torch.device, run: Path, save: Calla
             ways.insert(0, f"a higher --accumulate (now {config.accumulate})")
         if config.precision == "fp32":
             ways.insert(0, "--precision bf16")
-        if not config.recompute and not config.compile:
-            ways.insert(0, "--recompute")
+        free = "" if config.recompute or config.compile else "--recompute"  # the only one that a resumed run may change
+        if free:
+            ways.insert(0, free)
         saved = checkpoints(run)
-        rest = f"; --resume continues from step {int(saved[-1].name)}, also with --recompute" if saved else ""
+        rest = f"; --resume {free}".rstrip() + f" continues from step {int(saved[-1].name)}" if saved else ""
         raise InputError(
             f"not enough memory on {device} for a step with {images} images of {h} x {w} pixels at once: use "
             f"{', '.join(ways[:-1])}{' or ' * (len(ways) > 1)}{ways[-1]}{rest}"
