@@ -302,7 +302,10 @@ def test_a_step_too_large_for_memory_costs_no_step_before_it(tiny, tmp_path, mon
         return loss
 
     training.train(config, tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="; --resume --recompute continues from step 3$"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match="; --resume --recompute continues from step 3$"),
+    ):
         patch.setattr(training.StepNet, "forward", limited)
         training.train(config, tmp_path / "run")
     training.train(config, tmp_path / "run", resume=True)

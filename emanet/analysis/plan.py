@@ -72,18 +72,20 @@ class Plan:
 
 def plan(
     data: str, *, hours: float = 1.0, root: str = "", train_split: str = "train", val_split: str = "val",
-    channels: int = 3, device: str = "auto", weights: str = "", started: float | None = None,
+    channels: int = 0, device: str = "auto", weights: str = "", started: float | None = None,
 ) -> Plan:  # fmt: skip
     """Measure a data set and this machine, and plan a run of `hours`. Shows what was measured.
 
-    data: a data set's name, dataset.json or folder. weights: a file for the backbone; default: the hub's. started: the
-    time.monotonic() from which the hours count; default: they are for the run alone. Raises InputError.
+    data: a data set's name, dataset.json or folder. channels: default: as many as its spec names bands, or 3. weights:
+    a file for the backbone; default: the hub's. started: the time.monotonic() from which the hours count; default: they
+    are for the run alone. Raises InputError.
     """
     if not 0.01 <= hours <= 10_000:
         raise InputError(f"hours is {hours:g}, but must be between 0.01 and 10,000")
     wanted = DataConfig(dataset=data, root=root, train_split=train_split, val_split=val_split)
     config = resolve(wanted)
     spec = spec_of(config)
+    channels = channels or len(spec.bands) or 3
     train_set, val_set = (open_dataset(config, split, channels) for split in (train_split, val_split))
     facts = fingerprint(train_set, val_set, len(spec.classes))
     machine = dataclasses.replace(this_machine(device), weights=weights)

@@ -28,8 +28,8 @@ class Plan:
     """The split to train on."""
     val_split: Name = "val"
     """The split to validate on."""
-    channels: int = 3
-    """Channels of the images."""
+    channels: int = 0
+    """Channels of the images; default: the bands that dataset.json names, or 3."""
     weights: File = ""
     """A file of pretrained weights for the backbone; default: the hub's."""
     device: Device = "auto"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from ..config import Experiment
+from ..config import BackboneConfig, Experiment
 from ..errors import InputError
 from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override, read_json
 from .flags import Folder, parse, shown_as
@@ -98,7 +98,7 @@ def _train_data(source: str, flags: list[str]) -> None:
         root=data.root,
         train_split=data.train_split,
         val_split=data.val_split,
-        channels=backbone.in_channels,
+        channels=0 if backbone.in_channels == BackboneConfig().in_channels else backbone.in_channels,
         weights=backbone.pretrained if isinstance(backbone.pretrained, str) else "",
         device=asked.config.device,
         started=started,
