@@ -36,7 +36,11 @@ PACKAGE = ROOT / "emanet"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:[.-][a-z0-9]+)*(?![\w.-]*[{:=]|[.-]\w)")
 OF_OTHERS = {"--max-restarts", "--nproc-per-node", "--shm-size", "--porcelain"}  # of torchrun, docker run and git
 # Texts about another command than the one that prints them.
-ABOUT = {("convert.convert", "use_of_backbone"): "train", ("data.prepare.recipes", "RECIPES"): "train"}
+ABOUT = {
+    ("convert.convert", "use_of_backbone"): "train",
+    ("data.prepare.recipes", "RECIPES"): "train",
+    ("data.datasets", "list_split"): "train",  # commands without --root only look for masks, and go on without them
+}
 # Modules that the call graph reaches, but the command does not.
 NOT_REACHED = {"explain": "deploy.engines"}  # its Predictor has the plain engine
 
