@@ -46,12 +46,16 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
 
 
 def left_out(inputs: Sequence[str]) -> str:
-    """Which files of the folders are not read as images, in words, by their extensions; "" if there are none."""
+    """Which files and folders in the folders are not read, in words, files by extension; "" if there are none."""
     folders = [path for source in inputs if (path := Path(source)).is_dir()]
-    other = [file for folder in folders for file in files_below(folder) if file.suffix.lower() not in IMAGE_SUFFIXES]
+    refused: list[OSError] = []
+    files = [file for folder in folders for file in files_below(folder, refused.append)]
+    other = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
     count = Counter(file.suffix or "without an extension" for file in other)
     kinds = some((f"{times} {suffix}" for suffix, times in count.most_common()), 4)
-    return f"left out, as they are no images: {kinds}" if other else ""
+    texts = [f"left out, as they are no images: {kinds}"] if other else []
+    texts += [f"left out, as it cannot be read: folder {error.filename} ({error.strerror})" for error in refused]
+    return "; ".join(texts)
 
 
 def _images_of(source: str) -> list[tuple[Path, Path]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import run_cli
 from PIL import Image
 
 from emanet.config import DataConfig
@@ -14,6 +15,7 @@ from emanet.data.datasets import list_split, open_dataset, open_folders, resolve
 from emanet.data.images import read_image, write_mask
 from emanet.errors import InputError
 from emanet.experiments import read_json, read_text
+from emanet.predict.inputs import left_out
 
 PALETTE = ((0, 0, 0), (9, 9, 9))
 
@@ -123,6 +125,10 @@ def test_what_is_left_out_is_counted(scenes):
     left = open_dataset(DataConfig(dataset=str(scenes)), "train").left_out
     assert list(left) == ["1 masks without an image: alone.png", "3 files beside the images: 2 .cr2, 1 .txt"]
     assert not open_dataset(DataConfig(dataset=str(scenes)), "val").left_out
+    done = run_cli("data", "check", scenes)
+    assert "The file lies among the images" in done.stdout and "b.CR2" in done.stdout
+    text = left_out([str(images)])
+    assert text.startswith("left out, as they are no images: ") and all(f"1 {end}" in text for end in (".txt", ".CR2"))
 
 
 def test_partial_folders_are_scored_only_if_asked(scenes):

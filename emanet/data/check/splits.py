@@ -43,6 +43,7 @@ KINDS = {
     "same-stem": "Two files have the same stem, so it is not clear which one a mask belongs to",
     "image-without-mask": "No mask has the image's stem",
     "mask-without-image": "No image has the mask's stem",
+    "not-an-image": "The file lies among the images, but is not read as one",
     "empty-file": "The file has no bytes: write or copy it again",
     "unreadable": "The file cannot be read as an image or mask",
     "samples": "The image's bands or type are not those that are trained on: see bands and range in dataset.json",
@@ -228,6 +229,8 @@ def _listing(config: DataConfig, split: str, named: bool, findings: list[Finding
         findings.append(Finding("unlabelled", "note", split, (), "its images have no masks"))
         return None
     findings += [finding for fault in listing.faults for finding in _of_a_fault(fault, split)]
+    if listing.other:
+        findings.append(Finding("not-an-image", "note", split, tuple(listing.other), ""))
     return listing
 
 

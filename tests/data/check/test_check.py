@@ -171,6 +171,7 @@ def test_every_planted_fault_is_found_and_nothing_else(data, request):
     assert report.exit_code == 2 and len(planter.expected) > 25
     grave = {kind for kind, *_ in planter.expected}
     elsewhere = {
+        "not-an-image",
         "no-split",
         "no-access",
         "unlabelled",
