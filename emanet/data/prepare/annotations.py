@@ -6,11 +6,14 @@ same for all tools: names of classes, splits, drawing, writing, and an account o
 
 import hashlib
 import importlib
+import os
 import re
 import shutil
+import tarfile
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
@@ -58,7 +61,7 @@ class Annotated:
     """One image with what was drawn on it."""
 
     name: str
-    """Of the image and mask to write: a relative path without extension."""
+    """Of the image and mask to write: a path without extension, whose `..` count nothing."""
     image: Path | bytes
     """The file, or its content where the export embeds it."""
     regions: Callable[[tuple[int, int]], Iterable[Region]]
@@ -97,12 +100,13 @@ class Images:
         inside = [part for part in relative.parts if part not in ("/", "..", ".")]
         for folder in (*near, *self.folders):
             for start in range(len(inside)):  # the longest end of the path that leads to a file
-                if (path := folder.joinpath(*inside[start:])).is_file():
+                path = folder.joinpath(*inside[start:])
+                if os.path.isfile(path):  # unlike Path.is_file, also for names that the disk finds too long
                     return path
         same = self.named.get(relative.name, [])
         if len(same) != 1:
             why = f"{len(same)} files have this name" if same else "it is not here; --images names another folder"
-            raise InputError(f"image {stated}: {why}")
+            raise InputError(f"image {stated if len(stated) < 300 else stated[:300] + '...'}: {why}")
         return same[0]
 
 
@@ -148,8 +152,12 @@ def import_annotations(
     source, out = Path(source).expanduser(), Path(out).expanduser()
     if not source.exists():
         raise InputError(f"there is no {source}")
+    if out.name in ("", ".."):
+        raise InputError(f"--out {out}: name a new folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty; name a new folder")
+    if source.is_file() and (zipfile.is_zipfile(source) or tarfile.is_tarfile(source)):
+        raise InputError(f"{source} is an archive: unpack it and name its folder")
     shares = _shares(split)
     folder = Path(images).expanduser() if str(images) else None
     if folder and not folder.is_dir():
@@ -159,21 +167,24 @@ def import_annotations(
     if not export.items:
         reasons = "; ".join(f"{reason}: {some(names, 3)}" for reason, names in export.left_out.items())
         raise InputError(f"{source} holds no annotated image of {tool}" + (f" ({reasons})" if reasons else ""))
+    if "" in export.classes:
+        raise InputError(f"{source} has a class without a name: give it one")
     names = _renamed(export, rename)
     classes = _classes(export, names, unlabelled)
     spec = DatasetSpec(classes=tuple(classes), palette=_palette(export, names, classes))
-    splits, how = _splits(export.items, shares, group_by)
-    items = _uniquely_named(export.items, splits)
+    items = _once(export)
+    splits, how = _splits(items, shares, group_by)
+    named = _uniquely_named(items, splits)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        account = _write(items, partial, export, spec, names, unlabelled)
+        account = _write(named, partial, export, spec, names, unlabelled)
         write_json(partial / "dataset.json", {"classes": spec.classes, "palette": spec.palette})
         if out.exists():
             out.rmdir()
         partial.rename(out)
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+        raise InputError(f"cannot copy to {out}: {error.filename or ''} {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     account.show(export, out, spec, names, how)
@@ -216,6 +227,24 @@ def _palette(export: Export, names: Mapping[str, str], classes: Sequence[str]) -
     return own if len(set(own)) == len(classes) else voc_palette(len(classes))
 
 
+def _once(export: Export) -> list[Annotated]:
+    """The items, with paths that stay inside the data set. Of several with one image file, the first."""
+    items, seen = [], set()
+    for item in export.items:
+        file = item.image.resolve() if isinstance(item.image, Path) else None
+        if file and file in seen:
+            export.left_out["annotations of an image that has some already: the first ones count"].append(item.name)
+            continue
+        seen.add(file)
+        items.append(replace(item, name=_inside(item.name) or "image", split=_inside(item.split)))
+    return items
+
+
+def _inside(stated: str) -> str:
+    parts = (part.lstrip(".") for part in re.split(r"[/\\\0]+", stated))
+    return "/".join(part for part in parts if part)
+
+
 def _uniquely_named(items: Sequence[Annotated], splits: Sequence[str]) -> list[tuple[str, str, Annotated]]:
     """(split, name, item), sorted. Images of one name in a split keep their extension in it, or get a number too."""
     ordered = sorted(zip(splits, items, strict=True), key=lambda each: (each[0], each[1].name, each[1].extension))
@@ -245,7 +274,7 @@ def _shares(split: Sequence[float]) -> tuple[float, ...]:
 def _splits(items: Sequence[Annotated], shares: tuple[float, ...], group_by: str) -> tuple[list[str], str]:
     """The split of each item, and a sentence on where they come from."""
     own = [SYNONYMS.get(item.split.lower(), item.split) for item in items]
-    if not shares and len(set(own)) > 1:
+    if not shares and len(set(own)) > 1 and "train" in own:
         if group_by:
             raise InputError("--group-by needs --split: the export has splits of its own, which are kept otherwise")
         return [split or "train" for split in own], "the splits are the export's own"
@@ -296,6 +325,8 @@ class _Account:
     objects: Counter[str] = field(default_factory=Counter)
     """Class -> regions."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    empty: list[str] = field(default_factory=list)
+    """Images without a region."""
 
     def show(self, export: Export, out: Path, spec: DatasetSpec, names: Mapping[str, str], how: str) -> None:
         total = max(1, int(self.pixels.sum()))
@@ -311,6 +342,8 @@ class _Account:
             say(f"unlabelled by --map: {', '.join(dropped)}")
         say(export.order)
         say(f"{sum(self.images.values())} images: {_counts(self.images)}; {how}.")
+        if self.empty:
+            note(f"{len(self.empty)} images have no object, all their pixels are unlabelled: {some(self.empty, 3)}")
         for reason, left in export.left_out.items():
             note(f"left out: {len(left)} {reason}: {some(left, 3)}")
         say(f"Next: python -m emanet data check {out}")
@@ -360,6 +393,7 @@ def _write(
         mask.parent.mkdir(parents=True, exist_ok=True)
         write_mask(mask, labels, spec.colours)
         account.images[split] += 1
+        account.empty += [] if drawn else [name]
         account.objects += drawn
         account.pixels += pixels_per_label(labels)
     if not account.images:

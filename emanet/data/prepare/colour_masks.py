@@ -73,8 +73,11 @@ def code(colour: Colour) -> int:
 def regions_of(
     path: Path, colours: Mapping[int, str | None], values: Mapping[int, str | None], size: tuple[int, int]
 ) -> Iterator[Region]:
-    """One region for each class of a mask. colours: code -> class; values: the same, of grey masks. InputError."""
-    pixels = read_colours(path)
+    """One region for each class of a mask. colours: code -> class; values: the same, of grey masks. InputError.
+
+    Without `colours`, the values of a mask with a palette count.
+    """
+    pixels = read_colours(path) if colours else read_mask_values(path)
     if pixels.shape[:2] != size:
         stated = f"{pixels.shape[1]}x{pixels.shape[0]}"
         raise InputError(f"{path.name} is {stated}, its image {size[1]}x{size[0]} (width x height)")

@@ -69,14 +69,48 @@ def coco(regions: Sequence[tuple[int, bool, Any]], size: tuple[int, int], target
 
 
 def encoded(shape: Any, h: int, w: int) -> dict:
-    """COCO's polygons or run lengths, plain or compressed, as compressed run lengths."""
+    """COCO's polygons or run lengths, plain or compressed, as compressed run lengths.
+
+    Outlines of fewer than three points have no area and are left out. ValueError for what the C code would take without
+    a check: points without a number or far away end the process, and run lengths that are too few show what was in
+    memory before.
+    """
     from pycocotools import mask as rle
 
     if isinstance(shape, list):
-        return rle.merge(rle.frPyObjects(shape, h, w))
+        rings = [np.asarray(ring, np.float64) for ring in shape if len(ring) >= 6]
+        if not rings or any(ring.ndim != 1 or len(ring) % 2 for ring in rings):
+            raise ValueError("an outline is not the x and y of three or more points")
+        if not all((np.abs(ring) <= 10 * (h + w)).all() for ring in rings):
+            raise ValueError("an outline has points far outside the image")
+        return rle.merge(rle.frPyObjects([ring.tolist() for ring in rings], h, w))
     if tuple(shape["size"]) != (h, w):
         raise ValueError(f"a region's size is {shape['size']}, the image's {[h, w]}")
-    return rle.frPyObjects(shape, h, w) if isinstance(shape["counts"], list) else shape
+    plain = isinstance(shape["counts"], list)
+    runs = shape["counts"] if plain else run_lengths(shape["counts"])
+    if min(runs, default=0) < 0 or sum(runs) != h * w:
+        raise ValueError(f"run lengths do not add up to the {w} x {h} pixels of the image")
+    return rle.frPyObjects(shape, h, w) if plain else shape
+
+
+def run_lengths(counts: str | bytes) -> list[int]:
+    """Of COCO's compressed form. Raises ValueError.
+
+    Each character less 48 has five bits of a number, low ones first, and a sixth that says whether more follow. Numbers
+    are signed, and from the fourth on, differences from the last but one.
+    """
+    runs: list[int] = []
+    value = bits = 0
+    for byte in counts.encode() if isinstance(counts, str) else counts:
+        value |= (byte - 48 & 31) << bits
+        bits += 5
+        if not byte - 48 & 32:
+            value -= (byte - 48 & 16) << bits - 4
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = bits = 0
+    if bits:
+        raise ValueError("run lengths end within a number")
+    return runs
 
 
 def _looked_up(source: Path, variable: str, table: np.ndarray) -> np.ndarray:

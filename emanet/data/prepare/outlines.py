@@ -12,12 +12,15 @@ def filled(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """(h, w) bool: the pixels whose centres lie inside an odd number of the rings, so that rings within are holes.
 
     rings: arrays (n, 2) of x, y in pixels; the first pixel's centre is at 0.5, 0.5. A centre on an edge is inside on
-    the left and top edges only, so shapes that share an edge do not share pixels.
+    the left and top edges only, so shapes that share an edge do not share pixels. ValueError if a ring is something
+    else.
     """
     h, w = size
     crossings = np.zeros((h, w + 1), np.int32)  # how many edges lie between this centre and the one before
     for ring in rings:
-        points = np.asarray(ring, np.float64).reshape(-1, 2)
+        points = np.asarray(ring, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
+            raise ValueError("an outline must be three or more pairs of finite numbers")
         for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):
             if y0 > y1:
                 x0, y0, x1, y1 = x1, y1, x0, y0

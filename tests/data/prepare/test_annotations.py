@@ -1,6 +1,7 @@
 """What is the same for all annotation tools: names of classes, splits, drawing, and what is written."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -166,11 +167,42 @@ def test_images_keep_their_bytes_and_equal_names_get_their_extension(given, tmp_
 
 def test_an_image_of_another_size_is_left_out(given, tmp_path, capsys):
     made = export(tmp_path / "in", "abc")
-    made.items.append(Annotated("turned", tmp_path / "in" / "a.png", lambda size: (), (9, 6)))
+    made.items[-1] = Annotated("turned", tmp_path / "in" / "c.png", lambda size: (), (9, 6))
     given(made)
     import_annotations("coco", tmp_path, tmp_path / "out")
     left = "left out: 1 images: turned: it is 9x6, its annotations are for 6x9 (width x height)"
     assert left in capsys.readouterr().err and not list((tmp_path / "out").rglob("turned*"))
+
+
+def test_of_two_annotations_of_one_image_the_first_counts(given, tmp_path, capsys):
+    made = export(tmp_path / "in", "abc")
+    made.items.append(Annotated("again", tmp_path / "in" / "a.png", lambda size: ()))
+    given(made)
+    import_annotations("coco", tmp_path, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "left out: 1 annotations of an image that has some already: the first ones count: again" in said
+    assert "3 images have no object" in said and not list((tmp_path / "out").rglob("again*"))
+
+
+def test_splits_without_training_images_are_not_kept(given, tmp_path, capsys):
+    made = export(tmp_path / "in", "abcd")
+    made.items = [replace(item, split=f"job{i}") for i, item in enumerate(made.items)]
+    given(made)
+    import_annotations("coco", tmp_path, tmp_path / "out")
+    assert set(splits(tmp_path / "out")) == {"train", "val"}
+    assert "the export's own splits (job0, job1, job2" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_class_without_a_name(given, tmp_path):
+    given(replace(export(tmp_path / "in", "ab"), classes=["", "car"]))
+    with pytest.raises(InputError, match="has a class without a name: give it one"):
+        import_annotations("coco", tmp_path, tmp_path / "out")
+
+
+def test_a_folder_without_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="--out .: name a new folder"):
+        import_annotations("coco", tmp_path, ".")
 
 
 def test_nothing_is_left_behind_or_written_over(given, tmp_path):
@@ -178,7 +210,7 @@ def test_nothing_is_left_behind_or_written_over(given, tmp_path):
         raise KeyboardInterrupt
 
     made = export(tmp_path / "in", "ab")
-    made.items.append(Annotated("c", tmp_path / "in" / "a.png", broken))
+    made.items[-1] = Annotated("b", tmp_path / "in" / "b.png", broken)
     given(made)
     with pytest.raises(KeyboardInterrupt):
         import_annotations("coco", tmp_path, tmp_path / "out")
@@ -201,6 +233,8 @@ def test_images_that_lie_elsewhere(tmp_path):
     assert images.find("../../../two/x.jpg", tmp_path / "export") == tmp_path / "two" / "x.jpg"
     with pytest.raises(InputError, match="2 files have this name"):
         images.find("x.jpg")
+    with pytest.raises(InputError, match="--images names another folder"):
+        images.find("x" * 5000)
     with pytest.raises(InputError, match="--images names another folder"):
         images.find("z.jpg")
 

@@ -28,6 +28,10 @@ def read(source: Path, images: Images) -> Export:
     for path in paths if source.is_dir() else [source]:
         document = read_json(path)
         if isinstance(document, dict) and all(isinstance(document.get(key), list) for key in KEYS):
+            # COCO's own person_keypoints_*.json repeats what instances_*.json has of persons.
+            if source.is_dir() and "keypoints" in str(document["categories"]):
+                export.left_out["JSON files of keypoints: name one to read its outlines"].append(path.name)
+                continue
             _read_file(path, document, images, export)
         else:
             export.left_out[f"JSON files without {', '.join(KEYS)}"].append(path.name)
@@ -39,20 +43,26 @@ def _read_file(path: Path, document: Mapping[str, list[Any]], images: Images, ex
         names = {int(category["id"]): str(category["name"]) for category in document["categories"]}
         parents = {str(category.get("supercategory")) for category in document["categories"]}
         sizes = {int(each["id"]): (int(each["height"]), int(each["width"])) for each in document["images"]}
+        for kind, numbers in (("categories", names), ("images", sizes)):
+            if len(numbers) < len(document[kind]):
+                raise InputError(f"{path}: two {kind} have the same id")
         shapes: dict[int, list[tuple[bool, str, Any]]] = defaultdict(list)
         used = set()
         for each in document["annotations"]:
             name = names[int(each["category_id"])]
             if int(each["image_id"]) not in sizes:
                 raise InputError(f"{path}: an annotation is of the image_id {each['image_id']}, which is not in it")
-            if each.get("segmentation"):
+            outline = each.get("segmentation")
+            if outline and isinstance(outline, list) and max(map(len, outline)) < 6:
+                export.left_out["outlines of fewer than three points"].append(f"{path.name}: {name}")
+            elif outline:
                 used.add(name)
-                shapes[int(each["image_id"])].append((bool(each.get("iscrowd")), name, each["segmentation"]))
+                shapes[int(each["image_id"])].append((bool(each.get("iscrowd")), name, outline))
             else:
                 export.left_out["objects with a box but no outline"].append(f"{path.name}: {name}")
     except KeyError as error:
         raise InputError(f"{path}: an entry lacks {error}, or names a category that is not in it") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: an image, a category or an annotation is not as COCO defines it: {error}") from error
     for name in names.values():
         if name in parents and name not in used:  # Roboflow writes the project itself as a category

@@ -4,6 +4,7 @@ Shapes are drawn in the order of their z_order, then of the file. A pixel belong
 centre lies inside.
 """
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from functools import partial
@@ -34,8 +35,8 @@ def read(source: Path, images: Images) -> Export:
     for path in paths:
         try:
             root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError as error:
-            raise InputError(f"{path} is not XML: {error}") from error
+        except (ElementTree.ParseError, LookupError, OSError, ValueError) as error:  # the second: an unknown encoding
+            raise InputError(f"{path} cannot be read as XML: {error}") from error
         if root.tag != "annotations":
             export.left_out["XML files that are not CVAT's"].append(path.name)
             continue
@@ -43,7 +44,7 @@ def read(source: Path, images: Images) -> Export:
             name, colour = label.findtext("name", ""), label.findtext("color", "")
             if name and name not in export.classes:
                 export.classes.append(name)
-                if colour.startswith("#"):
+                if re.fullmatch("#[0-9a-fA-F]{6}", colour):
                     export.palette[name] = ImageColor.getrgb(colour)[:3]
         if tracks := root.findall("track"):
             export.left_out["tracks of a video: export its frames as images"] += [f"{path.name}: {len(tracks)}"]
@@ -73,7 +74,10 @@ def _read_image(path: Path, image: ElementTree.Element, images: Images, export: 
         else:
             shapes.append(shape)
     name = PurePosixPath(stated.replace("\\", "/")).with_suffix("").as_posix().lstrip("/.")
-    shapes.sort(key=lambda shape: int(shape.get("z_order") or 0))
+    try:
+        shapes.sort(key=lambda shape: int(shape.get("z_order") or 0))
+    except ValueError as error:
+        raise InputError(f"{path}: image {stated!r} has a z_order that is not a whole number") from error
     export.items.append(Annotated(name, file, partial(_regions, stated, shapes), size, split=subset))
 
 
@@ -84,14 +88,14 @@ def _regions(image: str, shapes: list[ElementTree.Element], size: tuple[int, int
             if shape.tag == "mask":
                 left, top, w, h = (int(float(shape.attrib[key])) for key in ("left", "top", "width", "height"))
                 counts = [int(count) for count in shape.attrib["rle"].split(",")]
-                if h < 1 or w < 1 or min(counts) < 0 or sum(counts) != h * w:
-                    raise ValueError(f"its runs do not add up to {w} x {h} pixels")
+                if not (1 <= h <= size[0] and 1 <= w <= size[1]) or min(counts) < 0 or sum(counts) != h * w:
+                    raise ValueError(f"its runs do not add up to {w} x {h} pixels, or it is larger than the image")
                 # The runs begin with one of pixels that are outside.
                 inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
                 yield Region(name, inside.reshape(h, w), left, top)
             else:
                 yield Region(name, filled([_outline(shape)], size))
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise InputError(f"{image}: a {shape.tag} of {name} cannot be read: {error}") from error
 
 

@@ -29,10 +29,10 @@ def read(source: Path, images: Images) -> Export:
     """source: the JSON file, or the folder that holds it, and perhaps images and PNGs of labels."""
     files = files_below(source) if source.is_dir() else [source]
     export = Export(classes=[], order="Later results of an annotation are drawn over earlier ones.")
-    drawn: dict[int, list[tuple[str, Path]]] = defaultdict(list)  # task -> labels and PNGs
+    drawn: dict[tuple[str, str], list[tuple[str, Path]]] = defaultdict(list)  # task, annotation -> labels and PNGs
     for path in sorted(files):
         if match := PNG.fullmatch(path.name):
-            drawn[int(match[1])].append((match[3], path))
+            drawn[match[1], match[2]].append((match[3], path))
     names: set[str] = set()
     for path in sorted(path for path in files if path.suffix.lower() == ".json"):
         tasks = read_json(path)
@@ -44,35 +44,41 @@ def read(source: Path, images: Images) -> Export:
     if drawn and not export.items:
         raise InputError(f"{source} holds PNGs of labels, but not the JSON export that says which image a task is")
     for pngs in drawn.values():
-        export.left_out["PNGs of tasks that the JSON export lacks"] += [path.name for _, path in pngs]
+        export.left_out["PNGs of other tasks or annotations than the JSON export's"] += [path.name for _, path in pngs]
     export.classes = sorted(names)
     return export
 
 
 def _read_task(
-    path: Path, task: Mapping[str, Any], drawn: dict[int, list[tuple[str, Path]]], images: Images, export: Export
+    path: Path,
+    task: Mapping[str, Any],
+    drawn: dict[tuple[str, str], list[tuple[str, Path]]],
+    images: Images,
+    export: Export,
 ) -> set[str]:
     """Add the task's image to the export. Returns the labels on it."""
     where = f"{path.name}, task {task.get('id')}"
     try:
         data = task.get("data", task)
-        results = _results(task, where, export)
+        annotation, results = _results(task, where, export)
         stated = next((str(data[key]) for key in ("image", "img", "photo", "picture") if data.get(key)), "")
         stated = stated or next((value for value in data.values() if isinstance(value, str) and "/" in value), "")
         if not stated:
             raise InputError(f"{where}: its data names no image")
         image = images.find(_local(stated))
-        pngs = drawn.pop(int(task.get("id") or 0), [])
+        pngs = drawn.pop((str(task.get("id")), str(annotation)), [])
         if pngs:
             size, shapes = None, []
         else:
             shapes = [shape for result in results if (shape := _checked(result, where, export))]
-            sizes = {(int(each["original_height"]), int(each["original_width"])) for each in results}
-            size = sizes.pop() if len(sizes) == 1 else None
+            sizes = {(int(each["original_height"]), int(each["original_width"])) for _, _, each in shapes}
+            if len(sizes) > 1:
+                raise InputError(f"{where}: its results are of images of several sizes")
+            size = sizes.pop() if sizes else None
     except InputError as error:
         export.left_out["images"].append(str(error))
         return set()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: task {task.get('id')} is not as Label Studio writes it: {error!r}") from error
     # An uploaded file has eight digits in front of its own name.
     name = re.sub(r"^[0-9a-f]{8}-", "", PurePosixPath(image.name).stem)
@@ -81,12 +87,12 @@ def _read_task(
     return {name for name, _ in pngs} | {name for name, _, _ in shapes}
 
 
-def _results(task: Mapping[str, Any], where: str, export: Export) -> list[Mapping[str, Any]]:
-    """The results of a task's first annotation that was not cancelled; in JSON-MIN they stand in the task itself."""
+def _results(task: Mapping[str, Any], where: str, export: Export) -> tuple[Any, list[Mapping[str, Any]]]:
+    """The number and the results of a task's first annotation that was not cancelled; JSON-MIN has no other."""
     annotations = task.get("annotations", task.get("completions"))
     if annotations is None:
         listed = [each for value in task.values() if isinstance(value, list) for each in value]
-        return [
+        return task.get("annotation_id"), [
             {**each, "value": each, "type": next((key for key in each if key.endswith("labels")), "")}
             for each in listed
             if isinstance(each, dict) and "original_width" in each
@@ -100,7 +106,7 @@ def _results(task: Mapping[str, Any], where: str, export: Export) -> list[Mappin
         export.left_out["further annotations of one task"].append(where)
     if task.get("predictions"):
         export.left_out["predictions"].append(where)
-    return [each for each in valid[0]["result"] if "original_width" in each]
+    return valid[0].get("id"), valid[0]["result"]
 
 
 def _local(stated: str) -> str:
@@ -111,27 +117,29 @@ def _local(stated: str) -> str:
 
 
 def _checked(result: Mapping[str, Any], where: str, export: Export) -> tuple[str, str, Mapping[str, Any]] | None:
-    """(class, kind, value), or None and a line in the account."""
+    """(class, kind, result), or None and a line in the account."""
     kind = str(result.get("type", "")).removesuffix("labels")
-    labels = result["value"].get(f"{kind}labels") or []
-    if kind not in KINDS or not labels:
+    value = result.get("value") or {}
+    labels = value.get(f"{kind}labels") or []
+    if kind not in KINDS or not labels or (kind == "polygon" and len(value["points"]) < 3):
         export.left_out["results without a label or an area"].append(f"{where}: {result.get('type')}")
         return None
     if result.get("image_rotation"):
         raise InputError(f"{where}: it was annotated on a rotated image; rotate the image itself instead")
     if len(labels) > 1:
         export.left_out["further labels of one result"].append(f"{where}: {', '.join(map(str, labels[1:]))}")
-    return str(labels[0]), kind, result["value"]
+    return str(labels[0]), kind, result
 
 
 def _regions(where: str, shapes: list[tuple[str, str, Mapping[str, Any]]], size: tuple[int, int]) -> Iterator[Region]:
-    for name, kind, value in shapes:
+    for name, kind, result in shapes:
+        value = result["value"]
         try:
             if kind == "brush":
                 yield Region(name, unpacked(value["rle"], size))
             else:
                 yield Region(name, filled([_outline(kind, value, size)], size))
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: a {kind} of {name} cannot be read: {error}") from error
 
 
@@ -151,7 +159,7 @@ def _outline(kind: str, value: Mapping[str, Any], size: tuple[int, int]) -> np.n
     """Points (n, 2) in pixels; the export has per cent of the image's sides."""
     scale = np.array([size[1], size[0]]) / 100
     if kind == "polygon":
-        return np.array(value["points"], np.float64).reshape(-1, 2) * scale
+        return np.array(value["points"], np.float64) * scale
     x, y, degrees = float(value["x"]), float(value["y"]), float(value.get("rotation") or 0)
     if kind == "rectangle":  # turned about its first corner
         w, h = float(value["width"]), float(value["height"])
@@ -169,6 +177,8 @@ def unpacked(rle: list[int], size: tuple[int, int]) -> np.ndarray:
     which is repeated, or else as many values. The values are RGBA of each pixel.
     """
     h, w = size
+    if not isinstance(rle, list):
+        raise ValueError("its run lengths are not a list")
     code = "".join(f"{byte:08b}" for byte in bytes(rle))
     at = 0
 

@@ -45,7 +45,7 @@ def _names(path: Path) -> dict[int, str]:
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(path).splitlines()) if row]
         names = {int(value): name for value, name in rows[1:]}
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise InputError(f"{path}: every line must be a value and a class, as in `1, car`: {error}") from error
     if len(set(names.values())) < len(names) or not names:
         raise InputError(f"{path}: it names no class, or one class twice")

@@ -30,8 +30,9 @@ def read(source: Path, images: Images) -> Export:
     if not meta.is_file():
         raise InputError(f"{source} holds no meta.json: name the folder of a Supervisely project")
     try:
-        classes = {str(each["title"]): str(each.get("color", "")) for each in read_json(meta)["classes"]}
-        palette = {name: ImageColor.getrgb(colour)[:3] for name, colour in classes.items() if colour}
+        described = {str(each["title"]): each for each in read_json(meta)["classes"]}
+        palette = {name: ImageColor.getrgb(each["color"])[:3] for name, each in described.items() if each.get("color")}
+        classes = {name: str(each.get("shape", "")) for name, each in described.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{meta}: `classes` must list classes with `title` and `color`: {error}") from error
     export = Export(list(classes), palette=palette)
@@ -45,7 +46,7 @@ def read(source: Path, images: Images) -> Export:
         except InputError as error:
             export.left_out["images"].append(str(error))
             continue
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"{path}: it lacks the size or the objects of its image: {error}") from error
         name = (dataset.relative_to(source) / Path(path.stem).stem).as_posix()
         export.items.append(
@@ -56,9 +57,10 @@ def read(source: Path, images: Images) -> Export:
 
 def _checked(shape: Mapping[str, Any], path: Path, classes: Mapping[str, str], export: Export) -> tuple | None:
     """(class, kind, geometry), or None and a line in the account."""
-    name, kind = str(shape["classTitle"]), str(shape.get("geometryType", ""))
+    name = str(shape["classTitle"])
     if name not in classes:
         raise InputError(f"{path}: the class {name!r} is not in meta.json")
+    kind = str(shape.get("geometryType") or classes[name])  # older projects have the kind in meta.json alone
     if kind not in KINDS:
         export.left_out["objects without an area"].append(f"{path.stem}: {kind or 'no geometryType'}, {name}")
         return None

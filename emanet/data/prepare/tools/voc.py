@@ -3,6 +3,7 @@
 Without a label map the colours are VOC's own 21. (224, 224, 192), the outline that VOC draws, is ignored.
 """
 
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -31,30 +32,29 @@ def read(source: Path, images: Images) -> Export:
     export = Export(list(colours), palette=colours, background=background, order="The masks are as the tool drew them.")
     by_colour: dict[int, str | None] = {code(OUTLINE): None} | {code(its): name for name, its in colours.items()}
     by_value: dict[int, str | None] = {255: None} | dict(enumerate(colours))
+    photos = defaultdict(list)
+    for path in images.files:
+        if not path.is_relative_to(masks) and "SegmentationObject" not in path.parts:
+            photos[path.stem].append(path)
     split_of = _split_lists(source / "ImageSets" / "Segmentation")
+    unread = set(split_of)
     for mask in sorted(path for path in files_below(masks) if path.suffix.lower() in IMAGE_SUFFIXES):
         name = mask.relative_to(masks).with_suffix("").as_posix()
         if split_of and name not in split_of:
             export.left_out["masks that no list in ImageSets names"].append(name)
             continue
-        image = _image_of(name, images, masks)
+        unread.discard(name)
+        # The image with this path below any folder.
+        same = (path for path in photos[Path(name).name] if path.with_suffix("").as_posix().endswith(f"/{name}"))
+        image = next(same, None)
         if image is None:
             export.left_out["masks without an image"].append(name)
             continue
         regions = partial(regions_of, mask, by_colour, by_value)
-        export.items.append(Annotated(name, image, regions, split=split_of.pop(name, "")))
-    if split_of:
-        export.left_out["names in ImageSets without a mask"] = sorted(split_of)
+        export.items.append(Annotated(name, image, regions, split=split_of.get(name, "")))
+    if unread:
+        export.left_out["names in ImageSets without a mask"] = sorted(unread)
     return export
-
-
-def _image_of(name: str, images: Images, masks: Path) -> Path | None:
-    """The image with this path below any folder, without its extension."""
-    for path in images.files:
-        if path.stem == Path(name).name and not path.is_relative_to(masks):
-            if path.with_suffix("").as_posix().endswith(f"/{name}") and "SegmentationObject" not in path.parts:
-                return path
-    return None
 
 
 def _split_lists(folder: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ A line is a class and the polygon's x and y as shares of the image's width and h
 larger ones, as the trainer does; a pixel belongs to a polygon if its centre lies inside.
 """
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,13 +26,15 @@ def read(source: Path, images: Images) -> Export:
     """source: the data.yaml, or the folder that holds it. Its folders of images have folders of labels beside them."""
     path, document = _described(source)
     names = document["names"]
+    if "kpt_shape" in document:
+        raise InputError(f"{path} describes key points (kpt_shape), not outlines: export the data set for segmentation")
     try:
         classes = names if isinstance(names, list) else [names[i] for i in range(len(names))]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: names must list the classes, or give each number from 0 a name") from error
     export = Export([str(name) for name in classes], order="Smaller objects are drawn over larger ones.")
     root = path.parent / str(document.get("path") or "")
-    if not root.is_dir():
+    if not os.path.isdir(root):  # unlike Path.is_dir, also for names that the disk finds too long
         root = path.parent  # the path of the machine that wrote it
     for split in SPLITS:
         for image, base in _listed(path, root, document.get(split)):
@@ -59,13 +62,13 @@ def _listed(path: Path, root: Path, entry: Any) -> Iterator[tuple[Path, Path]]:
     """The images of a split, each with the folder that its name is relative to."""
     for part in entry if isinstance(entry, list) else [entry] if entry else []:
         place = root / str(part)
-        if not place.exists():  # Roboflow's "../train/images" is meant from a folder that is not there
+        if not os.path.exists(place):  # Roboflow's "../train/images" is meant from a folder that is not there
             place = root.joinpath(*[step for step in Path(str(part)).parts if step not in ("..", "/")])
-        if place.is_dir():
+        if os.path.isdir(place):
             for image in sorted(files_below(place)):
                 if image.suffix.lower() in IMAGE_SUFFIXES:
                     yield image, place
-        elif place.is_file():
+        elif os.path.isfile(place):
             for line in filter(None, map(str.strip, read_text(place, names=True).splitlines())):
                 image = (place.parent if line.startswith("./") else root) / line
                 if not image.is_file():
@@ -97,7 +100,10 @@ def _regions(image: Path, path: Path, export: Export, size: tuple[int, int]) -> 
             export.left_out["boxes without an outline"].append(f"{path.name}, line {number}")
         elif words:
             try:
-                label, values = export.classes[int(words[0])], np.array(words[1:], np.float64).reshape(-1, 2)
+                number_of_class, values = int(words[0]), np.array(words[1:], np.float64).reshape(-1, 2)
+                if number_of_class < 0:  # would count from the end
+                    raise IndexError
+                label = export.classes[number_of_class]
             except (ValueError, IndexError) as error:
                 raise InputError(f"{path}, line {number}: not a class and the x and y of points") from error
             if len(values) < 3 or not np.isfinite(values).all():
