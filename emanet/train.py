@@ -203,7 +203,7 @@ def open_folder(run: Run) -> None:
     count = sum(p.numel() for p in net.parameters())
     for split, dataset in ((config.data.train_split, run.samples.dataset), (config.data.val_split, run.val_set)):
         left = "; left out: ".join(["", *getattr(dataset, "left_out", ())])
-        run.log.say(f"{split}: {len(dataset)} images{left}")
+        run.log.say(f"{split}: {len(dataset)} image{'s' * (len(dataset) != 1)}{left}")
     run.log.say(
         f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {run.device}, "
         f"{config.steps} steps of {config.batch_size} images, into {run.folder.path}"

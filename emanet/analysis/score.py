@@ -102,7 +102,7 @@ def _score_model(
 def _tell(samples: Dataset) -> None:
     """How many images are scored, and what is not, on rank 0."""
     if distributed.rank() == 0:
-        note("; left out: ".join([f"{len(samples)} images", *samples.left_out]))
+        note("; left out: ".join([f"{len(samples)} image{'s' * (len(samples) != 1)}", *samples.left_out]))
 
 
 def _score_label_maps(

@@ -31,31 +31,36 @@ CALLED = {
     "optim.poly-power": "scheduler lr-scheduler",
     "optim.warmup-steps": "warmup",
     "batch-size": "batch bs",
+    "batch": "batch-size bs",
     "steps": "epochs max-steps max-iters iters iterations",
     "accumulate": "grad-accum accumulate-grad-batches",
     "precision": "amp fp16 half bf16",
     "device": "gpu gpus gpu-ids cuda cpu",
-    "out": "output output-dir out-dir save-dir work-dir o",
+    "out": "output output-dir out-dir save-dir work-dir log-dir logdir o",
     "resume": "resume-from",
     "init-from": "checkpoint ckpt load-from finetune",
     "data.workers": "num-workers",
+    "size": "img-size image-size imgsz crop-size input-size",
     "data.crop": "size img-size image-size imgsz crop-size input-size",
     "data.dataset": "data",
     "root": "data-dir data-root data-path",
-    "model.backbone.name": "arch backbone encoder",
+    "model.backbone.name": "arch backbone encoder model",
     "model.backbone.pretrained": "weights pretrained",
     "model.head.name": "decoder head",
     "loss.terms": "loss criterion",
     "images": "source input",
-    "flip": "tta",
+    "flip": "tta mirror",
+    "val-every": "val-interval eval-interval",
+    "save-every": "save-interval",
 }
-LIKE = {name: f"--{flag}" for flag, names in CALLED.items() for name in names.split()}
+# The same of arguments without a flag.
+ALONE = {"model": "weights checkpoint ckpt model-path", "images": "source input image img", "source": "input src"}
 # What else is to be said of a name.
 BESIDES = {
     "epochs": "; a run's length is counted in optimiser steps: epochs * images / batch size",
-    "num-classes": "the classes are those of the data set's dataset.json",
-    "nc": "the classes are those of the data set's dataset.json",
-    "classes": "the classes are those of the data set's dataset.json",
+    **dict.fromkeys(
+        ("num-classes", "nc", "classes"), "a data set's dataset.json lists the classes, and a model keeps them"
+    ),
     "ignore-index": "the value to ignore is ignore_label in the data set's dataset.json",
     "reduce-zero-label": "label_map in the data set's dataset.json says what each mask value means",
 }
@@ -92,11 +97,16 @@ def parse(command: type[Command], arguments: list[str], name: str, default: Comm
     Raises InputError in one sentence for whatever does not fit, SystemExit after printing the help.
     """
     flags = list(flags_of(command, default))
+    alone = [
+        field
+        for field, hint in typing.get_type_hints(command, include_extras=True).items()
+        if tyro.conf.Positional in getattr(hint, "__metadata__", ())
+    ]
     arguments = [_in_own_words(argument, flags) for argument in arguments]
     values: dict[str, Any] = {} if default is None else {"default": default}
 
     def refuse(event: Any) -> None:
-        sentence = _sentence(event, flags, name)
+        sentence = _sentence(event, flags, alone, name)
         if sentence:
             raise InputError(sentence)
 
@@ -169,7 +179,7 @@ def _hooked(refuse: Callable[[Any], None]) -> Iterator[None]:
         yield
 
 
-def _sentence(event: Any, flags: list[str], name: str) -> str:
+def _sentence(event: Any, flags: list[str], alone: list[str], name: str) -> str:
     """What an event of tyro's says; nothing for kinds that are not known here, which tyro prints itself."""
     kind = type(event).__name__
     unknown = event.tokens if kind == "UnrecognizedArgs" else getattr(event, "unrecognized_tokens", [])
@@ -177,7 +187,7 @@ def _sentence(event: Any, flags: list[str], name: str) -> str:
         token = next((token for token in unknown if token.startswith("-")), unknown[0])
         if not token.startswith("-"):
             return f"unexpected argument {token!r}; `python -m emanet {name} --help` lists what there is"
-        return f"unknown option {token}; {_hint(_plain(token.partition('=')[0]), flags, name)}"
+        return f"unknown option {token}; {_hint(_plain(token.partition('=')[0]), flags, alone, name)}"
     if kind == "MissingArgs":
         missing = [" ".join(filter(None, _parts(each.arg))) for each in event.missing_arguments]
         return f"{name} needs {' and '.join(missing)}; `python -m emanet {name} --help` explains them"
@@ -195,22 +205,27 @@ def _plain(flag: str) -> str:
     return flag.lstrip("-").replace("_", "-").lower()
 
 
-def _hint(typed: str, flags: Sequence[str], name: str) -> str:
+def _hint(typed: str, flags: Sequence[str], alone: Sequence[str], name: str) -> str:
     """What to write instead of an unknown option: by meaning, then by the last part of its name, then by letters."""
-    besides = BESIDES.get(typed, "")
-    if (like := LIKE.get(typed, "")) in flags or (like := TWINS.get(like, "")) in flags:
-        return f"did you mean {like}?{besides}"
-    if besides and typed not in LIKE:
+    besides, end = BESIDES.get(typed, ""), typed.rpartition(".")[2]
+    for field in alone:
+        if typed in (field, *ALONE.get(field, "").split()):
+            return f"name the {field} without a flag: `python -m emanet {name} --help` shows where"
+    like = [f"--{flag}" for flag, names in CALLED.items() if typed in names.split() or end in names.split()]
+    meant = [flag for each in like for flag in (each, TWINS.get(each, "")) if flag in flags]
+    if meant:
+        return f"did you mean {meant[0]}?{besides}"
+    if besides and not like:
         return besides
     last = {flag: flag.lstrip("-").rpartition(".")[2] for flag in flags}
-    same = [flag for flag in flags if last[flag] == typed.rpartition(".")[2]]
-    if same:
-        return f"did you mean {' or '.join(same[:3])}?"
-    near = difflib.get_close_matches(f"--{typed}", flags, n=1, cutoff=0.7)
+    near = [flag for flag in flags if last[flag] == end]
     if not near:
-        ends = difflib.get_close_matches(typed.rpartition(".")[2], list(last.values()), n=1, cutoff=0.7)
-        near = [flag for flag in flags if ends and last[flag] == ends[0]]
-    return f"did you mean {near[0]}?" if near else f"`python -m emanet {name} --help` lists all"
+        whole = {flag.lstrip("-"): flag for flag in flags}
+        near = [whole[each] for each in difflib.get_close_matches(typed, whole, n=1, cutoff=0.75)]
+    if not near:
+        ends = difflib.get_close_matches(end, list(last.values()), n=1, cutoff=0.75)
+        near = [flag for flag in flags if last[flag] in ends][:1]
+    return f"did you mean {' or '.join(near[:3])}?" if near else f"`python -m emanet {name} --help` lists all"
 
 
 def _either(choices: Sequence[str]) -> str:

@@ -168,13 +168,21 @@ def _recognised(state: dict[str, Any], layout: str, backbone: str, source: Path)
                 raise InputError(f"no key of {source} fits layout {found}")
             if found == "timm" and backbone and not _shares_keys(inner, backbone):
                 raise InputError(f"no key of {source} is one of timm's {backbone}")
+            if not layout and LAYOUTS[found].whole and all(key.startswith(("backbone.", "encoder.")) for key in inner):
+                raise InputError(f"{source} has no head of layout {found}")  # a backbone, under the name of that part
             return found, removed, inner
         except InputError as error:
             first = first or error
     assert first is not None  # at least the table as it is was tried
-    parts = sorted({f"{key.partition('.')[0]}." for key in state})
-    if len(parts) > 1 and all(part in (*foreign.WRAPPERS, "decoder.", "segmentation_head.") for part in parts):
-        raise InputError(f"{first}; its keys begin with {some(parts)}: take one part with --prefix") from first
+    starts = {
+        key[: dot + 1] for key in state for dot in range(len(key)) if key[dot] == "." and key.count(".", 0, dot) < 3
+    }
+    shapes = {start: {k: _shape(v) for k, v in foreign.part(state, start, source).items()} for start in starts}
+    parts = sorted(start for start in starts if resnet_name(shapes[start], stem_of(shapes[start])))
+    if parts:
+        raise InputError(
+            f"{first}; the keys that begin with {parts[0]} are a ResNet's: take them with --prefix {parts[0]}"
+        )
     raise first
 
 

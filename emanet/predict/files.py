@@ -66,8 +66,7 @@ def predict_files(
     _keep_inputs(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
-    if other := left_out(inputs):
-        note(other)
+    note("; ".join(filter(None, [f"{len(images)} image{'s' * (len(images) != 1)}", left_out(inputs)])))
     failures: list[str] = []
 
     def skip(error: InputError) -> None:

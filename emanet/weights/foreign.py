@@ -12,7 +12,7 @@ import struct
 import sys
 import warnings
 import zipfile
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError, some, suggest
-from ..experiments import utf8_name
+from ..experiments import utf8_name, what_instead
 
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a PyTorch file from before the zip format
 MAX_PICKLE = 1 << 28  # bytes; the pickle in a zip holds names and sizes only, the values are entries of their own
-MAX_TUPLES = 50_000  # of a pickle; a checkpoint has five per tensor, and hashing deeper nested ones ends the process
+MAX_NESTED = 50_000  # values within a tuple, shared ones counted each time: as many are visited to hash it as a key
 MAX_MEMO = 10_000_000  # a pickle can ask for a memo of any size, which is allocated at once
 SLACK = 1 << 20  # bytes that the tensors of a file may have beyond twice its size
 ENTRIES = (
@@ -98,10 +98,17 @@ class Table(dict):
 
 
 class Default:
-    """Stands for defaultdict: a plain dict, which is all that torch.load fills."""
+    """Stands for defaultdict and other classes of dicts: one that torch.load fills and sets attributes of."""
 
     def __new__(cls, *arguments):
-        return {}
+        return OrderedDict()
+
+
+class Items:
+    """Stands for deque and for other classes of lists: a plain list, which is all that torch.load appends to."""
+
+    def __new__(cls, *arguments):
+        return []
 
 
 NUMPY = {
@@ -155,7 +162,7 @@ def read(path: Path) -> dict[str, Any]:
                 f"{path} is a .tar: unpack it, or save it again with a PyTorch newer than 2017 if it is a checkpoint"
             )
         else:
-            raise InputError(f"{path} is not a checkpoint of PyTorch, Paddle or safetensors")
+            raise InputError(what_instead(path) or f"{path} is not a checkpoint of PyTorch, Paddle or safetensors")
     except InputError:
         raise
     except Exception as error:  # each format has its own errors, and a damaged file can raise any
@@ -174,13 +181,25 @@ def weights(content: Mapping[str, Any], entry: str, path: Path) -> tuple[str, di
     inner = [name for name, value in content.items() if isinstance(value, Mapping)]
     if entry and entry not in inner:
         raise InputError(f"{path} has no table {entry!r}{suggest(entry, inner)}")
-    holding = [name for name in inner if any(isinstance(value, Tensor) for value in content[name].values())]
-    entry = entry or next((name for name in ENTRIES if name in holding), holding[0] if len(holding) == 1 else "")
+    holding = [name for name in inner if _tensors(content[name])]
+    only = holding[0] if len(holding) == 1 and _tensors(content[holding[0]]) > _tensors(content) else ""
+    entry = entry or next((name for name in ENTRIES if name in holding), only)
     state = dict(content[entry] if entry else content)
+    if not _tensors(state):  # tables within tables
+        nested = [name for name, value in state.items() if isinstance(value, Mapping)]
+        if not entry and len(nested) == 1:
+            inside, state = weights(state[nested[0]], "", path)
+            return f"{nested[0]}.{inside}".rstrip("."), state
+        if nested:
+            raise InputError(f"{path} has tables {some(nested)}: name the one of weights to convert, as its entry")
     if not state or not all(isinstance(key, str) for key in state):
         raise InputError(f"{path} does not hold weights by name")
     own = {key: value for key, value in state.items() if key not in COUNTERS}
     return entry, own if own and all(key.startswith("module.") for key in own) else state
+
+
+def _tensors(table: Mapping[str, Any]) -> int:
+    return sum(isinstance(value, Tensor) for value in table.values())
 
 
 def unwrapped(state: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -203,7 +222,7 @@ def part(state: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Any]:
 
 def tables(content: Mapping[str, Any], entry: str) -> list[tuple[str, str, str]]:
     """What to tell the user: which table was used if there are several, and what was not used."""
-    left = [name for name in content if entry and name != entry]
+    left = [name for name in content if entry and name not in (entry, entry.partition(".")[0])]
     other = [name for name in left if name in ENTRIES and isinstance(content[name], Mapping)]
     rows = [("weights", entry, f"or --entry {other[0]}")] if other else []
     left = [name for name in left if name not in other]
@@ -281,17 +300,27 @@ def _read_torch(path: Path, file: IO[bytes], pickles: int = 1) -> Any:
     numbers = {name: stand_in for name, stand_in in NUMPY.items() if name in names}
     other: dict[str, type] = {name: type(name, (Inert,), {}) for name in names if _is_harmless(name)}
     other |= {name: type(name, (Default,), {}) for name in names if name == "collections.defaultdict"}
-    allowed: list[Any] = [
-        (stand_in, name.replace("__builtin__", "builtins")) for name, stand_in in (numbers | other).items()
-    ]
+    allowed: list[Any]
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats, which the user cannot change
-            return torch.load(path, map_location="cpu", weights_only=True)
+        for _ in range(len(other) + 1):
+            allowed = [(each, name.replace("__builtin__", "builtins")) for name, each in (numbers | other).items()]
+            try:
+                with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # about old formats, which the user cannot change
+                    return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:  # an Inert that is filled is a list or a dict of its own class
+                filled = [name for name, each in other.items() if issubclass(each, Inert) and f".{name}'" in str(error)]
+                if not filled or not any(word in str(error) for word in ("append", "extend", "SETITEM")):
+                    raise
+                stand_in = Default if "SETITEM" in str(error) else Items
+                other |= {name: type(name, (stand_in,), {}) for name in filled}
+        raise AssertionError("each round replaces a stand-in")
     except pickle.UnpicklingError as error:
         said = str(error)
-        culprits = [name for name in names if f" {name.removeprefix('__builtin__.')} " in said]
-        culprits = culprits or sorted(name for name in names if not name.startswith("torch") and not _is_harmless(name))
+        culprits = [name for name in names if f"GLOBAL {name.removeprefix('__builtin__.')} was" in said]
+        known = (*PLAIN, "collections.defaultdict", "collections.Counter")
+        own = (name for name in names if not (name in known or name.startswith("torch") or _is_harmless(name)))
+        culprits = culprits or [name for name in other if f".{name}'" in said] or sorted(own)
         raise InputError(_refusal(path, culprits)) from error
 
 
@@ -339,12 +368,31 @@ def _scan(file: IO[bytes]) -> set[str]:
     Names put together on the stack (protocol 4) are missing: find_class sees them, and weights_only refuses them.
     """
     names: set[str] = set()
-    tuples = 0
+    stack: list[int] = []  # how many values each object holds, as far as they are hashed with it; 0 for a mark
+    memo: dict[int, int] = {}
     argument: Any
     for operation, argument, _ in pickletools.genops(file):
-        tuples += operation.name.startswith("TUPLE")
-        if operation.name == "GLOBAL":
+        name = operation.name
+        if name == "GLOBAL":
             names.add(argument.replace(" ", "."))
-        if tuples > MAX_TUPLES or (operation.name.endswith("PUT") and int(argument) > MAX_MEMO):
-            raise ValueError("its pickle is larger than weights need")
+        if name == "DUP":
+            stack.append(stack[-1])
+        elif name.endswith("GET"):
+            stack.append(memo[int(argument)])
+        elif name == "MEMOIZE" or name.endswith("PUT"):
+            place = len(memo) if argument is None else int(argument)
+            if place > MAX_MEMO:
+                raise ValueError("its pickle is larger than weights need")
+            memo[place] = stack[-1]
+        else:
+            before, taken = list(operation.stack_before), []
+            if pickletools.markobject in before:
+                while held := stack.pop():
+                    taken.append(held)
+                before = before[: before.index(pickletools.markobject)]
+            taken += [stack.pop() for _ in before]
+            held = 1 + sum(taken) * (name.startswith("TUPLE") or name in ("REDUCE", "NEWOBJ", "FROZENSET"))
+            if held > MAX_NESTED:
+                raise ValueError("its pickle nests more than weights need")
+            stack += [0 if kind is pickletools.markobject else held for kind in operation.stack_after]
     return names

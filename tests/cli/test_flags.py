@@ -149,3 +149,18 @@ def test_settings_that_are_no_flag(typed, said):
 def test_a_hint_names_a_flag_of_that_command():
     assert "did you mean --root?" in run_cli("evaluate", "x", "--data_dir", "y").stderr
     assert "--help` lists all" in run_cli("evaluate", "x", "--epochs", "3").stderr
+
+
+@pytest.mark.parametrize(
+    "command, typed, said",
+    [
+        (("evaluate", "m"), "--out", "--help` lists all"),  # not --root, which only looks like it
+        (("evaluate", "m"), "--weights", "name the model without a flag"),
+        (("predict", "m", "a.png"), "--source", "name the images without a flag"),
+        (("predict", "m", "a.png"), "--bs", "did you mean --batch?"),
+        (("profile", "drawn"), "--imgsz", "did you mean --size?"),
+        (("train", "drawn"), "--optim.learning-rate", "did you mean --optim.lr?"),
+    ],
+)
+def test_a_hint_is_not_a_flag_of_another_meaning(command, typed, said):
+    assert said in run_cli(*command, typed, "1").stderr

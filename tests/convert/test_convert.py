@@ -421,7 +421,7 @@ def test_a_part_of_a_larger_network_is_taken_by_its_prefix(tmp_path):
     content = {f"encoder.{key}": value for key, value in state.items()} | {"decoder.x.weight": torch.ones(300, 2)}
     content |= {f"segmentation_head.{i}.weight": torch.ones(2) for i in range(200)}
     torch.save(content, tmp_path / "smp.pth")
-    with pytest.raises(InputError, match="encoder., segmentation_head.: take one part with --prefix"):
+    with pytest.raises(InputError, match="take them with --prefix encoder."):
         convert(tmp_path / "smp.pth", tmp_path / "x.safetensors")
     lines: list[str] = []
     convert(tmp_path / "smp.pth", tmp_path / "x.safetensors", prefix="encoder.", tell=lines.append)
@@ -435,3 +435,13 @@ def test_a_backbone_of_wrapped_keys_is_loaded_as_it_is(tmp_path):
     config = BackboneConfig(name="test_resnet", pretrained=str(tmp_path / "x.pth"))
     net = emanet.backbones.build(config).net
     assert torch.equal(net.state_dict()["layer1.0.conv1.weight"], state["layer1.0.conv1.weight"])
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.backbone.", "encoder."])
+def test_a_backbone_under_the_name_of_that_part(tmp_path, prefix):
+    state = timm.create_model("resnet18").state_dict()
+    torch.save({"state_dict": {f"{prefix}{key}": value for key, value in state.items()}}, tmp_path / "x.pth")
+    lines: list[str] = []
+    convert(tmp_path / "x.pth", tmp_path / "x.safetensors", tell=lines.append)
+    assert torch.equal(load_file(tmp_path / "x.safetensors")["conv1.weight"], state["conv1.weight"])
+    assert any(line.startswith(f"prefix        {prefix} ") for line in lines), lines

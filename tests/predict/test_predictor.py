@@ -268,7 +268,8 @@ class TestPredictFiles:
         failures = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False)
         assert len(failures) == 1 and failures[0].startswith(f"cannot read image {tmp_path}/in/b[bold].png: ")
         assert files(tmp_path / "out") == ["a.png", "z.png"]
-        assert capfd.readouterr().err == f"skipped: {failures[0]}\n"  # no blank lines of a bar where no terminal is
+        said = f"3 images\nskipped: {failures[0]}\n"  # no blank lines of a bar where no terminal is
+        assert capfd.readouterr().err == said
 
     @pytest.mark.parametrize(
         "given, out", [("in", "in"), ("in/x.jpg", "in/../in"), ("in", "link"), ("in/sub", "in/sub")]

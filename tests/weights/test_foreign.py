@@ -243,8 +243,9 @@ def test_what_is_no_checkpoint_says_so(tmp_path):
     path = tmp_path / "x.pth"
     for content, message in (
         (b"", "is not a checkpoint"),
-        (b"<html>not found", "is not a checkpoint of PyTorch, Paddle or safetensors"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "is not a checkpoint"),
+        (b"not found", "is not a checkpoint of PyTorch, Paddle or safetensors"),
+        (b"<html>not found", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (b"PK\x03\x04 cut short", "cannot read"),
         (pickle.dumps([1, 2]), "holds a list, not a table of weights"),
     ):
@@ -361,3 +362,53 @@ def test_one_part_of_a_table(tmp_path):
     assert foreign.part(state, "encoder.", tmp_path) == {"a": 1}
     with pytest.raises(InputError, match="begins with 'head.'; they begin with encoder., decoder."):
         foreign.part(state, "head.", tmp_path)
+
+
+class OwnDict(dict):
+    pass
+
+
+class OwnList(list):
+    pass
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_containers_of_own_classes_beside_weights(tmp_path, legacy):
+    own = OwnDict(a=1)
+    own.frozen = True
+    beside = {"config": own, "history": OwnList([1]), "window": collections.deque([1, 2], maxlen=3)}
+    content = {"model": {"a.weight": torch.ones(1)}, **beside}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    found = foreign.read(tmp_path / "x.pth")
+    assert found["config"] == {"a": 1} and found["history"] == [1] and found["window"] == [1, 2]
+
+
+def test_what_is_refused_is_named_and_nothing_else(tmp_path):
+    torch.save({"a": torch.ones(1), "set": {1}, "call": len}, tmp_path / "x.pth")
+    with pytest.raises(InputError, match="it needs __builtin__.len, which is code"):
+        foreign.read(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("again", [b"2\x86", b"q\x01h\x01\x86"], ids=["dup", "memo"])
+def test_tuples_that_hold_each_other_are_not_hashed(tmp_path, again):
+    (tmp_path / "x.pdparams").write_bytes(b"\x80\x02})" + again * 60 + b"K\x01s.")
+    with pytest.raises(InputError, match="nests more than weights need"):
+        foreign.read(tmp_path / "x.pdparams")
+
+
+def test_tables_within_tables(tmp_path):
+    table = {"a.weight": torch.ones(1)}
+    assert foreign.weights({"checkpoint": {"model": table, "epoch": 1}}, "", tmp_path) == ("checkpoint.model", table)
+    with pytest.raises(InputError, match="tables student, teacher: name the one of weights to convert, as its entry"):
+        foreign.weights({"student": table, "teacher": table}, "", tmp_path)
+    flat = {"a": torch.ones(1), "b": torch.ones(1), "extra": {"c": torch.ones(1)}}
+    assert foreign.weights(flat, "", tmp_path)[0] == ""
+
+
+@pytest.mark.parametrize(
+    "start, said", [(b"version https://git-lfs.github.com/spec/v1", "Git LFS"), (b"<!DOCTYPE html>", "web page")]
+)
+def test_what_came_instead_of_a_checkpoint(tmp_path, start, said):
+    (tmp_path / "x.pth").write_bytes(start)
+    with pytest.raises(InputError, match=said):
+        foreign.read(tmp_path / "x.pth")
