@@ -57,6 +57,9 @@ def _read_file(path: Path, document: Mapping[str, list[Any]], images: Images, ex
                 export.left_out["outlines of fewer than three points"].append(f"{path.name}: {name}")
             elif outline:
                 used.add(name)
+                if each.get("iscrowd"):
+                    reason = "regions of crowds, whose pixels are ignored; if they are objects, set their iscrowd to 0"
+                    export.left_out[reason].append(f"{path.name}: {name}")
                 shapes[int(each["image_id"])].append((bool(each.get("iscrowd")), name, outline))
             else:
                 export.left_out["objects with a box but no outline"].append(f"{path.name}: {name}")

@@ -150,6 +150,7 @@ class TestCOCO:
         regions = (None, box(0, 0, W, 20)), ("road", ring), ("road", disc(28, 16, 5)), ("car", squares)
         assert np.array_equal(out.labels("a"), out.drawn(*regions))
         assert "1 objects with a box but no outline" in out.said
+        assert "1 regions of crowds, whose pixels are ignored; if they are objects, set their iscrowd to 0" in out.said
 
     @pytest.mark.parametrize(
         "segmentation",
