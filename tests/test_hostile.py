@@ -102,7 +102,9 @@ def predict_broken(model: Path, folder: Path, count: int, run: Callable[..., Don
         (given / name).write_bytes(content)
     done = run("predict", model, given, "--out", folder / "out", "--no-overlay", "--max-pixels", 40_000)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-3000:]
-    *skipped, last = [line for line in done.stderr.splitlines() if line]  # where the progress bar was, some are empty
+    # Where the progress bar was, some lines are empty.
+    first, *skipped, last = [line for line in done.stderr.splitlines() if line]
+    assert first == f"{len(files)} images"
     others = [line for line in skipped if not line.startswith("skipped: ")]
     assert not others, others
     assert last == f"error: images that could not be predicted: {len(skipped)}, named above"

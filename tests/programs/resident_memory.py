@@ -39,9 +39,10 @@ def main(way: str, count: int, warm: int, folder: Path) -> None:
         write_images(data, count, folder / "in")
         numbers, write = iter(range(count)), files._write
 
-        def write_and_watch(*arguments) -> None:
-            write(*arguments)
+        def write_and_watch(*arguments):
+            written = write(*arguments)
             watch(next(numbers))
+            return written
 
         files._write = write_and_watch
         predictor = Predictor(tiny_model(), device="cpu")
