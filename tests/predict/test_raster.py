@@ -472,7 +472,7 @@ class TestFiles:
         failures = predict_files(predictor, [str(folder)], out, overlay=False)
         assert len(failures) == 1 and "bad.tif: it has 2 bands" in failures[0]
         said = capfd.readouterr()  # no bar and no blank lines of one where no terminal is
-        assert (said.out, " ".join(said.err.split("\n"))) == ("", f"skipped: {failures[0]} ")
+        assert (said.out, " ".join(said.err.split("\n"))) == ("", f"3 images skipped: {failures[0]} ")
         assert sorted(path.name for path in out.iterdir()) == ["a.tif", "b.png"]
         assert np.array_equal(read(out / "a.tif"), blended(model, drawn()))
         predict_files(predictor, [str(folder / "b.tif")], tmp_path / "all", rasters="always")
