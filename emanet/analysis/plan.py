@@ -10,24 +10,28 @@ the settings with the reason for each, and the plan is an experiment file with t
 import dataclasses
 import math
 import os
-import socket
 import textwrap
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
+import timm
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 
 from .. import distributed
-from ..atomic import write_text
+from ..atomic import require_writable, write_text
 from ..config import DataConfig, DatasetSpec, Experiment
 from ..data.datasets import open_dataset, resolve, spec_of
 from ..data.fingerprint import Fingerprint, fingerprint
 from ..data.transforms import TrainingSamples
-from ..errors import InputError
+from ..errors import InputError, out_of_memory, printable
 from ..experiments import override
 from ..inference import predict_labels
 from ..losses import PixelLoss
@@ -53,14 +57,25 @@ class Machine:
     cores: int
     memory: int
     """Free bytes, of the GPU if there is one."""
-    online: bool
-    """Whether the hub can be reached."""
+    online: bool = False
+    """Whether the backbone's weights are in the hub's cache, or the hub can be reached."""
     weights: str = ""
     """A file of pretrained weights, instead of the hub's."""
+    bf16: bool = True
+    """Whether the GPU computes in bfloat16; older ones only imitate it, slowly."""
 
     @property
     def gpu(self) -> bool:
         return self.device == "cuda"
+
+    @property
+    def large(self) -> bool:
+        """Whether it trains the paper's kind of network."""
+        return self.gpu and self.memory >= 10 << 30
+
+    @property
+    def backbone(self) -> str:
+        return "resnet50s" if self.large else "mobilenetv2_100"
 
 
 @dataclass(frozen=True)
@@ -110,8 +125,11 @@ def plan(
 
 def plan_command(out: str, **options: Any) -> None:
     """The plan command: show the file, and write it to `out` if that is named."""
+    if out and not out.endswith(".py"):
+        raise InputError(f"--out is {out}, but an experiment is a .py file: --out {Path(out).stem or 'plan'}.py")
     if out and Path(out).exists():
         raise InputError(f"{out} exists; name another file, or remove it")
+    require_writable(out)
     planned = plan(**options)
     if out:
         write_text(Path(out), planned.text)
@@ -130,7 +148,9 @@ def this_machine(device: str = "auto") -> Machine:
         memory, name = torch.cuda.mem_get_info(where)[0], torch.cuda.get_device_name(where)
     else:
         memory, name = _free_memory(), f"{cores} CPU core{'s' * (cores > 1)}"
-    return Machine(where.type, name, cores, memory, _online())
+    bf16 = where.type == "cuda" and torch.cuda.get_device_capability(where) >= (8, 0)
+    machine = Machine(where.type, name, cores, memory, bf16=bf16)
+    return dataclasses.replace(machine, online=_cached(machine.backbone) or _online())
 
 
 def _free_memory() -> int:
@@ -143,17 +163,29 @@ def _free_memory() -> int:
     try:
         group = Path("/sys/fs/cgroup")
         limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        return min(free, int(limit) - int(used))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # Files that were read count as used, but the kernel drops them where memory is needed.
+        return max(0, min(free, int(limit) - int(used) + int(statistics.get("inactive_file", 0))))
     except (OSError, ValueError):  # no such limit
         return free
 
 
+def _cached(backbone: str) -> bool:
+    """Whether the hub's cache holds the weights of a timm model."""
+    source: Any = timm.get_pretrained_cfg(backbone)
+    files = "model.safetensors", "pytorch_model.bin"
+    return any(isinstance(try_to_load_from_cache(source.hf_hub_id, file), str) for file in files)
+
+
 def _online() -> bool:
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+    """Whether the hub answers, through a proxy if the environment names one."""
+    if constants.HF_HUB_OFFLINE:
         return False
     try:
-        socket.create_connection(("huggingface.co", 443), timeout=3).close()
-    except OSError:
+        urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=3).close()
+    except HTTPError:  # an answer
+        return True
+    except (OSError, HTTPException):
         return False
     return True
 
@@ -165,7 +197,7 @@ class Measured:
     step: float
     """Seconds of that step without its images."""
     sample: float
-    """Seconds to read and augment an image."""
+    """Seconds that a step waits for each image to be read and augmented."""
     validation: float
     """Seconds to validate an image."""
     fixed: float
@@ -197,15 +229,13 @@ def measure(experiment: Experiment, spec: DatasetSpec, train_set: Any, val_set: 
         return time.monotonic() - start
 
     batch = experiment.batch_size
-    while True:
-        try:
-            step(2)
-            two, four = (peak_memory(lambda b=b: step(b), device) for b in (2, 4))  # type: ignore[misc]
-            break
-        except (MemoryError, RuntimeError) as error:
-            raise InputError(
-                f"this machine has not enough memory for a step of 4 images of {crop[0]}x{crop[1]}"
-            ) from error
+    try:
+        step(2)
+        two, four = (peak_memory(lambda b=b: step(b), device) for b in (2, 4))  # type: ignore[misc]
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not out_of_memory(error):
+            raise
+        raise InputError(f"this machine has not enough memory for a step of 4 images of {crop[0]}x{crop[1]}") from error
     image = max(1.0, (four - two) / 2)
     fixed = max(0.0, two - 2 * image) + 3 * sum(p.numel() * p.element_size() for p in net.parameters())
     batch = min(batch, max(2, int((SHARE * machine.memory - fixed) / image)))
@@ -215,7 +245,7 @@ def measure(experiment: Experiment, spec: DatasetSpec, train_set: Any, val_set: 
     start = time.monotonic()
     for position in range(count := min(16, 2 * batch)):
         samples[position]
-    sample = (time.monotonic() - start) / count
+    sample = waiting((time.monotonic() - start) / count, seconds / batch, experiment.data.workers, machine)
     net.eval()
     start = time.monotonic()
     for index in range(count := min(3, len(val_set))):
@@ -224,25 +254,35 @@ def measure(experiment: Experiment, spec: DatasetSpec, train_set: Any, val_set: 
     return Measured(batch, seconds, sample, (time.monotonic() - start) / count, fixed, image)
 
 
+def waiting(reading: float, computing: float, workers: int, machine: Machine) -> float:
+    """Seconds that a step waits for an image, if reading it and computing on it take so long.
+
+    Workers share the reading. A GPU computes meanwhile; on a CPU they take the time from each other.
+    """
+    reading /= max(1, workers)
+    return max(0.0, reading - computing) if machine.gpu and workers else reading
+
+
 # What is decided.
 
 
 def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
     thinnest = min((each.thickness for each in facts.classes if each.pixels), default=0.0)
     settings: Settings = {}
-    if machine.gpu and machine.memory >= 10 << 30:
+    if machine.large:
         stride = 8 if thinnest < 24 else 16
         text = f"the paper's kind of network: {machine.name} has {machine.memory / 2**30:.0f} GiB free"
-        settings["model.backbone.name"] = "resnet50s", text
+        settings["model.backbone.name"] = machine.backbone, text
         why = (
             f"the thinnest class is about {thinnest:.0f} pixels wide: {'8 keeps it' if stride == 8 else '16 shows it'}"
         )
         settings["model.backbone.output_stride"] = stride, why
         settings["model.head.channels"] = 512, "the paper's width"
-        settings["precision"] = "bf16", "half the memory of float32 on a GPU"
+        if machine.bf16:
+            settings["precision"] = "bf16", "half the memory of float32 on a GPU"
     else:
-        text = f"1.9 M parameters with its head: the best that was measured here for {machine.name}"
-        settings["model.backbone.name"] = "mobilenetv2_100", text
+        text = f"1.9 M parameters with its head: the best that was measured on a CPU, chosen for {machine.name}"
+        settings["model.backbone.name"] = machine.backbone, text
         settings["model.backbone.output_stride"] = 32, "the head joins strides 8, 16 and 32 itself"
         settings["model.head.name"] = "ema_fusion", "EM attention on three stages, made for small networks"
         settings["model.head.channels"] = 128, ""
@@ -254,7 +294,10 @@ def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
             settings["model.head.fc1_channels"] = 0, why
         settings["model.head.dropout"] = 0.0, "a small network on images at random scales hardly overfits"
     if machine.weights:
-        settings["model.backbone.pretrained"] = machine.weights, "the file that was named"
+        settings["model.backbone.pretrained"] = (
+            machine.weights,
+            "the file that was named; mean, std and options must be its own",
+        )
     elif not machine.online:
         why = "the hub is out of reach. Nothing helps as much as ImageNet weights: name a file, or True for the hub"
         settings["model.backbone.pretrained"] = False, why
@@ -312,7 +355,7 @@ def choose_loss(facts: Fingerprint, machine: Machine) -> Settings:
 
 
 def choose_optimiser(facts: Fingerprint, machine: Machine) -> Settings:
-    if machine.gpu:
+    if machine.large:
         batch = 16
         return {
             "optim.lr": (9e-3, "SGD as in the paper, at its batch of 16"),
@@ -361,7 +404,7 @@ def choose_steps(facts: Fingerprint, measured: Measured, batch: int, seconds: fl
     steps = min(fits, most)
     epochs = steps * batch / facts.train
     why = f"{step:.2f} s a step here (measured): {hours:g} hours hold {fits:,}"
-    why += f"; after {MANY} epochs more only repeat" if steps < fits else f"; that is {epochs:.1f} epochs"
+    why += f"; that is {epochs:.1f} epochs" if steps == fits else f"; after {epochs:.0f} epochs more only repeat"
     settings: Settings = {"steps": (steps, why)}
     if times > 1:
         settings["val_every"] = (
@@ -444,7 +487,7 @@ def write_python(experiment: Experiment, settings: Settings, title: str, origin:
     lines = [
         f'"""A plan for {title}.',
         "",
-        f"It was made for {origin}. Change what you like, then train it:",
+        f"It was made for {_in_docstring(origin)}. Change what you like, then train it:",
         "",
         "    python -m emanet train THIS_FILE",
     ]
@@ -474,11 +517,21 @@ def _body(prefix: str, values: Mapping[str, Any], reasons: Mapping[str, str], de
             line = f"{indent}{own}={_literal(value)},"
             if why and len(line) + len(why) + 4 <= WIDTH:
                 lines.append(f"{line}  # {why}")
-            else:
-                above = textwrap.wrap(why, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-                lines += [*above, line]
+                continue
+            lines += textwrap.wrap(why, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+            if len(line) > WIDTH and isinstance(value, tuple):
+                more, items = f"{indent}    ", ", ".join(map(_literal, value)) + ","
+                lines += [f"{indent}{own}=(", *textwrap.wrap(items, WIDTH, initial_indent=more, subsequent_indent=more)]
+                line = f"{indent}),"
+            lines.append(line)
     return lines
 
 
 def _literal(value: Any) -> str:
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if isinstance(value, str) else repr(value)
+    """As repr, but texts in double quotes where they hold none."""
+    text = repr(value)
+    return f'"{text[1:-1]}"' if isinstance(value, str) and '"' not in text else text
+
+
+def _in_docstring(text: str) -> str:
+    return printable(text).replace("\\", "\\\\").replace('"', "'")

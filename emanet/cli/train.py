@@ -83,6 +83,11 @@ def main(arguments: list[str]) -> None:
 
 def _train_data(source: str, flags: list[str]) -> None:
     started = time.monotonic()
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each would measure something else
+        raise InputError(
+            f"{source} is a data set, and only one process can plan for it: first python -m emanet plan {source} --out "
+            "plan.py, then torchrun on train plan.py"
+        )
     # What the plan depends on is needed first: the flags are parsed once with any experiment, then with the plan.
     anything = override(Experiment(), {"data.dataset": source})
     asked = parse(Train, flags, f"train {source}", default=Train(config=anything))

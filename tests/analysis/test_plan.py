@@ -1,4 +1,7 @@
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
 
 import pytest
 from conftest import run_cli
@@ -12,9 +15,12 @@ from emanet.analysis.plan import (
     choose_evaluation,
     choose_loss,
     choose_network,
+    choose_optimiser,
     choose_pixels,
     choose_steps,
     plan,
+    plan_command,
+    waiting,
     warnings,
     write_python,
 )
@@ -44,7 +50,13 @@ def test_a_cpu_gets_a_small_network_and_a_gpu_the_papers():
     small, large = values(choose_network(facts(), CPU)), values(choose_network(facts(), GPU))
     assert small["model.head.name"] == "ema_fusion" and small["model.backbone.output_stride"] == 32
     assert large["model.backbone.name"] == "resnet50s" and large["precision"] == "bf16"
-    assert values(choose_network(facts(), Machine("cuda", "", 8, 4 << 30, True)))["model.head.name"] == "ema_fusion"
+
+
+def test_a_small_gpu_gets_the_small_network_with_its_own_optimiser():
+    small = Machine("cuda", "", 8, 4 << 30, True)
+    assert values(choose_network(facts(), small))["model.head.name"] == "ema_fusion"
+    assert choose_optimiser(facts(), small) == choose_optimiser(facts(), CPU) != choose_optimiser(facts(), GPU)
+    assert "precision" not in choose_network(facts(), Machine("cuda", "", 16, 40 << 30, True, bf16=False))
 
 
 def test_the_thinnest_class_decides_what_is_kept():
@@ -62,6 +74,50 @@ def test_weights():
     named = Machine("cpu", "", 2, 8 << 30, False, "weights.safetensors")
     assert values(choose_network(facts(), named))["model.backbone.pretrained"] == "weights.safetensors"
     assert not warnings(facts(), SPEC, named)
+
+
+def test_the_hub_and_its_cache(monkeypatch, tmp_path):
+    """A machine without network may have the weights, and one behind a proxy may reach them."""
+    where = SimpleNamespace(HF_HUB_OFFLINE=True, ENDPOINT="http://127.0.0.1:9")
+    monkeypatch.setattr(module, "constants", where)
+    assert not module._online()
+    where.HF_HUB_OFFLINE = False
+    assert not module._online()
+    monkeypatch.setattr(module, "try_to_load_from_cache", lambda repository, file: object())  # known to be absent
+    assert not module.this_machine("cpu").online
+    monkeypatch.setattr(module, "try_to_load_from_cache", lambda repository, file: str(tmp_path / file))
+    assert module.this_machine("cpu").online
+
+
+@pytest.mark.parametrize("status", [200, 403])
+def test_any_answer_of_the_hub_counts(monkeypatch, status):
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        where = SimpleNamespace(HF_HUB_OFFLINE=False, ENDPOINT=f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(module, "constants", where)
+        assert module._online()
+
+
+def test_memory_of_a_container(monkeypatch, tmp_path):
+    """8 GiB allowed, 7 used, of which 5 are files that the kernel drops on demand."""
+    texts = {"memory.max": 8 << 30, "memory.current": 7 << 30, "memory.stat": f"anon 1\ninactive_file {5 << 30}"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    (tmp_path / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {64 << 20} kB\n")
+    places = {"/sys/fs/cgroup": tmp_path, "/proc/meminfo": tmp_path / "meminfo"}
+    monkeypatch.setattr(module, "Path", places.__getitem__)
+    assert module._free_memory() == 6 << 30
+    (tmp_path / "memory.max").write_text("max\n")
+    assert module._free_memory() == 64 << 30
 
 
 @pytest.mark.parametrize(
@@ -109,9 +165,27 @@ def test_steps_fill_the_time_with_its_validations():
     found = values(choose_steps(facts(), MEASURED, 8, 3600, 1))
     assert found["steps"] == int((3600 - 15 - 4 * 10) / 1.68) and found["val_every"] == -(-found["steps"] // 4)
     assert "val_every" not in choose_steps(facts(), MEASURED, 8, 200, 0.05)
-    assert values(choose_steps(facts(train=20), MEASURED, 8, 1e6, 300))["steps"] == 2000  # not for ever
+    steps, why = choose_steps(facts(train=20), MEASURED, 8, 1e6, 300)["steps"]
+    assert steps == 2000 and "after 800 epochs more only repeat" in why  # not for ever
     with pytest.raises(InputError, match="0.01 hours are too few: 20 steps and a validation take 0.02 hours here"):
         choose_steps(facts(), MEASURED, 8, 36, 0.01)
+
+
+def test_workers_read_while_a_gpu_computes():
+    assert waiting(0.08, 0.01, 8, GPU) == 0 and waiting(0.2, 0.01, 8, GPU) == pytest.approx(0.015)
+    assert waiting(0.2, 0.01, 0, GPU) == 0.2
+    assert waiting(0.08, 0.1, 0, CPU) == 0.08 and waiting(0.08, 0.1, 4, CPU) == 0.02
+
+
+def test_only_missing_memory_is_called_so(scenes, monkeypatch):
+    for text, kind in (("DefaultCPUAllocator: can't allocate memory", InputError), ("a fault", RuntimeError)):
+
+        def fail(*arguments, text=text):
+            raise RuntimeError(text)
+
+        monkeypatch.setattr(module, "peak_memory", fail)
+        with pytest.raises(kind, match="not enough memory|a fault"):
+            plan(str(scenes))
 
 
 def test_what_a_person_should_know():
@@ -125,15 +199,24 @@ def test_the_file_is_the_experiment(tmp_path):
         "model.backbone.name": ("resnet18", "a reason that is so long that it does not fit beside the setting " * 3),
         "model.align_corners": (False, "short"),
         "data.crop": ((64, 96), ""),
-        "data.train_split": ('a "b" \\c', ""),
+        "data.train_split": ("a 'b' \"c\" \\c", ""),
+        "data.val_split": ("tab\t, \udcff and é", ""),
+        "loss.class_weights": (tuple(i / 10 for i in range(1, 151)), "rare"),
         "steps": (12, "why"),
     }
     changes = {name: value for name, (value, _) in settings.items()}
     experiment = override(Experiment(data=DataConfig(dataset="my\\data")), changes)
-    (tmp_path / "plan.py").write_text(write_python(experiment, settings, "a title", "a command"))
+    (tmp_path / "plan.py").write_text(write_python(experiment, settings, "a title", 'C:\\users\\"""\udcff and 1 hour'))
     assert load_experiment(str(tmp_path / "plan.py")) == experiment
     lines = (tmp_path / "plan.py").read_text().splitlines()
     assert max(map(len, lines)) <= 120 and "        align_corners=False,  # short" in lines
+
+
+def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):
+    (tmp_path / "file").touch()
+    for out, why in (("plan.txt", r"an experiment is a .py file: --out plan.py"), ("file/plan.py", "cannot write")):
+        with pytest.raises(InputError, match=why):
+            plan_command(str(tmp_path / out), data="unused")
 
 
 @pytest.fixture
@@ -177,6 +260,12 @@ def test_train_on_a_folder_runs_its_plan(scenes, tmp_path, measured):
     assert (trained.steps, trained.model.head.name) == (2, kept.model.head.name) and kept.steps > 2
     assert run_cli("train", scenes, "--resume").returncode == 2
     assert run_cli("train", run, "--resume").returncode == 0
+
+
+def test_several_processes_do_not_plan(scenes, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run_cli("train", scenes)
+    assert done.returncode == 2 and f"first python -m emanet plan {scenes} --out plan.py" in done.stderr
 
 
 def test_a_folder_without_a_description(tmp_path):
