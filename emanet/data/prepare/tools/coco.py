@@ -15,7 +15,8 @@ import numpy as np
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ..annotations import Annotated, Export, Images, Region, split_in
+from ..annotations import Annotated, Export, Region, split_in
+from ..image_files import Images
 from ..masks import encoded
 
 KEYS = ("images", "annotations", "categories")

@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ..annotations import BACKGROUND, Annotated, Export, Images, Region
+from ..annotations import BACKGROUND, Annotated, Export, Region
+from ..image_files import Images
 
 IGNORED, UNLABELLED = "__ignore__", "_background_"
 LINE_WIDTH, POINT_RADIUS = 10, 5  # of labelme's conversion
@@ -61,9 +62,9 @@ def read(source: Path, images: Images) -> Export:
 def _checked(shape: Any, name: str, export: Export) -> Mapping[str, Any] | None:
     """A shape that can be drawn, else None and a line in the account. InputError where it is not a shape at all."""
     try:
-        label, kind = str(shape["label"]), shape.get("shape_type") or "polygon"
+        label, kind = str(shape["label"] or "").strip(), shape.get("shape_type") or "polygon"
         points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
+        if not label or not np.isfinite(points).all():
             raise ValueError
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{name}: a shape has no label, or points that are not pairs of numbers") from error
