@@ -136,10 +136,14 @@ def import_annotations(
         raise InputError(f"{source} holds no annotated image of {tool}{_reasons(export)}")
     if "" in export.classes:
         raise InputError(f"{source} has a class without a name: give it one")
+    alike = (name for name in export.classes if name.strip("_").lower() == BACKGROUND)  # Background, _background_
+    export.background = export.background or next(alike, "")
     names = _renamed(export, rename)
     classes = _classes(export, names, unlabelled)
     spec = DatasetSpec(classes=tuple(classes), palette=_palette(export, names, classes))
     items = _once(export)
+    if len(items) < 2:
+        raise InputError(f"1 image is too few for a split to train on and one to measure on{_reasons(export)}")
     splits, how = _splits(items, shares, group_by)
     named = _uniquely_named(items, splits)
     partial = out.with_name(f".{out.name}.partial")
@@ -281,7 +285,7 @@ def _splits(items: Sequence[Annotated], shares: tuple[float, ...], group_by: str
     split_of = {group: SPLITS[int(np.searchsorted(limits, at, "right"))] for group, at in position.items()}
     how = f"drawn by a hash of {'each group' if group_by else 'each name'}, {' '.join(f'{s:g}' for s in shares)}"
     if len(position) < len(shares):
-        raise InputError(f"{len(position)} image is too few for {len(shares)} splits")
+        raise InputError(f"{some(sorted(position))}: too few images for {len(shares)} splits")
     ordered = sorted(position, key=position.__getitem__)
     if set(split_of.values()) < {name for name, share in zip(SPLITS, shares, strict=False) if share}:
         # Too few names for their hashes to fill every split: at least one each, in the order of the hashes.

@@ -1,5 +1,6 @@
 """What is the same for all annotation tools: names of classes, splits, drawing, and what is written."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -88,8 +89,12 @@ def test_with_few_images_no_split_is_empty(given, tmp_path, capsys):
         given(export(tmp_path / "in", [f"{i}" for i in range(count)]))
         import_annotations("coco", tmp_path, tmp_path / f"out{count}")
         assert all(splits(tmp_path / f"out{count}")[split] for split in ("train", "val"))
-    given(export(tmp_path / "in", ["one"]))
-    with pytest.raises(InputError, match="1 image is too few for 2 splits"):
+    given(export(tmp_path / "in", ["one", "two"]))
+    with pytest.raises(InputError, match="one, two: too few images for 3 splits"):
+        import_annotations("coco", tmp_path, tmp_path / "out", split=(0.5, 0.3, 0.2))
+    made = given(export(tmp_path / "in", ["one"]))
+    made.left_out["images"].append("two is not here")
+    with pytest.raises(InputError, match=r"1 image is too few for a split .* \(images: two is not here\)"):
         import_annotations("coco", tmp_path, tmp_path / "out")
 
 
@@ -155,6 +160,17 @@ def test_a_background_of_the_tools_own_keeps_its_place_and_name(given, tmp_path)
     import_annotations("coco", tmp_path, tmp_path / "out", rename=("road=ground",))
     assert one_mask(tmp_path / "out")[:2, 0].tolist() == [0, 2]
     assert '"ground"' in (tmp_path / "out" / "dataset.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["Background", "_background_"])
+def test_a_class_that_is_called_background_is_what_unlabelled_pixels_are(given, tmp_path, name):
+    given(replace(export(tmp_path / "in", "ab", Region("car", np.ones((1, 9), bool))), classes=["car", name]))
+    import_annotations("coco", tmp_path, tmp_path / "out")
+    assert one_mask(tmp_path / "out")[:2, 0].tolist() == [0, 1] and len(spec_classes(tmp_path / "out")) == 2
+
+
+def spec_classes(out) -> list[str]:
+    return json.loads((out / "dataset.json").read_text())["classes"]
 
 
 def test_images_keep_their_bytes_and_equal_names_get_their_extension(given, tmp_path):

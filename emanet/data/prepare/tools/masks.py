@@ -25,6 +25,8 @@ from ..image_files import Images
 IMAGES = ("images", "image", "imgs", "img", "jpegimages", "photos")
 MASKS = ("masks", "mask", "labels", "label", "annotations", "annots", "gt", "segmentationclass", "segmentation")
 MASK_ENDS = ("annot", "_annot", "_labels", "_masks", "_label", "_mask", "_gt")
+PURE = {code((r, g, b)) for r in (0, 255) for g in (0, 255) for b in (0, 255)}
+"""Colours, and grey values, that JPEG may have kept."""
 MOST = 64
 """More colours than this are not classes: soft edges, or JPEG, have made new ones."""
 
@@ -119,7 +121,10 @@ def _found(masks: list[Path], named: Mapping[str, Colour]) -> tuple[Counter[int]
         pixels = colour_codes(values) if values.ndim == 3 else values
         counts.update(dict(zip(*(each.tolist() for each in np.unique(pixels, return_counts=True)), strict=True)))
         known = codes if values.ndim == 3 else range(len(named))
-        if sum(1 for value in counts if value not in known) > MOST:
+        strange = [value for value in counts if value not in known]
+        if mask.suffix.lower() in (".jpg", ".jpeg") and not all(value in PURE for value in strange):
+            raise InputError(f"{mask} holds colours that JPEG has made: save the masks as PNG from their source")
+        if len(strange) > MOST:
             raise InputError(
                 f"{mask} brings the masks to more than {MOST} colours without a name: soft edges or JPEG have made new "
                 "ones; save the masks as PNG without smoothing"

@@ -79,13 +79,19 @@ def _class_names(path: Path) -> list[str]:
     return [BACKGROUND if line == labelme.UNLABELLED else line for line in lines if line]
 
 
+def _listed(line: str) -> str:
+    """The name of an image, whose line may have its extension."""
+    path = Path(line)
+    return composed(str(path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else line))
+
+
 def _split_lists(folder: Path) -> dict[str, str]:
     """Name -> split. trainval repeats names of train and val, and counts only where those are missing."""
     lists = {path.stem: path for path in sorted(folder.glob("*.txt"))} if folder.is_dir() else {}
     if {"train", "val"} & lists.keys():
         lists.pop("trainval", None)
     return {
-        composed(line.strip()): split
+        _listed(line.strip()): split
         for split, path in lists.items()
         for line in read_text(path, names=True).splitlines()
         if line.strip()

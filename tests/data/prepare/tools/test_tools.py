@@ -88,6 +88,14 @@ class TestLabelme:
         for reason in ("1 images without a JSON file: alone.png", "not labelme's: other.json", "image none.png"):
             assert reason in out.said
 
+    def test_folders_of_splits(self, export, imported):
+        for name in ("train/a", "train/b", "Validation/a"):
+            photo(export / f"{name}.png")
+            shape = {"label": "car", "points": [[1, 1], [5, 1], [5, 5]]}
+            write(export / f"{name}.json", self.document(shape, name=f"{name[-1]}.png"))
+        out = imported("labelme")
+        assert out.names("val") == ["Validation/a.png"] and len(out.names("train")) == 2
+
     @pytest.mark.parametrize("label", [None, " "])
     def test_a_shape_without_a_label(self, export, imported, label):
         shapes = [{"label": each, "points": [[1, 1], [5, 1], [5, 5]]} for each in (label, "car", " car ")]
@@ -198,6 +206,15 @@ class TestCOCO:
         assert out.classes == ("background", "car", "road") and out.names("val") == ["val.png"]
         assert np.array_equal(out.labels("train"), out.drawn(("car", box(1, 1, 9, 9))))
         assert "2 outlines of fewer than three points" in out.said and "2 JSON files of keypoints" in out.said
+
+    def test_one_file_for_images_in_folders_of_splits(self, export, imported):
+        pytest.importorskip("pycocotools")
+        document = self.document("train/a.png", {"category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]})
+        document["images"].append({"id": 8, "file_name": "val\\a.png", "height": H, "width": W})
+        write(export / "labels.json", document)
+        photo(export / "train" / "a.png"), photo(export / "val" / "a.png", seed=1)
+        out = imported("coco")
+        assert out.names("train") == ["train/a.png"] and out.names("val") == ["val/a.png"]
 
     def test_roboflows_project_category_is_left_out(self, export, imported):
         for split in ("train", "valid"):
@@ -323,7 +340,7 @@ class TestVOC:
             else:
                 Image.fromarray(np.array(self.COLOURS, np.uint8)[labels] if kind == "colours" else labels).save(path)
         write(export / "ImageSets" / "Segmentation" / "train.txt", "a\nmissing\n")
-        write(export / "ImageSets" / "Segmentation" / "val.txt", "b\n")
+        write(export / "ImageSets" / "Segmentation" / "val.txt", "b.jpg\n")
         out = imported("voc")
         assert out.classes == ("background", "road", "car") and out.palette == self.COLOURS
         assert out.names("train") == ["a.jpg"] and "1 names in ImageSets without a mask: missing" in out.said
@@ -439,6 +456,20 @@ class TestMasks:
         photo(export / "images" / "a.jpg"), photo(export / "images" / "a.png"), photo(export / "masks" / "a.png")
         with pytest.raises(InputError, match=r"a.jpg and .*a.png have the same stem"):
             imported("masks")
+
+    @pytest.mark.parametrize("value", [1, 255])
+    def test_jpeg_keeps_black_and_white_at_most(self, export, imported, value):
+        mask = np.zeros((H, W), np.uint8)
+        mask[:16, :16] = value
+        for name in "ab":
+            photo(export / "images" / f"{name}.png")
+            (export / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(export / "masks" / f"{name}.jpg", quality=100)
+        if value == 255:
+            assert np.array_equal(imported("masks").labels("a"), mask // 255)
+        else:
+            with pytest.raises(InputError, match="a.jpg holds colours that JPEG has made"):
+                imported("masks")
 
     def test_soft_edges_are_refused(self, export, imported):
         photo(export / "images" / "a.jpg")
