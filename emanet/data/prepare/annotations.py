@@ -6,7 +6,6 @@ same for all tools: names of classes, splits, drawing, writing, and an account o
 
 import hashlib
 import importlib
-import os
 import re
 import shutil
 import tarfile
@@ -24,8 +23,8 @@ from ...config import IGNORE, DatasetSpec, voc_palette
 from ...errors import InputError, some, suggest
 from ...show.tables import Grid
 from ...show.terminal import note, say, show, track
-from ..files import files_below
-from ..images import IMAGE_SUFFIXES, image_size, pixels_per_label, write_mask
+from ..images import image_size, pixels_per_label, write_mask
+from .image_files import Images, shared_end
 from .tools import TOOLS
 
 Colour = tuple[int, int, int]
@@ -77,37 +76,6 @@ class Annotated:
     @property
     def extension(self) -> str:
         return self.suffix if isinstance(self.image, bytes) else self.image.suffix
-
-
-class Images:
-    """The image files of an export, and the folder that --images names if they are elsewhere."""
-
-    def __init__(self, *folders: Path | None):
-        self.folders = [folder if folder.is_dir() else folder.parent for folder in folders if folder]
-        found = dict.fromkeys(path for folder in self.folders for path in files_below(folder))
-        self.files = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-        self.named: dict[str, list[Path]] = defaultdict(list)
-        for path in self.files:
-            self.named[path.name].append(path)
-
-    def find(self, stated: str, *near: Path) -> Path:
-        """The file that an export states as a path, perhaps one of another machine.
-
-        It is looked for in the folders `near`, then in the export, then by its name alone. Raises InputError where it
-        is missing, or where several files have this name and none is at the stated path.
-        """
-        relative = PurePosixPath(stated.replace("\\", "/"))
-        inside = [part for part in relative.parts if part not in ("/", "..", ".")]
-        for folder in (*near, *self.folders):
-            for start in range(len(inside)):  # the longest end of the path that leads to a file
-                path = folder.joinpath(*inside[start:])
-                if os.path.isfile(path):  # unlike Path.is_file, also for names that the disk finds too long
-                    return path
-        same = self.named.get(relative.name, [])
-        if len(same) != 1:
-            why = f"{len(same)} files have this name" if same else "it is not here; --images names another folder"
-            raise InputError(f"image {stated if len(stated) < 300 else stated[:300] + '...'}: {why}")
-        return same[0]
 
 
 @dataclass
@@ -165,20 +133,26 @@ def import_annotations(
     read = importlib.import_module(f".tools.{TOOLS[tool]}", __package__).read
     export: Export = read(source, Images(source, folder))
     if not export.items:
-        reasons = "; ".join(f"{reason}: {some(names, 3)}" for reason, names in export.left_out.items())
-        raise InputError(f"{source} holds no annotated image of {tool}" + (f" ({reasons})" if reasons else ""))
+        raise InputError(f"{source} holds no annotated image of {tool}{_reasons(export)}")
     if "" in export.classes:
         raise InputError(f"{source} has a class without a name: give it one")
+    alike = (name for name in export.classes if name.strip("_").lower() == BACKGROUND)  # Background, _background_
+    export.background = export.background or next(alike, "")
     names = _renamed(export, rename)
     classes = _classes(export, names, unlabelled)
     spec = DatasetSpec(classes=tuple(classes), palette=_palette(export, names, classes))
     items = _once(export)
+    if len(items) < 2:
+        raise InputError(f"1 image is too few for a split to train on and one to measure on{_reasons(export)}")
     splits, how = _splits(items, shares, group_by)
     named = _uniquely_named(items, splits)
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         account = _write(named, partial, export, spec, names, unlabelled)
+        if not account.objects.keys() - {""}:
+            count = sum(account.images.values())
+            raise InputError(f"{source}: none of its {count} images has an object of a class{_reasons(export)}")
         write_json(partial / "dataset.json", {"classes": spec.classes, "palette": spec.palette})
         if out.exists():
             out.rmdir()
@@ -188,6 +162,11 @@ def import_annotations(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     account.show(export, out, spec, names, how)
+
+
+def _reasons(export: Export) -> str:
+    reasons = "; ".join(f"{reason}: {some(names, 3)}" for reason, names in export.left_out.items())
+    return f" ({reasons})" if reasons else ""
 
 
 def _renamed(export: Export, rename: Sequence[str]) -> dict[str, str]:
@@ -228,16 +207,29 @@ def _palette(export: Export, names: Mapping[str, str], classes: Sequence[str]) -
 
 
 def _once(export: Export) -> list[Annotated]:
-    """The items, with paths that stay inside the data set. Of several with one image file, the first."""
-    items, seen = [], set()
+    """The items, with paths that stay inside the data set.
+
+    Of several with one image file, the one that is named like it, or the first.
+    """
+    used: dict[Path, Annotated] = {}
     for item in export.items:
-        file = item.image.resolve() if isinstance(item.image, Path) else None
-        if file and file in seen:
-            export.left_out["annotations of an image that has some already: the first ones count"].append(item.name)
-            continue
-        seen.add(file)
-        items.append(replace(item, name=_inside(item.name) or "image", split=_inside(item.split)))
+        if isinstance(item.image, Path):
+            first = used.setdefault(item.image.resolve(), item)
+            if _named_alike(item) and not _named_alike(first):
+                used[item.image.resolve()] = item
+    items = []
+    for item in export.items:
+        if isinstance(item.image, Path) and used[item.image.resolve()] is not item:
+            export.left_out["annotations of an image for which others are used"].append(item.name)
+        else:
+            items.append(replace(item, name=_inside(item.name) or "image", split=_inside(item.split)))
     return items
+
+
+def _named_alike(item: Annotated) -> bool:
+    """Whether the image's path ends with the item's name."""
+    parts = PurePosixPath(_inside(item.name)).parts
+    return isinstance(item.image, Path) and shared_end(item.image.with_suffix("").parts, parts) == len(parts)
 
 
 def _inside(stated: str) -> str:
@@ -277,7 +269,9 @@ def _splits(items: Sequence[Annotated], shares: tuple[float, ...], group_by: str
     if not shares and len(set(own)) > 1 and "train" in own:
         if group_by:
             raise InputError("--group-by needs --split: the export has splits of its own, which are kept otherwise")
-        return [split or "train" for split in own], "the splits are the export's own"
+        how = "the splits are the export's own"
+        how += "" if "val" in own else "; none of them is val, on which training measures: --split draws one"
+        return [split or "train" for split in own], how
     shares = shares or SHARES
     try:
         pattern = re.compile(group_by)
@@ -291,7 +285,7 @@ def _splits(items: Sequence[Annotated], shares: tuple[float, ...], group_by: str
     split_of = {group: SPLITS[int(np.searchsorted(limits, at, "right"))] for group, at in position.items()}
     how = f"drawn by a hash of {'each group' if group_by else 'each name'}, {' '.join(f'{s:g}' for s in shares)}"
     if len(position) < len(shares):
-        raise InputError(f"{len(position)} image is too few for {len(shares)} splits")
+        raise InputError(f"{some(sorted(position))}: too few images for {len(shares)} splits")
     ordered = sorted(position, key=position.__getitem__)
     if set(split_of.values()) < {name for name, share in zip(SPLITS, shares, strict=False) if share}:
         # Too few names for their hashes to fill every split: at least one each, in the order of the hashes.
@@ -323,10 +317,10 @@ class _Account:
     images: Counter[str] = field(default_factory=Counter)
     """Split -> images."""
     objects: Counter[str] = field(default_factory=Counter)
-    """Class -> regions."""
+    """Class -> regions; "": ignored ones."""
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     empty: list[str] = field(default_factory=list)
-    """Images without a region."""
+    """Images without a region of a class that is kept."""
 
     def show(self, export: Export, out: Path, spec: DatasetSpec, names: Mapping[str, str], how: str) -> None:
         total = max(1, int(self.pixels.sum()))
@@ -384,7 +378,8 @@ def _write(
             drawn: Counter[str] = Counter()
             for region in item.regions(size):
                 _draw(labels, region, label_of[region.label])
-                drawn[names[region.label] if region.label is not None else ""] += 1
+                if region.label is None or names[region.label]:
+                    drawn[names[region.label] if region.label else ""] += 1
         except InputError as error:
             image.unlink()
             export.left_out["images"].append(f"{name}: {str(error).replace(str(image), name)}")

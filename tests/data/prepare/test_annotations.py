@@ -1,5 +1,6 @@
 """What is the same for all annotation tools: names of classes, splits, drawing, and what is written."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ def given(tmp_path, monkeypatch):
 
 
 def export(folder, names="abcdefghij", *regions: Region, **more) -> Export:
+    regions = regions or (Region("car", np.ones((1, 1), bool)),)
     items = []
     for name in names:
         path = folder / f"{name}.png"
@@ -87,8 +89,12 @@ def test_with_few_images_no_split_is_empty(given, tmp_path, capsys):
         given(export(tmp_path / "in", [f"{i}" for i in range(count)]))
         import_annotations("coco", tmp_path, tmp_path / f"out{count}")
         assert all(splits(tmp_path / f"out{count}")[split] for split in ("train", "val"))
-    given(export(tmp_path / "in", ["one"]))
-    with pytest.raises(InputError, match="1 image is too few for 2 splits"):
+    given(export(tmp_path / "in", ["one", "two"]))
+    with pytest.raises(InputError, match="one, two: too few images for 3 splits"):
+        import_annotations("coco", tmp_path, tmp_path / "out", split=(0.5, 0.3, 0.2))
+    made = given(export(tmp_path / "in", ["one"]))
+    made.left_out["images"].append("two is not here")
+    with pytest.raises(InputError, match=r"1 image is too few for a split .* \(images: two is not here\)"):
         import_annotations("coco", tmp_path, tmp_path / "out")
 
 
@@ -103,6 +109,9 @@ def test_the_tools_own_splits_are_kept_unless_shares_are_given(given, tmp_path, 
     assert splits(tmp_path / "own") == {"train": {"a", "c"}, "val": {"b"}, "holdout": {"d"}}
     import_annotations("coco", tmp_path, tmp_path / "drawn", split=(0.5, 0.5))
     assert "own splits (holdout, train, val) are not used" in capsys.readouterr().out
+    made.items.pop(1)
+    import_annotations("coco", tmp_path, tmp_path / "without")
+    assert "none of them is val, on which training measures: --split draws one" in capsys.readouterr().out
     with pytest.raises(InputError, match="--group-by needs --split"):
         import_annotations("coco", tmp_path, tmp_path / "more", group_by="^.")
 
@@ -122,6 +131,7 @@ def test_classes_are_merged_renamed_and_dropped(given, tmp_path, capsys):
     rename = ("car=vehicle", "truck=vehicle", "road=")
     import_annotations("coco", tmp_path, tmp_path / "out", rename=rename)
     assert "vehicle (from car, truck)" in (said := capsys.readouterr().out)
+    assert re.search("background.* 0 .*55.56", said) and re.search("ignored.* 0 ", said)
     assert "unlabelled by --map: road" in said and one_mask(tmp_path / "out")[0].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0]
     import_annotations("coco", tmp_path, tmp_path / "star", rename=("road=road", "*=vehicle"), unlabelled="ignore")
     assert one_mask(tmp_path / "star")[0].tolist() == [0, 0, 0, 0, 1, 1, 255, 255, 255]
@@ -152,6 +162,17 @@ def test_a_background_of_the_tools_own_keeps_its_place_and_name(given, tmp_path)
     assert '"ground"' in (tmp_path / "out" / "dataset.json").read_text()
 
 
+@pytest.mark.parametrize("name", ["Background", "_background_"])
+def test_a_class_that_is_called_background_is_what_unlabelled_pixels_are(given, tmp_path, name):
+    given(replace(export(tmp_path / "in", "ab", Region("car", np.ones((1, 9), bool))), classes=["car", name]))
+    import_annotations("coco", tmp_path, tmp_path / "out")
+    assert one_mask(tmp_path / "out")[:2, 0].tolist() == [0, 1] and len(spec_classes(tmp_path / "out")) == 2
+
+
+def spec_classes(out) -> list[str]:
+    return json.loads((out / "dataset.json").read_text())["classes"]
+
+
 def test_images_keep_their_bytes_and_equal_names_get_their_extension(given, tmp_path):
     made = export(tmp_path / "in", "ab")
     twin = tmp_path / "in" / "a.jpg"
@@ -174,14 +195,26 @@ def test_an_image_of_another_size_is_left_out(given, tmp_path, capsys):
     assert left in capsys.readouterr().err and not list((tmp_path / "out").rglob("turned*"))
 
 
-def test_of_two_annotations_of_one_image_the_first_counts(given, tmp_path, capsys):
+def test_of_two_annotations_of_one_image_those_named_like_it_count(given, tmp_path, capsys):
     made = export(tmp_path / "in", "abc")
-    made.items.append(Annotated("again", tmp_path / "in" / "a.png", lambda size: ()))
+    a, b = (tmp_path / "in" / f"{name}.png" for name in "ab")
+    made.items[:2] = [Annotated("copy", b, made.items[0].regions), Annotated("in/b", b, lambda size: ())]
+    made.items += [Annotated(name, a, lambda size: ()) for name in ("first", "second")]
     given(made)
     import_annotations("coco", tmp_path, tmp_path / "out")
     said = capsys.readouterr().err
-    assert "left out: 1 annotations of an image that has some already: the first ones count: again" in said
-    assert "3 images have no object" in said and not list((tmp_path / "out").rglob("again*"))
+    assert "left out: 2 annotations of an image for which others are used: copy, second" in said
+    names = {name for names in splits(tmp_path / "out").values() for name in names}
+    assert names == {"in/b", "c", "first"} and "2 images have no object" in said
+
+
+def test_an_export_in_which_nothing_can_be_drawn(given, tmp_path):
+    made = export(tmp_path / "in", "ab", Region(None, np.ones((3, 3), bool)))
+    made.left_out["boxes without an outline"].append("a: car")
+    given(made)
+    with pytest.raises(InputError, match=r"none of its 2 images has an object of a class \(boxes .*: a: car\)"):
+        import_annotations("coco", tmp_path, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_splits_without_training_images_are_not_kept(given, tmp_path, capsys):
@@ -221,22 +254,6 @@ def test_nothing_is_left_behind_or_written_over(given, tmp_path):
         import_annotations("coco", tmp_path / "none", tmp_path / "out")
     with pytest.raises(InputError, match="no annotation tool 'cocoa'; did you mean 'coco'"):
         import_annotations("cocoa", tmp_path, tmp_path / "out")
-
-
-def test_images_that_lie_elsewhere(tmp_path):
-    for path in ("export/a.json", "one/x.jpg", "two/x.jpg", "two/deep/y.jpg"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).touch()
-    images = annotations.Images(tmp_path / "export" / "a.json", tmp_path)
-    assert images.find("C:\\photos\\deep\\y.jpg") == tmp_path / "two" / "deep" / "y.jpg"
-    assert images.find("/server/one/x.jpg") == tmp_path / "one" / "x.jpg"
-    assert images.find("../../../two/x.jpg", tmp_path / "export") == tmp_path / "two" / "x.jpg"
-    with pytest.raises(InputError, match="2 files have this name"):
-        images.find("x.jpg")
-    with pytest.raises(InputError, match="--images names another folder"):
-        images.find("x" * 5000)
-    with pytest.raises(InputError, match="--images names another folder"):
-        images.find("z.jpg")
 
 
 @pytest.mark.parametrize(

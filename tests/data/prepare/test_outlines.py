@@ -4,6 +4,16 @@ import pytest
 from emanet.data.prepare.outlines import ellipse, filled, turned
 
 
+def whole(rings, size):
+    """What `filled` finds, in an image of the size."""
+    mask, left, top = filled(rings, size)
+    result = np.zeros(size, bool)
+    box = result[top : top + mask.shape[0], left : left + mask.shape[1]]
+    assert box.shape == mask.shape
+    box[:] = mask
+    return result
+
+
 def inside(rings, size):
     """Each centre by itself: how many edges a ray to the left crosses."""
     result = np.zeros(size, bool)
@@ -22,18 +32,29 @@ def test_random_polygons_with_holes(seed):
     rings = [rng.uniform(-4, 20, (n, 2)) for n in (3, 7, 4)]
     if seed % 2:
         rings = [np.round(2 * ring) / 2 for ring in rings]  # edges through centres
-    assert np.array_equal(filled(rings, (13, 17)), inside(rings, (13, 17)))
+    assert np.array_equal(whole(rings, (13, 17)), inside(rings, (13, 17)))
 
 
 def test_shapes_that_share_an_edge_share_no_pixel():
     square = [(0, 0), (9.5, 0), (9.5, 9), (0, 9)]
     parts = [[square[0], square[1], square[2]], [square[0], square[2], square[3]]]
-    counts = sum(filled([part], (9, 12)).astype(int) for part in parts)
-    assert np.array_equal(counts, filled([square], (9, 12))) and counts.max() == 1
+    counts = sum(whole([part], (9, 12)).astype(int) for part in parts)
+    assert np.array_equal(counts, whole([square], (9, 12))) and counts.max() == 1
 
 
 def test_an_ellipse_and_a_turn():
     y, x = np.mgrid[:20, :30] + 0.5
-    assert np.array_equal(filled([ellipse((14, 9), (10, 5))], (20, 30)), ((x - 14) / 10) ** 2 + ((y - 9) / 5) ** 2 < 1)
+    assert np.array_equal(whole([ellipse((14, 9), (10, 5))], (20, 30)), ((x - 14) / 10) ** 2 + ((y - 9) / 5) ** 2 < 1)
     corners = np.array([(2, 4), (6, 4), (6, 5), (2, 5)], float)
     assert np.allclose(turned(corners, (2, 4), 90), [(2, 4), (2, 8), (1, 8), (1, 4)])
+
+
+def test_the_mask_is_that_of_a_box():
+    assert filled([np.array([(30, 50), (33, 50), (33, 54), (30, 54)])], (3000, 4000))[0].shape == (4, 3)
+    assert filled([np.array([(-9, -9), (-5, -9), (-5, -5)])], (8, 8))[0].size == 0
+
+
+@pytest.mark.parametrize("far", [np.nan, np.inf, 1e300])
+def test_points_that_are_none(far):
+    with pytest.raises(ValueError, match="none of them far outside"):
+        filled([np.array([(0, 0), (9, 0), (-far, far)])], (8, 8))

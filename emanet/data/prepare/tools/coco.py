@@ -15,14 +15,18 @@ import numpy as np
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ..annotations import Annotated, Export, Images, Region, split_in
+from ..annotations import Annotated, Export, Region, split_in
+from ..image_files import Images
 from ..masks import encoded
 
 KEYS = ("images", "annotations", "categories")
 
 
 def read(source: Path, images: Images) -> Export:
-    """source: one JSON file, or a folder with one for each split, whose name or folder names the split."""
+    """source: one JSON file, or a folder with one for each split.
+
+    The name or the folder of the JSON file names the split, or else the folder of the image.
+    """
     export = Export(classes=[], order="Smaller objects are drawn over larger ones; pixels of crowds are ignored.")
     paths = sorted(path for path in files_below(source) if path.suffix.lower() == ".json")
     for path in paths if source.is_dir() else [source]:
@@ -79,9 +83,10 @@ def _read_file(path: Path, document: Mapping[str, list[Any]], images: Images, ex
         except InputError as error:
             export.left_out["images"].append(str(error))
             continue
-        name = PurePosixPath(stated.replace("\\", "/")).with_suffix("").as_posix().lstrip("/.")
-        regions = partial(_regions, stated, shapes[number])
-        export.items.append(Annotated(name, file, regions, sizes[number], split=split_in(path, images.folders[0])))
+        named = PurePosixPath(stated.replace("\\", "/"))
+        split = split_in(path, images.folders[0]) or split_in(Path(named.parent), Path())
+        name, regions = named.with_suffix("").as_posix().lstrip("/."), partial(_regions, stated, shapes[number])
+        export.items.append(Annotated(name, file, regions, sizes[number], split=split))
 
 
 def _regions(name: str, shapes: list[tuple[bool, str, Any]], size: tuple[int, int]) -> Iterator[Region]:

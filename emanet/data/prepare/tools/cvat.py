@@ -15,7 +15,8 @@ from PIL import ImageColor
 
 from ....errors import InputError
 from ...files import files_below
-from ..annotations import Annotated, Export, Images, Region
+from ..annotations import Annotated, Export, Region
+from ..image_files import Images
 from ..outlines import ellipse, filled, turned
 from . import voc
 
@@ -94,7 +95,7 @@ def _regions(image: str, shapes: list[ElementTree.Element], size: tuple[int, int
                 inside = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
                 yield Region(name, inside.reshape(h, w), left, top)
             else:
-                yield Region(name, filled([_outline(shape)], size))
+                yield Region(name, *filled([_outline(shape)], size))
         except (KeyError, ValueError, OverflowError) as error:
             raise InputError(f"{image}: a {shape.tag} of {name} cannot be read: {error}") from error
 

@@ -18,7 +18,8 @@ from PIL import Image
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ..annotations import Annotated, Export, Images, Region
+from ..annotations import Annotated, Export, Region
+from ..image_files import Images
 from ..outlines import ellipse, filled, turned
 
 KINDS = ("brush", "polygon", "rectangle", "ellipse")
@@ -138,7 +139,7 @@ def _regions(where: str, shapes: list[tuple[str, str, Mapping[str, Any]]], size:
             if kind == "brush":
                 yield Region(name, unpacked(value["rle"], size))
             else:
-                yield Region(name, filled([_outline(kind, value, size)], size))
+                yield Region(name, *filled([_outline(kind, value, size)], size))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: a {kind} of {name} cannot be read: {error}") from error
 

@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ..annotations import BACKGROUND, Annotated, Export, Images, Region
+from ..annotations import BACKGROUND, Annotated, Export, Region, split_in
+from ..image_files import Images
 
 IGNORED, UNLABELLED = "__ignore__", "_background_"
 LINE_WIDTH, POINT_RADIUS = 10, 5  # of labelme's conversion
@@ -27,7 +28,7 @@ POINTS = {"circle": 2, "rectangle": 2, "mask": 2, "line": 2, "point": 1, "linest
 
 
 def read(source: Path, images: Images) -> Export:
-    """source: the folder, with its subfolders, or one JSON file."""
+    """source: the folder, with its subfolders, whose names may be those of splits; or one JSON file."""
     files = files_below(source) if source.is_dir() else [source]
     root = source if source.is_dir() else source.parent
     export = Export(classes=[], background=BACKGROUND, order="Later shapes of a file are drawn over earlier ones.")
@@ -51,7 +52,8 @@ def read(source: Path, images: Images) -> Export:
         names |= {shape["label"] for shape in kept}
         h, w = document.get("imageHeight"), document.get("imageWidth")
         size = (h, w) if isinstance(h, int) and isinstance(w, int) else None
-        export.items.append(Annotated(name, image, partial(_regions, name, kept), size, suffix))
+        regions, split = partial(_regions, name, kept), split_in(path.parent, root)
+        export.items.append(Annotated(name, image, regions, size, suffix, split))
     if alone := sorted(file.name for file in images.files if file.resolve() not in used):
         export.left_out["images without a JSON file"] = alone
     export.classes = sorted(names - {IGNORED}, key=lambda name: (name != BACKGROUND, name))
@@ -61,9 +63,9 @@ def read(source: Path, images: Images) -> Export:
 def _checked(shape: Any, name: str, export: Export) -> Mapping[str, Any] | None:
     """A shape that can be drawn, else None and a line in the account. InputError where it is not a shape at all."""
     try:
-        label, kind = str(shape["label"]), shape.get("shape_type") or "polygon"
+        label, kind = str(shape["label"] or "").strip(), shape.get("shape_type") or "polygon"
         points = np.asarray(shape["points"], np.float64).reshape(-1, 2)
-        if not np.isfinite(points).all():
+        if not label or not np.isfinite(points).all():
             raise ValueError
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise InputError(f"{name}: a shape has no label, or points that are not pairs of numbers") from error

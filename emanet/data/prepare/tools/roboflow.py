@@ -10,8 +10,9 @@ from pathlib import Path
 from ....errors import InputError
 from ....experiments import read_text
 from ...files import files_below
-from ..annotations import Annotated, Export, Images, split_in
+from ..annotations import Annotated, Export, split_in
 from ..colour_masks import regions_of
+from ..image_files import Images
 
 CLASSES, MASK = "_classes.csv", "_mask.png"
 

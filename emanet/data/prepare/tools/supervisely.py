@@ -18,7 +18,8 @@ from PIL import Image, ImageColor, ImageDraw
 from ....errors import InputError
 from ....experiments import read_json
 from ...files import files_below
-from ..annotations import Annotated, Export, Images, Region, split_in
+from ..annotations import Annotated, Export, Region, split_in
+from ..image_files import Images
 
 KINDS = ("bitmap", "polygon", "rectangle")
 MOST = 1 << 28  # bytes of an unpacked bitmap

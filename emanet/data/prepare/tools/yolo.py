@@ -7,7 +7,7 @@ larger ones, as the trainer does; a pixel belongs to a polygon if its centre lie
 import os
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from ....errors import InputError
 from ....experiments import read_text
 from ...files import files_below
 from ...images import IMAGE_SUFFIXES
-from ..annotations import Annotated, Export, Images, Region
+from ..annotations import Annotated, Export, Region
+from ..image_files import Images
 from ..outlines import filled
 
 SPLITS = ("train", "val", "test")
@@ -37,9 +38,8 @@ def read(source: Path, images: Images) -> Export:
     if not os.path.isdir(root):  # unlike Path.is_dir, also for names that the disk finds too long
         root = path.parent  # the path of the machine that wrote it
     for split in SPLITS:
-        for image, base in _listed(path, root, document.get(split)):
-            name = image.relative_to(base).with_suffix("").as_posix() if image.is_relative_to(base) else image.stem
-            regions = partial(_regions, image, _label_file(image), export)
+        for image, name, stated in _listed(path, root, split, document.get(split), images, export):
+            regions = partial(_regions, image, _label_file(image, stated, root), export)
             export.items.append(Annotated(name, image, regions, split=split))
     return export
 
@@ -58,28 +58,44 @@ def _described(source: Path) -> tuple[Path, dict[str, Any]]:
     raise InputError(f"{source} holds no data.yaml with `names` and `train`: YOLO exports have one")
 
 
-def _listed(path: Path, root: Path, entry: Any) -> Iterator[tuple[Path, Path]]:
-    """The images of a split, each with the folder that its name is relative to."""
-    for part in entry if isinstance(entry, list) else [entry] if entry else []:
-        place = root / str(part)
-        if not os.path.exists(place):  # Roboflow's "../train/images" is meant from a folder that is not there
-            place = root.joinpath(*[step for step in Path(str(part)).parts if step not in ("..", "/")])
-        if os.path.isdir(place):
+def _listed(
+    path: Path, root: Path, split: str, entry: Any, images: Images, export: Export
+) -> Iterator[tuple[Path, str, Path]]:
+    """(image, name, the path that the export states) of a split: of a folder, a list of images, or several of them."""
+    folders = (root, *images.folders)
+    for part in map(str, entry if isinstance(entry, list) else [entry] if entry else []):
+        # Roboflow's "../train/images" is meant from a folder that is not there; other paths are of another machine.
+        steps = [step for step in PurePosixPath(part.replace("\\", "/")).parts if step not in ("..", "/")]
+        places = [root / part, *(folder.joinpath(*steps[-n:]) for n in (len(steps), 2) for folder in folders)]
+        place = next((place for place in places if os.path.exists(place)), None)
+        if place is None:
+            export.left_out[f"splits of {path.name} that are not here"].append(f"{split}, {part}")
+        elif place.is_dir():
             for image in sorted(files_below(place)):
                 if image.suffix.lower() in IMAGE_SUFFIXES:
-                    yield image, place
-        elif os.path.isfile(place):
-            for line in filter(None, map(str.strip, read_text(place, names=True).splitlines())):
-                image = (place.parent if line.startswith("./") else root) / line
-                if not image.is_file():
-                    raise InputError(f"{place} lists {line}, but there is no {image}")
-                yield image, root
+                    yield image, image.relative_to(place).with_suffix("").as_posix(), image
         else:
-            raise InputError(f"{path}: there is no {place}")
+            for line in filter(None, map(str.strip, read_text(place, names=True).splitlines())):
+                stated = (place.parent if line.startswith("./") else root) / line.replace("\\", "/")
+                try:
+                    image = images.find(line, place.parent if line.startswith("./") else root)
+                except InputError as error:
+                    export.left_out["images"].append(f"{place.name}: {error}")
+                    continue
+                folder = next((folder for folder in folders if image.is_relative_to(folder)), image.parent)
+                yield image, image.relative_to(folder).with_suffix("").as_posix(), stated
 
 
-def _label_file(image: Path) -> Path:
-    """images/a.jpg -> labels/a.txt, by the last folder called images."""
+def _label_file(image: Path, stated: Path, root: Path) -> Path:
+    """images/a.jpg -> labels/a.txt, by the last folder called images. Images elsewhere have their labels below root."""
+    beside, parts = _with_labels(image), _with_labels(stated).parts
+    if image.is_relative_to(root):
+        return beside
+    below = (root.joinpath(*parts[-n:]) for n in range(len(parts), 1, -1))
+    return next((path for path in below if path.is_file()), beside)
+
+
+def _with_labels(image: Path) -> Path:
     parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
@@ -93,7 +109,7 @@ def _regions(image: Path, path: Path, export: Export, size: tuple[int, int]) -> 
     if not path.is_file():
         export.left_out["label files that are missing: those images have no object"].append(path.name)
         return
-    masks = []
+    regions = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
         if len(words) == 5:
@@ -110,6 +126,5 @@ def _regions(image: Path, path: Path, export: Export, size: tuple[int, int]) -> 
                 raise InputError(f"{path}, line {number}: a polygon needs three or more points")
             if values.min() < -0.01 or values.max() > 1.01:
                 raise InputError(f"{path}, line {number}: x and y must be shares of the image's sides, from 0 to 1")
-            masks.append((label, filled([values * (w, h)], size)))
-    for label, mask in sorted(masks, key=lambda each: -int(each[1].sum())):
-        yield Region(label, mask)
+            regions.append(Region(label, *filled([values * (w, h)], size)))
+    yield from sorted(regions, key=lambda region: -int(region.mask.sum()))

@@ -12,6 +12,7 @@ import pytest
 from conftest import SHARED, run_cli
 from PIL import Image
 
+from emanet.config import voc_palette
 from emanet.data.images import write_mask
 from emanet.data.prepare.annotations import import_annotations
 from emanet.data.prepare.tools import TOOLS
@@ -86,6 +87,23 @@ class TestLabelme:
         assert {*out.names("train"), *out.names("val")} == {"gone.png", "b.png"}
         for reason in ("1 images without a JSON file: alone.png", "not labelme's: other.json", "image none.png"):
             assert reason in out.said
+
+    def test_folders_of_splits(self, export, imported):
+        for name in ("train/a", "train/b", "Validation/a"):
+            photo(export / f"{name}.png")
+            shape = {"label": "car", "points": [[1, 1], [5, 1], [5, 5]]}
+            write(export / f"{name}.json", self.document(shape, name=f"{name[-1]}.png"))
+        out = imported("labelme")
+        assert out.names("val") == ["Validation/a.png"] and len(out.names("train")) == 2
+
+    @pytest.mark.parametrize("label", [None, " "])
+    def test_a_shape_without_a_label(self, export, imported, label):
+        shapes = [{"label": each, "points": [[1, 1], [5, 1], [5, 5]]} for each in (label, "car", " car ")]
+        for name, some in (("a", shapes), ("b", shapes[1:]), ("c", shapes[1:])):
+            photo(export / f"{name}.png")
+            write(export / f"{name}.json", self.document(*some, name=f"{name}.png"))
+        out = imported("labelme")
+        assert out.classes == ("background", "car") and "1 JSON files: a: a shape has no label" in out.said
 
     def test_as_labelme_converts_them(self, tmp_path):
         """Real files, and labelme's own masks of them. One pixel of an outline differs: Pillow has changed since."""
@@ -168,8 +186,8 @@ class TestCOCO:
         pytest.importorskip("pycocotools")
         for name in "abc":
             photo(export / f"{name}.png")
-            bad = [{"category_id": 3, "segmentation": segmentation}] if name == "a" else []
-            write(export / f"{name}.json", self.document(f"{name}.png", *bad))
+            shape = segmentation if name == "a" else [[1, 1, 9, 1, 9, 9]]
+            write(export / f"{name}.json", self.document(f"{name}.png", {"category_id": 3, "segmentation": shape}))
         out = imported("coco")
         assert "a: a.png: its regions cannot be drawn" in out.said and not list(out.folder.rglob("a.png"))
 
@@ -188,6 +206,15 @@ class TestCOCO:
         assert out.classes == ("background", "car", "road") and out.names("val") == ["val.png"]
         assert np.array_equal(out.labels("train"), out.drawn(("car", box(1, 1, 9, 9))))
         assert "2 outlines of fewer than three points" in out.said and "2 JSON files of keypoints" in out.said
+
+    def test_one_file_for_images_in_folders_of_splits(self, export, imported):
+        pytest.importorskip("pycocotools")
+        document = self.document("train/a.png", {"category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]})
+        document["images"].append({"id": 8, "file_name": "val\\a.png", "height": H, "width": W})
+        write(export / "labels.json", document)
+        photo(export / "train" / "a.png"), photo(export / "val" / "a.png", seed=1)
+        out = imported("coco")
+        assert out.names("train") == ["train/a.png"] and out.names("val") == ["val/a.png"]
 
     def test_roboflows_project_category_is_left_out(self, export, imported):
         for split in ("train", "valid"):
@@ -264,11 +291,33 @@ class TestYOLO:
         for name in "ab":
             photo(export / "images" / f"{name}.jpg")
             write(export / "labels" / f"{name}.txt", line)
-        if message == "boxes":
-            assert "2 boxes without an outline" in imported("yolo").said
-        else:
-            with pytest.raises(InputError, match=message):
-                imported("yolo")
+        with pytest.raises(InputError, match=message):
+            imported("yolo")
+
+    @pytest.mark.parametrize(
+        "line", ["data/images/{0}/{0}.jpg", "/home/x/images/{0}/{0}.jpg", "C:\\images\\{0}\\{0}.JPG"]
+    )
+    @pytest.mark.parametrize("images", ["export/images", "elsewhere"])
+    def test_lists_of_another_machine(self, export, imported, tmp_path, line, images):
+        pytest.importorskip("yaml")
+        write(export / "data.yaml", "path: ./\ntrain: train.txt\nval: val.txt\nnames: {0: car, 1: road}\n")
+        for split in ("train", "val"):
+            write(export / f"{split}.txt", f"{line.format(split)}\ngone.jpg\n")
+            write(export / "labels" / split / f"{split}.txt", "1 0 0 1 0 1 1 0 1")
+            photo(tmp_path / images / split / f"{split}.jpg")
+        out = imported("yolo", images=tmp_path / images)
+        assert [Path(name).name for name in out.names("val")] == ["val.jpg"] and (out.labels("train") == 2).all()
+        assert "2 images: train.txt: image gone.jpg: it is not here" in out.said
+
+    def test_a_split_that_is_not_in_the_export(self, export, imported):
+        pytest.importorskip("yaml")
+        write(export / "data.yaml", "train: ../train/images\nval: ../valid/images\nnames: [car]\n")
+        for name in "ab":
+            photo(export / "train" / "images" / f"{name}.jpg")
+            write(export / "train" / "labels" / f"{name}.txt", "0 0 0 1 0 1 1 0 1")
+        out = imported("yolo")
+        assert "1 splits of data.yaml that are not here: val, ../valid/images" in out.said
+        assert len(out.names("train")) == len(out.names("val")) == 1
 
 
 class TestVOC:
@@ -291,11 +340,41 @@ class TestVOC:
             else:
                 Image.fromarray(np.array(self.COLOURS, np.uint8)[labels] if kind == "colours" else labels).save(path)
         write(export / "ImageSets" / "Segmentation" / "train.txt", "a\nmissing\n")
-        write(export / "ImageSets" / "Segmentation" / "val.txt", "b\n")
+        write(export / "ImageSets" / "Segmentation" / "val.txt", "b.jpg\n")
         out = imported("voc")
         assert out.classes == ("background", "road", "car") and out.palette == self.COLOURS
         assert out.names("train") == ["a.jpg"] and "1 names in ImageSets without a mask: missing" in out.said
         assert np.array_equal(out.labels("b"), out.drawn(("road", triangle()), ("car", box(6, 4, 9, 7))))
+
+    @pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationClassPNG"])
+    def test_labelmes_conversion(self, export, imported, folder):
+        write(export / "class_names.txt", "_background_\nleaf\nspot\n")
+        labels = np.zeros((H, W), np.uint8)
+        labels[triangle()], labels[box(6, 4, 9, 7)], labels[box(9, 4, 12, 7)] = 1, 2, 255
+        for name in "ab":
+            photo(export / "JPEGImages" / f"{name}.jpg")
+            photo(export / "SegmentationClassVisualization" / f"{name}.jpg", seed=1)
+            (export / folder).mkdir(exist_ok=True)
+            write_mask(export / folder / f"{name}.png", labels, voc_palette(256))
+        (export / "SegmentationClass").mkdir(exist_ok=True)
+        np.save(export / "SegmentationClass" / "a.npy", labels)
+        photo(export / "SegmentationClassVisualization" / "c.jpg")
+        photo(export / folder / "c.png")
+        out = imported("voc")
+        assert out.classes == ("background", "leaf", "spot") and "masks with no image: c" in out.said
+        regions = ("leaf", triangle()), ("spot", box(6, 4, 9, 7)), (None, box(9, 4, 12, 7))
+        assert np.array_equal(out.labels("a"), out.drawn(*regions))
+        copy = next(out.folder.rglob("images/a.jpg"))
+        assert copy.read_bytes() == (export / "JPEGImages" / "a.jpg").read_bytes()
+
+    def test_a_mask_of_two_images(self, export, imported):
+        (export / "SegmentationClass").mkdir()
+        for name in ("a.jpg", "a.png", "b.jpg", "c.jpg"):
+            photo(export / "JPEGImages" / name)
+            Image.fromarray(np.zeros((H, W), np.uint8)).save(export / "SegmentationClass" / f"{name[0]}.png")
+        out = imported("voc")
+        assert "1 masks with several images: a" in out.said and not list(out.folder.rglob("a.*"))
+        assert "There is no label map: their colours stand for VOC's classes" in " ".join(out.said.split())
 
     def test_masks_after_the_last_listed_one_are_left_out_too(self, export, imported):
         (export / "SegmentationClass").mkdir()
@@ -351,6 +430,46 @@ class TestMasks:
             Image.fromarray(triangle().astype(np.uint8) * 255).save(export / "Masks" / f"{name}.png")
         out = imported("masks", rename=("value_255=leaf",))
         assert out.classes == ("background", "leaf") and np.array_equal(out.labels("a"), triangle().astype(np.uint8))
+
+    def test_folders_of_splits_beside_their_masks(self, export, imported):
+        """As CamVid is published, and a label map of more colours than masks without names may have."""
+        colours = np.zeros((H, W, 3), np.uint8)
+        colours[..., 0] = COLUMNS
+        colours[..., 1] = ROWS // 8
+        write(export / "class_dict.csv", "\n".join(f"c{r}_{g},{r},{g},0" for r in range(W) for g in range(3)))
+        for split in ("train", "val"):
+            photo(export / split / f"{split}.png")
+            (export / f"{split}_labels").mkdir()
+            Image.fromarray(colours).save(export / f"{split}_labels" / f"{split}_L.png")
+        out = imported("masks", unlabelled="ignore")
+        assert len(out.classes) == 108 and out.names("val") == ["val.png"]
+        assert np.array_equal(out.labels("train"), 3 * COLUMNS + ROWS // 8)
+
+    def test_images_that_lie_elsewhere(self, export, imported, tmp_path):
+        for name in "ab":
+            photo(tmp_path / "photos" / f"{name}.jpg")
+            Image.fromarray(triangle().astype(np.uint8)).save(export / f"{name}.png")
+        out = imported("masks", images=tmp_path / "photos")
+        assert np.array_equal(out.labels("a"), triangle().astype(np.uint8))
+
+    def test_two_images_of_one_mask(self, export, imported):
+        photo(export / "images" / "a.jpg"), photo(export / "images" / "a.png"), photo(export / "masks" / "a.png")
+        with pytest.raises(InputError, match=r"a.jpg and .*a.png have the same stem"):
+            imported("masks")
+
+    @pytest.mark.parametrize("value", [1, 255])
+    def test_jpeg_keeps_black_and_white_at_most(self, export, imported, value):
+        mask = np.zeros((H, W), np.uint8)
+        mask[:16, :16] = value
+        for name in "ab":
+            photo(export / "images" / f"{name}.png")
+            (export / "masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(export / "masks" / f"{name}.jpg", quality=100)
+        if value == 255:
+            assert np.array_equal(imported("masks").labels("a"), mask // 255)
+        else:
+            with pytest.raises(InputError, match="a.jpg holds colours that JPEG has made"):
+                imported("masks")
 
     def test_soft_edges_are_refused(self, export, imported):
         photo(export / "images" / "a.jpg")
@@ -436,7 +555,8 @@ class TestSupervisely:
         broken = {"classTitle": "car", "geometryType": "bitmap", "bitmap": {"data": "AAAA", "origin": [0, 0]}}
         for name in "abc":
             photo(export / "d" / "img" / f"{name}.png")
-            objects = [broken] if name == "a" else []
+            square = {"classTitle": "car", "points": {"exterior": [[3, 4], [8, 9]]}, "geometryType": "rectangle"}
+            objects = [broken if name == "a" else square]
             write(export / "d" / "ann" / f"{name}.png.json", {"size": {"height": H, "width": W}, "objects": objects})
         out = imported("supervisely")
         assert "left out: 1 images: d/a: a.png: a bitmap of car cannot be read" in out.said
@@ -504,20 +624,22 @@ class TestCVAT:
             ('<mask label="car" rle="1,2" left="0" top="0" width="2" height="2"/>', "do not add up to 2 x 2"),
             ('<mask label="car" rle="4" left="inf" top="0" width="2" height="2"/>', "cannot be read"),
             ('<polygon label="car" points="1;2"/>', "three or more pairs"),
-            ('<polygon label="car" points="1,2;3,nan;5,6"/>', "finite"),
+            ('<polygon label="car" points="1,2;3,nan;5,6"/>', "pairs of numbers"),
         ],
     )
     def test_a_shape_that_cannot_be_drawn_leaves_its_image_out(self, export, imported, shape, message):
-        for name, inner in (("a", shape), ("b", ""), ("c", "")):
+        box = '<box label="car" xtl="6" ytl="4" xbr="9" ybr="7"/>'
+        for name, inner in (("a", shape), ("b", box), ("c", "")):
             photo(export / f"{name}.png")
             image = f'<image id="0" name="{name}.png" width="{W}" height="{H}">{inner}</image>'
             write(export / f"{name}.xml", f"{self.LABELS}{image}</annotations>")
         out = imported("cvat")
         assert message in out.said and not list(out.folder.rglob("a.png"))
-        assert "2 images have no object, all their pixels are unlabelled" in out.said
+        assert "1 images have no object, all their pixels are unlabelled: c" in out.said
 
     def test_names_and_subsets_stay_in_the_data_set(self, export, imported):
-        image = f'<image id="0" name="x/../../../../{{0}}.png" subset="{{1}}" width="{W}" height="{H}"></image>'
+        image = f'<image id="0" name="x/../../../../{{0}}.png" subset="{{1}}" width="{W}" height="{H}">'
+        image += '<box label="car" xtl="6" ytl="4" xbr="9" ybr="7"/></image>'
         images = image.format("a", "train") + image.format("b", "../../../up") + image.format("c", ".hid")
         write(export / "x.xml", f"{self.LABELS}{images}</annotations>")
         for name in "abc":
