@@ -32,7 +32,7 @@ from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
 from .interrupt import Interruption
-from .loading import spec_of, start_from
+from .loading import start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -142,7 +142,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
-    spec = spec_of(config)
+    spec = stored_spec(config)
     loss = PixelLoss(config.loss, spec.classes).to(device)
     has_checkpoint = resume and bool(checkpoints(path))
     distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})

@@ -16,8 +16,7 @@ from ..data.synthetic import DrawnScenes
 from ..errors import InputError
 from ..evaluate import evaluate
 from ..experiments import override
-from ..loading import read
-from ..loading import spec_of as classes_of
+from ..loading import read, stored_spec
 from ..metrics import ConfusionMatrix, scores
 from ..predict.predictor import Predictor
 from ..show.figures import confusion_picture, require_figure
@@ -87,7 +86,7 @@ def _score_model(
     partial: bool,
 ) -> ConfusionMatrix:  # fmt: skip
     file = read(model)
-    data = at_hand(file.experiment.data, classes_of(file.experiment).classes, dataset, root)
+    data = at_hand(file.experiment.data, stored_spec(file.experiment).classes, dataset, root)
     channels = file.experiment.model.backbone.in_channels
     limit = {"max_pixels": how["max_pixels"]}
     samples: Dataset | DrawnScenes

@@ -158,8 +158,6 @@ def list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: Pa
         image_files, faults, _ = _files(images, spec.image_suffix)
         mask_files, more, _ = _files(masks, spec.mask_suffix)
         faults = [fault for fault in faults + more if fault.kind != "broken-link"]  # it matters where it is listed
-    if not lines:
-        faults.append(Fault("empty-split", [path], f"the split list {path} is empty"))
     places = (os.path.relpath(images, root), os.path.abspath(images), os.path.realpath(images))
     folders = [composed(f"{place}/") for place in dict.fromkeys(places)]
     for line in lines:
@@ -171,6 +169,8 @@ def list_lines(root: Path, path: Path, split: str, spec: DatasetSpec, images: Pa
             pairs.append(both)
         elif not line.startswith("#"):
             unlisted.append(line)
+    if not pairs and not unlisted:
+        faults.append(Fault("empty-split", [path], f"the split list {path} is empty"))
     hint = f"; {path} is not in UTF-8: save it so" if re.search("[\udc80-\udcff]", text) else ""
     if unlisted:
         first = unlisted[0]

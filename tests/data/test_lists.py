@@ -112,6 +112,12 @@ def test_what_is_said_of_lines_that_name_nothing(tmp_path):
         listed(tmp_path, "élan".encode("latin-1"))
 
 
+def test_a_list_of_comments_is_empty(tmp_path):
+    pair(tmp_path, "a")
+    with pytest.raises(InputError, match="the split list .*train.txt is empty"):
+        listed(tmp_path, "\ufeff# a\n\n# b, c\n")
+
+
 def test_images_that_are_listed_twice_are_told_of(tmp_path):
     pair(tmp_path, "a")
     pair(tmp_path, "b")
