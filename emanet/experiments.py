@@ -268,7 +268,8 @@ def _run(path: Path) -> Experiment:
         raise InputError(f"{path}: {error}") from error
     except (Exception, SystemExit) as error:  # the user's own code may raise anything
         first = (str(error).splitlines() or [""])[0]
-        raise InputError(f"{path} does not run: {type(error).__name__}: {first}") from error
+        hint = "; save it as UTF-8" if "null bytes" in first else ""  # UTF-16, as PowerShell writes
+        raise InputError(f"{path} does not run: {type(error).__name__}: {first}{hint}") from error
     if not isinstance(config, Experiment):
         raise InputError(f"{path} defines no `config = Experiment(...)`")
     try:

@@ -51,7 +51,7 @@ def model_of(file: ModelFile) -> EMANet:
     """The model of a file that has been read, on the CPU and in eval mode. Raises InputError that names the file."""
     try:
         config = override(file.experiment.model, {"backbone.pretrained": False})
-        spec = spec_of(file.experiment)
+        spec = stored_spec(file.experiment)
         with torch.device("meta"):  # a file of a megabyte may describe a model of gigabytes
             shell = build_model(config, spec)
     except InputError as error:
@@ -62,7 +62,8 @@ def model_of(file: ModelFile) -> EMANet:
     return model.eval()
 
 
-def spec_of(experiment: Experiment) -> DatasetSpec:
+def stored_spec(experiment: Experiment) -> DatasetSpec:
+    """The spec that a model file holds: its classes and how its images are read. Raises InputError."""
     if experiment.data.spec is None:
         raise InputError("its experiment has no data.spec, so its classes are unknown")
     return experiment.data.spec

@@ -25,13 +25,14 @@ from . import distributed
 from .advice import about_settings, about_start, check_data
 from .config import Experiment
 from .data.datasets import open_dataset, resolve
+from .data.listing import number
 from .data.loader import training_loader
 from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
 from .interrupt import Interruption
-from .loading import spec_of, start_from
+from .loading import start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -141,7 +142,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
-    spec = spec_of(config)
+    spec = stored_spec(config)
     loss = PixelLoss(config.loss, spec.classes).to(device)
     has_checkpoint = resume and bool(checkpoints(path))
     distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})
@@ -202,8 +203,8 @@ def open_folder(run: Run) -> None:
     run.log.open(state.step, state.progress.unvalidated)
     count = sum(p.numel() for p in net.parameters())
     for split, dataset in ((config.data.train_split, run.samples.dataset), (config.data.val_split, run.val_set)):
-        left = "; left out: ".join(["", *getattr(dataset, "left_out", ())])
-        run.log.say(f"{split}: {len(dataset)} image{'s' * (len(dataset) != 1)}{left}")
+        notes = getattr(dataset, "notes", ())  # the drawn scenes have none
+        run.log.say("; ".join([f"{split}: {number(dataset, 'image')}", *notes]))
     run.log.say(
         f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {run.device}, "
         f"{config.steps} steps of {config.batch_size} images, into {run.folder.path}"

@@ -273,6 +273,12 @@ def test_experiments_that_cannot_be_loaded(tmp_path, name, text, message):
         load_experiment(str(tmp_path / name))
 
 
+def test_an_experiment_in_utf16_is_to_be_saved_as_utf8(tmp_path):
+    (tmp_path / "a.py").write_text("config = 3", "utf-16")
+    with pytest.raises(InputError, match="a.py does not run: SyntaxError: .*; save it as UTF-8$"):
+        load_experiment(str(tmp_path / "a.py"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -4,19 +4,19 @@ python -m emanet explain MODEL IMAGE ... --out FOLDER
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from ..atomic import require_writable_folder, write_json
-from ..data.datasets import Dataset, at_hand, open_dataset
+from ..data.datasets import at_hand, open_dataset
+from ..data.listing import number
 from ..distributed import pick_device
 from ..errors import InputError, out_of_memory, some
 from ..loading import model_of, read
 from ..model import EMANet
-from ..predict.inputs import find_images
+from ..predict.inputs import find_images, folders_of, left_out
 from ..predict.predictor import Predictor
 from ..show import attention as draw
 from ..show.colours import Palette, colourise
@@ -46,7 +46,7 @@ def explain_files(
     require_matplotlib()
     out, failures, where = Path(out), list[str](), pick_device(device)
     files = find_images(images)
-    taken = {path.resolve().parent: path for path, _ in files}
+    taken = folders_of(files)
     for folder in {place for _, name in files for place in (out / name, (out / name).parent)}:
         if folder.resolve() in taken:
             raise InputError(f"the output folder {folder} holds the image {taken[folder.resolve()]}; name another one")
@@ -55,9 +55,10 @@ def explain_files(
     bases = check_bases(bases, net)
     if split:
         data = at_hand(file.experiment.data, net.classes, dataset, root)
-        samples = open_dataset(data, split, net.backbone.in_channels)
-        samples = replace(samples, max_pixels=max_pixels) if isinstance(samples, Dataset) else samples
+        samples = open_dataset(data, split, net.backbone.in_channels, max_pixels=max_pixels)
     require_writable_folder(out)
+    if images:
+        note("; ".join([number(files, "image"), *left_out(images)]))
     predictor = Predictor(net, device=str(net.mean.device), max_pixels=max_pixels)
     try:
         for path, name in track(files, "explain"):

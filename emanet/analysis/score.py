@@ -1,7 +1,6 @@
 """The evaluate command: which model on which images, and the result as a table, JSON and a figure."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,12 @@ from ..atomic import require_writable, write_json
 from ..config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
 from ..data.datasets import Dataset, at_hand, open_dataset, open_folders, resolve, spec_of
 from ..data.images import read_mask, read_mask_values
+from ..data.listing import number
 from ..data.synthetic import DrawnScenes
 from ..errors import InputError
 from ..evaluate import evaluate
 from ..experiments import override
-from ..loading import read
-from ..loading import spec_of as classes_of
+from ..loading import read, stored_spec
 from ..metrics import ConfusionMatrix, scores
 from ..predict.predictor import Predictor
 from ..show.figures import confusion_picture, require_figure
@@ -54,6 +53,8 @@ def score(
         raise InputError("--images and --masks belong together")
     if not model and not images:
         raise InputError("evaluate needs a MODEL, or --images and --masks")
+    if partial and not images:
+        raise InputError("--partial is about --images and --masks, which are not named")
     where = distributed.pick_device(device) if model else torch.device("cpu")
     distributed.init(where)
     try:
@@ -85,15 +86,15 @@ def _score_model(
     partial: bool,
 ) -> ConfusionMatrix:  # fmt: skip
     file = read(model)
-    data = at_hand(file.experiment.data, classes_of(file.experiment).classes, dataset, root)
+    data = at_hand(file.experiment.data, stored_spec(file.experiment).classes, dataset, root)
     channels = file.experiment.model.backbone.in_channels
+    limit = {"max_pixels": how["max_pixels"]}
     samples: Dataset | DrawnScenes
     if images:
-        samples = open_folders(Path(images), Path(masks), spec_of(data), channels, partial=partial)
+        samples = open_folders(Path(images), Path(masks), spec_of(data), channels, partial=partial, **limit)
     else:
-        samples = open_dataset(data, split or data.val_split, channels)
+        samples = open_dataset(data, split or data.val_split, channels, **limit)
     if isinstance(samples, Dataset):  # the drawn scenes have no files
-        samples = replace(samples, max_pixels=how["max_pixels"])
         _tell(samples)
     predictor = Predictor(file, **how)
     return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True)
@@ -102,7 +103,7 @@ def _score_model(
 def _tell(samples: Dataset) -> None:
     """How many images are scored, and what is not, on rank 0."""
     if distributed.rank() == 0:
-        note("; left out: ".join([f"{len(samples)} image{'s' * (len(samples) != 1)}", *samples.left_out]))
+        note("; ".join([number(samples, "image"), *samples.notes]))
 
 
 def _score_label_maps(

@@ -28,6 +28,7 @@ from ..experiments import (
 )
 from .bands import Channels
 from .description import settled
+from .files import located
 from .images import read_mask, read_visible
 from .listing import UNPAIRED, Listing, list_folders, list_lines
 from .shards import File, Pair, packed_pairs, packed_spec
@@ -48,8 +49,8 @@ class Dataset:
     channels: int = 3
     max_pixels: int | None = None
     """See read_image; of images and masks."""
-    left_out: Sequence[str] = ()
-    """What of the split is not used, in words."""
+    notes: Sequence[str] = ()
+    """What of the split is not used, or is used twice, in words."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -181,7 +182,9 @@ def at_hand(config: DataConfig, classes: Sequence[str], dataset: str = "", root:
     return config
 
 
-def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset | DrawnScenes:
+def open_dataset(
+    config: DataConfig, split: str, channels: int = 3, *, max_pixels: int | None = None
+) -> Dataset | DrawnScenes:
     """One split of a data set. Every image has a mask; no file has been opened yet. Raises InputError."""
     config = resolve(config)
     spec = spec_of(config)
@@ -192,31 +195,28 @@ def open_dataset(config: DataConfig, split: str, channels: int = 3) -> Dataset |
             raise InputError("the drawn scenes have 3 channels and their own classes; change the model or the data set")
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
     listing = list_split(config, split)
-    return Dataset(listing.sound(), spec, channels, left_out=listing.left_out())
+    return Dataset(listing.sound(), spec, channels, max_pixels, listing.notes())
 
 
 def open_folders(
-    images: Path, masks: Path, spec: DatasetSpec, channels: int = 3, *, partial: bool = False, what: str = "image"
-) -> Dataset:
+    images: Path, masks: Path, spec: DatasetSpec, channels: int = 3, *, max_pixels: int | None = None,
+    partial: bool = False, what: str = "image",
+) -> Dataset:  # fmt: skip
     """The data set of every image under one folder with the mask of the same stem under another. Raises InputError.
 
     partial: leave out images without a mask and masks without an image, which are refused otherwise. what: what the
-    images are called.
+    images are called; each "prediction" may have its overlay beside it.
     """
-    listing = list_folders(images, masks, spec)
+    listing = list_folders(images, masks, spec, overlays=what == "prediction")
     faults = []
     for fault in listing.faults:
-        unpaired = fault.kind in UNPAIRED and listing.pairs
-        if unpaired and partial:
-            fault = fault._replace(sentence="")
-        elif unpaired and fault.kind == "mask-without-image":
-            total = len(listing.pairs) + len(fault.files)
-            names = some((path.stem for path in fault.files), 3)
-            text = f"{len(fault.files)} of {total} masks have no {what} in {images}: {names}"
-            fault = fault._replace(sentence=f"{text}; --partial scores the others")
+        if fault.kind in UNPAIRED and listing.pairs:
+            total, names = len(listing.pairs) + len(fault.files), some((path.stem for path in fault.files), 3)
+            text = fault.sentence or f"{len(fault.files)} of {total} masks have no {what} in {images}: {names}"
+            fault = fault._replace(sentence="" if partial else f"{text}; --partial scores the others")
         faults.append(fault)
     listing = listing._replace(faults=faults)
-    return Dataset(listing.sound(), spec, channels, left_out=listing.left_out())
+    return Dataset(listing.sound(), spec, channels, max_pixels, listing.notes())
 
 
 def list_split(config: DataConfig, split: str) -> Listing:
@@ -228,9 +228,11 @@ def list_split(config: DataConfig, split: str) -> Listing:
     packed = packed_pairs(root, split)
     if packed:
         return Listing(packed)
-    images, masks = (root / folder.replace("{split}", split) for folder in (spec.images, spec.masks))
+    images, masks, lines = (
+        located(root, place.replace("{split}", split)) for place in (spec.images, spec.masks, spec.split_list)
+    )
     if spec.split_list:
-        return list_lines(root, root / spec.split_list.replace("{split}", split), split, spec, images, masks)
+        return list_lines(root, lines, split, spec, images, masks)
     return list_folders(images, masks, spec)
 
 

@@ -27,7 +27,8 @@ from .bands import BandReader, Channels
 from .shards import File
 
 IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .heic .heif .npy".split()
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm .jp2 "
+    ".avif .heic .heif .hif .npy".split()
 )
 # Pillow knows more, but some of those formats have no signature, and for EPS it starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")

@@ -47,7 +47,8 @@ def pack_source(source: str, out: str, root: str = "", split: str = "", shard_si
     name = dataset.spec.split_names.get(split, split)
     shards = pack(dataset.pairs, dataset.spec, name, Path(out), shard_size * MEGABYTE)
     size = sum(shard.stat().st_size for shard in shards) / MEGABYTE
-    return f"packed {len(dataset)} images of {split}: {len(shards)} tar files, {size:.1f} MB, in {out}"
+    text = f"packed {len(dataset)} images of {split}: {len(shards)} tar files, {size:.1f} MB, in {out}"
+    return "; ".join([text, *dataset.notes])
 
 
 def pack(

@@ -15,11 +15,12 @@ from ..atomic import replacing, require_writable_folder
 from ..config import IGNORE
 from ..data.bands import Channels
 from ..data.images import read_visible, write_mask
+from ..data.listing import OVERLAY, number
 from ..errors import InputError, out_of_memory
 from ..inference import enough_memory, shared_size
 from ..show.terminal import bar, note
 from . import raster
-from .inputs import channels_of, find_images, left_out
+from .inputs import channels_of, find_images, folders_of, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
@@ -66,7 +67,7 @@ def predict_files(
     _keep_inputs(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
-    note("; ".join(filter(None, [f"{len(images)} image{'s' * (len(images) != 1)}", left_out(inputs)])))
+    note("; ".join([number(images, "image"), *left_out(inputs)]))
     failures: list[str] = []
 
     def skip(error: InputError) -> None:
@@ -100,7 +101,7 @@ def _goes_in_windows(path: Path, rasters: str, bands: Sequence[int]) -> bool:
 
 def _keep_inputs(images: Sequence[tuple[Path, Path]], out: Path) -> None:
     """InputError if an output would go into a folder of the inputs: it might replace an image or a mask."""
-    folders = {path.resolve().parent: path for path, _ in images}
+    folders = folders_of(images)
     for _, name in images:
         image = folders.get((out / name).resolve().parent)
         if image:
@@ -172,7 +173,7 @@ def _write(
         with replacing(Path(f"{target}.png")) as partial:
             write_mask(partial, labels, predictor.palette)
         if overlay:
-            with replacing(Path(f"{target}_overlay.jpg")) as partial:
+            with replacing(Path(f"{target}{OVERLAY}")) as partial:
                 Image.fromarray(predictor.overlay(image.pixels, labels)).save(partial, "JPEG", quality=JPEG_QUALITY)
     except (OSError, MemoryError) as error:
         reason = "not enough memory" if out_of_memory(error) else getattr(error, "strerror", None) or error

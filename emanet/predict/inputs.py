@@ -1,13 +1,14 @@
 """Which images a command's arguments mean (files, folders, globs), the names of results, and how to read them."""
 
+import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..data.bands import Channels
-from ..data.files import files_below
+from ..data.files import by_extension, files_below, leads_nowhere, located
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import InputError, some
 from ..model import EMANet
@@ -19,15 +20,16 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     A name is the path below the folder, or below the part of a glob before its first wildcard, without the extension.
     Files of one name keep their extension in it (a.jpg, a.png -> a_jpg, a_png), and if that does not help get a
     number (a_jpg, a_jpg_2). Folders and globs give files with IMAGE_SUFFIXES that are not hidden; a file that is named
-    is taken whatever its extension. Raises InputError for an input without any image.
+    is taken whatever its extension. Links to folders are followed; a link to a file is a file with a name of its own.
+    Raises InputError for an input without any image.
     """
-    unique: dict[Path, tuple[Path, Path]] = {}  # real path -> path, path below its input
+    unique: dict[Path, tuple[Path, Path]] = {}  # real folder and name -> path, path below its input
     for source in inputs:
-        images = _images_of(source)
+        root, images, others = _files_of(source)
         if not images:
-            raise InputError(f"folder {source} holds no image" if Path(source).is_dir() else f"no image {source}")
-        for path, relative in images:
-            unique.setdefault(path.resolve(), (path, relative))
+            raise InputError(_no_image(source, others))
+        for path in images:
+            unique.setdefault(path.parent.resolve() / path.name, (path, path.relative_to(root)))
     pairs = sorted(unique.values())
     count = Counter(relative.with_suffix("") for _, relative in pairs)
     taken = {stem for stem, times in count.items() if times == 1}
@@ -45,37 +47,55 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     return named
 
 
-def left_out(inputs: Sequence[str]) -> str:
-    """Which files and folders in the folders are not read, in words, files by extension; "" if there are none."""
-    folders = [path for source in inputs if (path := Path(source)).is_dir()]
+def left_out(inputs: Sequence[str]) -> list[str]:
+    """Which files and folders in the inputs are not read, in words."""
     refused: list[OSError] = []
-    files = [file for folder in folders for file in files_below(folder, refused.append)]
-    other = [file for file in files if file.suffix.lower() not in IMAGE_SUFFIXES]
-    count = Counter(file.suffix or "without an extension" for file in other)
-    kinds = some((f"{times} {suffix}" for suffix, times in count.most_common()), 4)
-    texts = [f"left out, as they are no images: {kinds}"] if other else []
-    texts += [f"left out, as it cannot be read: folder {error.filename} ({error.strerror})" for error in refused]
-    return "; ".join(texts)
+    others = [path for source in inputs for path in _files_of(source, refused.append)[2]]
+    broken = [path for path in others if leads_nowhere(path)]
+    other = [path for path in others if os.path.isfile(path)]  # not the folders that a glob matches
+    texts = [f"left out, as they are no images: {by_extension(other)}"] if other else []
+    texts += [f"left out, as they lead nowhere: links {some(broken, 3)}"] if broken else []
+    return texts + [f"left out, as it cannot be read: folder {error.filename} ({error.strerror})" for error in refused]
 
 
-def _images_of(source: str) -> list[tuple[Path, Path]]:
-    """The image files of one input, and their paths below its fixed part."""
-    path = Path(source)
+def folders_of(images: Sequence[tuple[Path, Path]]) -> dict[Path, Path]:
+    """The real folders of the images, and those of the files that they are links to -> an image."""
+    return {folder: path for path, _ in images for folder in (path.resolve().parent, path.parent.resolve())}
+
+
+def _no_image(source: str, others: Sequence[Path]) -> str:
+    if leads_nowhere(Path(source)):
+        return f"{source} is a link to {os.readlink(source)}, which does not exist or cannot be reached"
+    other = by_extension(path for path in others if os.path.isfile(path))
+    what = f"folder {source} holds no image" if Path(source).is_dir() else f"no image {source}"
+    return f"{what}, only files that are not read as images: {other}" if other else what
+
+
+def _files_of(source: str, on_error: Callable[[OSError], object] | None = None) -> tuple[Path, list[Path], list[Path]]:
+    """The fixed part of an input, the images that it means, and what else it means: other files, links, folders."""
+    path = located(Path(), source)
     if path.is_file():
-        return [(path, Path(path.name))]
-    if path.is_dir():
-        root, files = path, files_below(path)
+        return path.parent, [path], []
+    root, rest = path, path.parts[:0]
+    if not path.is_dir():
+        fixed = next((k for k, part in enumerate(path.parts) if glob.has_magic(part)), len(path.parts))
+        root, rest = Path(*path.parts[:fixed]), path.parts[fixed:]
+    if rest and "**" not in rest:
+        files = [Path(name) for name in glob.glob(str(path))]
     else:
-        parts = path.parts
-        fixed = next((k for k, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-        root, rest = Path(*parts[:fixed]), parts[fixed:]
-        if "**" in rest:  # by pathlib, which follows no links: they may lead in circles. It does find hidden files
-            matches = root.glob(os.path.join(*rest, *["*"] * (rest[-1] == "**")))
-            files = [file for file in matches if not any(part[0] == "." for part in file.relative_to(root).parts)]
-        else:
-            files = [Path(name) for name in glob.glob(source)]
+        pattern = rest or ("**",)
+        files = [file for file in files_below(root, on_error) if _matches(file.relative_to(root).parts, pattern)]
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-    return [(file, file.relative_to(root)) for file in images]
+    return root, images, sorted({*files} - {*images})
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path fits a glob, of which ** stands for any number of folders."""
+    if not pattern or not parts:
+        return not parts and set(pattern) <= {"**"}
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def channels_of(

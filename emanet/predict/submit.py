@@ -19,11 +19,14 @@ from PIL import Image
 
 from ..atomic import replacing, require_writable
 from ..config import IGNORE, voc_palette
+from ..data.files import located
 from ..data.images import image_size
+from ..data.listing import number
 from ..data.specs import SPECS
 from ..errors import InputError, some
-from ..show.terminal import say, track
-from .inputs import find_images
+from ..experiments import read_text
+from ..show.terminal import note, say, track
+from .inputs import find_images, left_out
 from .predictor import Predictor
 
 SERVERS = ("voc", "cityscapes", "ade20k")
@@ -114,9 +117,10 @@ def _images(images: str, kind: Format) -> list[Path]:
     source = Path(images)
     if source.is_dir():
         paths = [path for path, _ in find_images([images])]
+        note("; ".join([number(paths, "image"), *left_out([images])]))
     elif source.is_file() and source.suffix.lower() in ("", ".txt", ".lst"):
-        lines = [line.strip() for line in source.read_text("utf-8", "replace").splitlines() if line.strip()]
-        paths = [source.parent / line for line in lines]
+        lines = map(str.strip, read_text(source, names=True).splitlines())
+        paths = [located(source.parent, line.removeprefix("./")) for line in lines if line and not line.startswith("#")]
         absent = [path for path in paths if not path.is_file()]
         if absent or not paths:
             what = f"{len(absent)} of {len(paths)} images are missing: {some(absent, 3)}" if paths else "it is empty"

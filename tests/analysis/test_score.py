@@ -63,6 +63,11 @@ def test_binary_label_maps_against_masks_of_0_and_255(tmp_path, capsys):
     assert "note: the masks label nothing but 0, so the scores say nothing" in capsys.readouterr().err
 
 
+def test_partial_needs_folders():
+    with pytest.raises(InputError, match="--partial is about --images and --masks, which are not named"):
+        score(model="model", partial=True)
+
+
 def test_evaluate_settings_reach_the_evaluation(model, scenes, tmp_path):
     folders = ["--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks", "--json"]
     plain = run_cli("evaluate", model, *folders, tmp_path / "a.json")

@@ -1,7 +1,8 @@
 import os
+import unicodedata
 from pathlib import Path
 
-from emanet.data.files import files_below
+from emanet.data.files import by_extension, files_below, leads_nowhere, located
 
 
 def relative(folder: Path) -> list[str]:
@@ -43,3 +44,27 @@ def test_folders_that_cannot_be_read_are_reported(tmp_path, monkeypatch):
     errors = []
     assert files_below(tmp_path, errors.append) == [tmp_path / "b.png"]
     assert [error.filename for error in errors] == [str(tmp_path / "closed")]
+
+
+def test_names_of_other_systems_are_located(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    touch(tmp_path / decomposed / f"{composed}.png", tmp_path / "a\\b.png", tmp_path / "a" / "c.png")
+    found = tmp_path / decomposed / f"{composed}.png"
+    for folder in (composed, decomposed):
+        for name in (composed, decomposed):
+            for slash in "/\\":
+                assert located(tmp_path, f"{folder}{slash}{name}.png") == found
+    assert located(tmp_path, "a\\b.png") == tmp_path / "a\\b.png"
+    assert located(tmp_path, "a\\c.png") == located(Path(), f"{tmp_path}/a/c.png") == tmp_path / "a/c.png"
+    assert located(tmp_path, "no\\c.png") == tmp_path / "no/c.png"
+
+
+def test_files_are_counted_by_extension():
+    assert by_extension(map(Path, ("a.CR2", "b.cr2", "c", "d.txt"))) == "2 .cr2, 1 without an extension, 1 .txt"
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    touch(tmp_path / "a")
+    for name, target in (("good", "a"), ("bad", "nothing"), ("circle", "circle")):
+        os.symlink(target, tmp_path / name)
+    assert [name for name in ("a", "good", "bad", "circle") if leads_nowhere(tmp_path / name)] == ["bad", "circle"]

@@ -10,9 +10,11 @@ import pytest
 from conftest import run_cli
 from PIL import Image
 
-from emanet.config import DataConfig
+from emanet.config import DataConfig, DatasetSpec
+from emanet.data.check.splits import find_splits
 from emanet.data.datasets import list_split, open_dataset, open_folders, resolve
 from emanet.data.images import read_image, write_mask
+from emanet.data.pack import pack_source
 from emanet.errors import InputError
 from emanet.experiments import read_json, read_text
 from emanet.predict.inputs import left_out
@@ -52,6 +54,12 @@ def listed(root: Path, content: bytes | str) -> list[str]:
         "images/a b.jpg\tmasks/a b.png",
         "images/a b.jpg, masks/a b.png",
         '"images/a b.jpg" "masks/a b.png"',
+        '"images/a b.jpg","masks/a b.png"',
+        "images/a b.jpg masks/a b.png ",
+        "a b.jpg, a b.png",
+        "images/a b.jpg",
+        ".\\images\\a b.jpg",
+        "a b.JPG",
         "/images/a b.jpg /masks/a b.png",
     ],
 )
@@ -59,6 +67,106 @@ def listed(root: Path, content: bytes | str) -> list[str]:
 def test_a_line_may_have_spaces_slashes_and_extensions(tmp_path, line, ending):
     pair(tmp_path, "a b")
     assert listed(tmp_path, f"{line}{ending}") == ["a b.jpg"]
+
+
+def test_an_image_may_be_listed_by_its_absolute_path_or_through_a_link(tmp_path):
+    pair(tmp_path / "root", "a")
+    (tmp_path / "linked").symlink_to("root", target_is_directory=True)
+    for line in (f"{tmp_path}/root/images/a.jpg", f"{tmp_path}/linked/images/a.jpg"):
+        assert listed(tmp_path / "linked", f"{line}\n") == ["a.jpg"]
+
+
+def test_separators_within_names(tmp_path):
+    for name in ("a,1", "b  1", "c;1"):
+        pair(tmp_path, name)
+    lines = [f"images/{name}.jpg masks/{name}.png" for name in ("a,1", "b  1", "c;1")]
+    assert listed(tmp_path, "\n".join(lines)) == ["a,1.jpg", "b  1.jpg", "c;1.jpg"]
+
+
+def test_a_line_of_two_meanings_is_refused(tmp_path):
+    for name in ("a", "b c", "a b", "c"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match="train.txt: 'a b c' can mean several pairs; write a tab between"):
+        listed(tmp_path, "a b c\n")
+    assert listed(tmp_path, "a\tb c\n") == ["a"]
+
+
+def test_what_is_said_of_lines_that_name_nothing(tmp_path):
+    pair(tmp_path, "IMG_1")
+    pair(tmp_path, "élan")
+    pair(tmp_path / "elsewhere", "x")
+    said = {
+        "img_1": r"images has no image of that name \(it has 'IMG_1'\)",
+        "weed (1)": r"names 'weed \(1\)', but .*images has no image of that name; a line is",
+        "elsewhere/images/x.jpg": "which is not in .*images, so its mask is not known",
+        "/home/me/a.jpg /home/me/a.png": "1 of 1 images of .* are missing: /home/me/a.jpg$",
+        "/images/no.jpg /masks/no.png": f"1 of 1 images of .* are missing: {tmp_path}/images/no.jpg$",
+        "image,mask": "names 'image,mask', but .*images has no image of that name",
+        "images/no 1.jpg masks/no 1.png": f"1 of 1 images of .* are missing: {tmp_path}/images/no 1.jpg$",
+        "x" * 300 + " " + "y" * 300: "no image of that name",
+    }
+    for line, sentence in said.items():
+        with pytest.raises(InputError, match=sentence):
+            listed(tmp_path, f"{line}\n# not, this\n")
+    with pytest.raises(InputError, match=r"; .*train.txt is not in UTF-8: save it so$"):
+        listed(tmp_path, "élan".encode("latin-1"))
+
+
+def test_a_list_of_comments_is_empty(tmp_path):
+    pair(tmp_path, "a")
+    with pytest.raises(InputError, match="the split list .*train.txt is empty"):
+        listed(tmp_path, "\ufeff# a\n\n# b, c\n")
+
+
+def test_images_that_are_listed_twice_are_told_of(tmp_path):
+    pair(tmp_path, "a")
+    pair(tmp_path, "b")
+    listed(tmp_path, "a\nb\na.jpg\n")
+    assert open_dataset(DataConfig(dataset=str(tmp_path)), "train").notes == ["listed more than once: 1 image: a.jpg"]
+
+
+def test_folders_in_a_description_of_another_system(tmp_path):
+    folder = unicodedata.normalize("NFD", "train/ä")
+    pair(tmp_path / folder, "a")
+    spec = {"classes": ["a", "b"], "images": ".\\{split}\\ä\\images", "masks": "{split}\\ä\\masks\\"}
+    (tmp_path / "dataset.json").write_text(json.dumps(spec))
+    assert len(open_dataset(DataConfig(dataset=str(tmp_path)), "train")) == 1
+    spec = {"classes": ["a", "b"], "images": ".\\images\\{split}", "masks": "masks\\{split}"}
+    (tmp_path / "dataset.json").write_text(json.dumps(spec))
+    (tmp_path / "images" / "third").mkdir(parents=True)
+    assert find_splits(resolve(DataConfig(dataset=str(tmp_path)))) == ["train", "val", "third"]
+
+
+def test_the_list_and_folders_of_a_split_may_be_named_with_accents(tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "é")
+    pair(folder, "a")
+    assert listed(tmp_path, unicodedata.normalize("NFC", "é/images/a.jpg é/masks/a.png")) == ["a.jpg"]
+
+
+def test_suffixes_are_compared_in_any_case(tmp_path):
+    pair(tmp_path, "a_x")
+    (tmp_path / "images/a_x.jpg").rename(tmp_path / "images/a_X.JPG")
+    (tmp_path / "masks/a_x.png").rename(tmp_path / "masks/a_y.PNG")
+    spec = DatasetSpec(classes=("a", "b"), image_suffix="_x.jpg", mask_suffix="_y.png")
+    assert len(open_folders(tmp_path / "images", tmp_path / "masks", spec)) == 1
+
+
+@pytest.mark.parametrize("suffix", ["", ".jpg"])
+def test_links_to_nothing_hide_no_files(tmp_path, suffix):
+    pair(tmp_path, "a")
+    for folder in ("images", "masks"):
+        (tmp_path / folder / "far").symlink_to("nowhere", target_is_directory=True)
+    spec = DatasetSpec(classes=("a", "b"), image_suffix=suffix)
+    with pytest.raises(InputError, match="images/far is a link to nowhere, which does not exist or cannot"):
+        open_folders(tmp_path / "images", tmp_path / "masks", spec)
+    assert listed(tmp_path, "a\n") == ["a.jpg"], "the list does not need the link"
+
+
+def test_a_folder_of_other_files_is_described(tmp_path):
+    pair(tmp_path, "a")
+    (tmp_path / "images/a.jpg").rename(tmp_path / "images/a.CR2")
+    with pytest.raises(InputError, match="images holds no image, only files that are not read as images: 1 .cr2"):
+        open_folders(tmp_path / "images", tmp_path / "masks", DatasetSpec(classes=("a", "b")))
 
 
 def test_absolute_paths_and_files_elsewhere(tmp_path):
@@ -122,13 +230,15 @@ def test_what_is_left_out_is_counted(scenes):
     for name in ("a.txt", "b.CR2", "c.cr2"):
         (images / name).touch()
     shutil.copy(scenes / "train" / "masks" / "0000.png", scenes / "train" / "masks" / "alone.png")
-    left = open_dataset(DataConfig(dataset=str(scenes)), "train").left_out
-    assert list(left) == ["1 masks without an image: alone.png", "3 files beside the images: 2 .cr2, 1 .txt"]
-    assert not open_dataset(DataConfig(dataset=str(scenes)), "val").left_out
+    assert list(open_dataset(DataConfig(dataset=str(scenes)), "train").notes) == [
+        "left out: 1 mask without an image: alone.png",
+        "left out: 3 files beside the images: 2 .cr2, 1 .txt",
+    ]
+    assert not open_dataset(DataConfig(dataset=str(scenes)), "val").notes
+    assert pack_source(str(scenes), str(scenes / "packed")).endswith("beside the images: 2 .cr2, 1 .txt")
     done = run_cli("data", "check", scenes)
     assert "The file lies among the images" in done.stdout and "b.CR2" in done.stdout
-    text = left_out([str(images)])
-    assert text.startswith("left out, as they are no images: ") and all(f"1 {end}" in text for end in (".txt", ".CR2"))
+    assert left_out([str(images)]) == ["left out, as they are no images: 2 .cr2, 1 .txt"]
 
 
 def test_partial_folders_are_scored_only_if_asked(scenes):
@@ -138,6 +248,23 @@ def test_partial_folders_are_scored_only_if_asked(scenes):
     with pytest.raises(InputError, match="1 of 3 masks have no image in .*: 0001; --partial scores the others"):
         open_folders(images, masks, spec, partial=False)
     assert len(open_folders(images, masks, spec, partial=True)) == 2
+    (masks / "0000.png").unlink()
+    with pytest.raises(InputError, match="1 of 2 images have no mask in .*0000.jpg; --partial scores the others"):
+        open_folders(images, masks, spec)
+
+
+def test_overlays_beside_predictions_are_no_predictions(scenes):
+    masks = scenes / "val" / "masks"
+    spec = resolve(DataConfig(dataset=str(scenes))).spec
+    maps = scenes / "maps"
+    shutil.copytree(masks, maps)
+    shutil.copy(scenes / "val" / "images" / "0000.jpg", maps / "0000_overlay.jpg")
+    assert len(open_folders(maps, masks, spec, what="prediction")) == 3
+    with pytest.raises(InputError, match="1 of 4 images have no mask"):
+        open_folders(maps, masks, spec)
+    (maps / "0000_overlay.jpg").rename(maps / "alone_overlay.jpg")
+    with pytest.raises(InputError, match="1 of 4 images have no mask"):
+        open_folders(maps, masks, spec, what="prediction")
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])

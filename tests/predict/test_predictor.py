@@ -2,6 +2,7 @@
 
 import errno
 import os
+import unicodedata
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
 from emanet.predict.files import predict_files
-from emanet.predict.inputs import find_images
+from emanet.predict.inputs import find_images, left_out
 from emanet.predict.predictor import Predictor
 from emanet.weights.model_file import save_model
 
@@ -215,8 +216,43 @@ class TestFindImages:
 
     def test_each_file_once(self):
         self.touch("in/a.jpg")
-        os.symlink("a.jpg", "in/same.jpg")
-        assert names(["in/a.jpg", "in", "in/*.jpg", "./in/../in/a.jpg"]) == {"in/a.jpg": "a"}
+        os.symlink("in", "linked")
+        assert names(["in/a.jpg", "in", "in/*.jpg", "./in/../in/a.jpg", "linked"]) == {"in/a.jpg": "a"}
+
+    def test_two_links_to_one_file_are_two_images(self):
+        self.touch("store/1f")
+        Path("in").mkdir()
+        for name in ("a.jpg", "b.jpg"):
+            os.symlink("../store/1f", f"in/{name}")
+        assert names(["in"]) == {"in/a.jpg": "a", "in/b.jpg": "b"}
+
+    def test_globs_follow_links_and_circles_end(self):
+        self.touch("elsewhere/a.jpg", "elsewhere/deep/b.JPG", "in/c.jpg", "in/d.txt")
+        os.symlink("../elsewhere", "in/linked")
+        os.symlink("..", "elsewhere/deep/circle")
+        every = {"in/c.jpg": "c", "in/linked/a.jpg": "linked/a", "in/linked/deep/b.JPG": "linked/deep/b"}
+        assert names(["in"]) == names(["in/**"]) == names(["in/**/*.*"]) == every
+        assert list(names(["in/**/*.jpg"])) == ["in/c.jpg", "in/linked/a.jpg"]
+        assert list(names(["in/**/deep/*"])) == ["in/linked/deep/b.JPG"]
+        assert list(names(["in/*/**/deep/**"])) == ["in/linked/deep/b.JPG"]
+
+    def test_accents_may_be_composed_or_not(self):
+        self.touch(unicodedata.normalize("NFD", "é/ü.jpg"))
+        for given in ("é", "é/ü.jpg", "é/*"):
+            assert len(names([unicodedata.normalize("NFC", given)])) == 1
+
+    def test_what_is_no_image_is_told_of(self):
+        self.touch("in/a.CR2", "in/b.cr2", "in/c.txt", "in/sub/d.nef", "some/a.jpg", "some/b.cr2", "some/sub/c.jpg")
+        for given in ("in", "in/**"):
+            with pytest.raises(InputError, match=r"only files that are not read as images: 2 .cr2, 1 .txt, 1 .nef"):
+                find_images([given])
+        os.symlink("nothing.jpg", "some/broken.jpg")
+        assert left_out(["some/a.jpg"]) == []
+        for given in ("some", "some/*"):
+            texts = ["left out, as they are no images: 1 .cr2", "left out, as they lead nowhere: links some/broken.jpg"]
+            assert left_out([given]) == texts
+        with pytest.raises(InputError, match="some/broken.jpg is a link to nothing.jpg, which does not exist"):
+            find_images(["some/broken.jpg"])
 
     def test_same_names_in_two_folders_given_as_one(self):
         self.touch("in/x/1.jpg", "in/y/1.jpg")
@@ -272,7 +308,15 @@ class TestPredictFiles:
         assert capfd.readouterr().err == said
 
     @pytest.mark.parametrize(
-        "given, out", [("in", "in"), ("in/x.jpg", "in/../in"), ("in", "link"), ("in/sub", "in/sub")]
+        "given, out",
+        [
+            ("in", "in"),
+            ("in/x.jpg", "in/../in"),
+            ("in", "link"),
+            ("in/sub", "in/sub"),
+            ("links", "links"),
+            ("links", "in"),
+        ],
     )
     def test_images_are_never_overwritten(self, predictor, tmp_path, monkeypatch, given, out):
         monkeypatch.chdir(tmp_path)
@@ -280,6 +324,8 @@ class TestPredictFiles:
             write(Path(file))
         mask = write(Path("in/x.png"))  # perhaps the mask of x.jpg: not an input of `in/x.jpg`, still not ours
         os.symlink("in", "link")
+        Path("links").mkdir()
+        os.symlink("../in/x.jpg", "links/y.jpg")
         before = {file: Path("in", file).read_bytes() for file in files(Path("in"))}
         with pytest.raises(InputError, match="the output folder .* holds the image"):
             predict_files(predictor, [given], out)

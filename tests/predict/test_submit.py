@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import unicodedata
 import zipfile
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor
-from emanet.predict.submit import _verify, format_of, submit
+from emanet.predict.submit import _images, _verify, format_of, submit
 from emanet.weights.model_file import save_model
 
 SIZES = [(33, 49), (40, 31), (17, 17)]
@@ -54,6 +55,15 @@ def opened(content):
 
 
 VOC_NAMES = ["2008_000006.jpg", "2008_000011.jpg", "2011_003276.jpg"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_other_systems(tmp_path, encoding):
+    pictures(tmp_path / unicodedata.normalize("NFD", "é"), VOC_NAMES)
+    lines = ["# for the server", "", *(f".\\é\\{name}" for name in VOC_NAMES[:2])]
+    (tmp_path / "test.txt").write_bytes("\r\n".join(lines).encode(encoding))
+    images = _images(str(tmp_path / "test.txt"), format_of("voc", SPECS["voc"].classes))
+    assert [path.name for path in images] == VOC_NAMES[:2] and all(path.is_file() for path in images)
 
 
 @pytest.mark.parametrize("competition", ["comp6", "comp5"])
@@ -214,7 +224,7 @@ def test_what_a_user_can_get_wrong_is_said_before_the_first_prediction(tmp_path)
     assert "is neither a folder nor a text file" in refused(tmp_path / "nowhere")
     (tmp_path / "list.txt").write_text("images/2008_000006.jpg\nimages/nothing.jpg\n")
     assert "1 of 2 images are missing: " in refused(tmp_path / "list.txt")
-    (tmp_path / "list.txt").write_text("\n")
+    (tmp_path / "list.txt").write_text("\n# a comment\n")
     assert "it is empty" in refused(tmp_path / "list.txt")
     (folder / "2008_000011.png").write_bytes(b"")
     assert "would have the same name in the archive" in refused(folder)

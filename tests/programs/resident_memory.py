@@ -51,7 +51,7 @@ def main(way: str, count: int, warm: int, folder: Path) -> None:
 
 
 def write_images(data: Drawn, count: int, folder: Path) -> None:
-    """Eleven images under many names: hard links, as find_images takes symbolic links for one file."""
+    """Eleven images under many names: hard links."""
     folder.mkdir()
     for i in range(count):
         name = folder / f"{i:04}.png"

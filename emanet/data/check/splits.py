@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ EXIT_CODES = {"error": 2, "warning": 3, "note": 0}  # 1 is a fault of the progra
 KINDS = {
     "no-split": "The split cannot be listed",
     "no-access": "The folder cannot be read: look at its permissions",
+    "broken-link": "The link leads to nothing: mend it, or remove it",
     "empty-split": "The split is empty",
     "unlabelled": "The split has no labels: its images can be predicted, but not trained or scored on",
     "missing-file": "The split's list names files that do not exist",
@@ -200,7 +201,8 @@ def find_splits(config: DataConfig) -> list[str]:
         patterns = [pattern for pattern in (spec.split_list or spec.images, spec.masks) if "{split}" in pattern]
         if not patterns:
             return first  # which are the same files
-        parts = patterns[0].strip("/").split("{split}")
+        pattern = PurePosixPath(patterns[0].replace("\\", "/")).as_posix()
+        parts = pattern.strip("/").split("{split}")
         before, *after = map(re.escape, parts)
         exact = re.compile(before + "([^/.][^/]*)" + r"\1".join(after))
         places = sorted(root.glob("*".join(map(glob.escape, parts))))
@@ -238,7 +240,7 @@ def _of_a_fault(fault: Fault, split: str) -> list[Finding]:
     severity: Severity = "error" if fault.sentence else "warning"
     if fault.kind == "same-stem":
         return [Finding(fault.kind, severity, split, tuple(fault.files), "")]
-    text = fault.sentence if fault.kind in ("empty-split", "no-access") else ""
+    text = fault.sentence if fault.kind in ("empty-split", "no-access", "broken-link") else ""
     return [Finding(fault.kind, severity, split, (file,), text) for file in fault.files]
 
 

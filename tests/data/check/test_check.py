@@ -174,6 +174,7 @@ def test_every_planted_fault_is_found_and_nothing_else(data, request):
         "not-an-image",
         "no-split",
         "no-access",
+        "broken-link",
         "unlabelled",
         "missing-file",
         "palette",

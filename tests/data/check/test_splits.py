@@ -128,6 +128,16 @@ class TestPermissions:
         assert [finding.text for finding in report.findings if finding.severity == "error"] == ["Permission denied"]
 
 
+def test_links_that_lead_nowhere_are_errors(scenes):
+    (scenes / "train/images/0000.jpg").rename(scenes / "0000.jpg")
+    (scenes / "train/images/0000.jpg").symlink_to("nowhere.jpg")
+    (scenes / "val/masks/far").symlink_to("nowhere")
+    report = report_of(scenes)
+    wanted = {("broken-link", "error", "train/images/0000.jpg"), ("broken-link", "error", "val/masks/far")}
+    assert found(report, "error", "warning") == wanted and report.exit_code == 2
+    assert "is a link to nowhere" in report.findings[0].text
+
+
 class TestLists:
     @pytest.fixture
     def voc(self, tmp_path):
