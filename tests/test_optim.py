@@ -9,7 +9,7 @@ from emanet.config import BackboneConfig, OptimConfig
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, unused
 from emanet.model import build_model
-from emanet.optim import build_optimizer, lr_at, set_lr
+from emanet.optim import average_in, build_optimizer, lr_at, set_lr
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +128,20 @@ def test_momentum_is_for_sgd_alone(model):
     for name in ("sgd", "adamw"):
         one, two = (build_optimizer(model, OptimConfig(name=name, momentum=m)).defaults for m in (0.5, 0.9))
         assert (one == two) == bool(unused(OptimConfig(name=name, momentum=0.5)))
+
+
+def test_the_average_forgets_its_start_and_then_keeps_as_told(model):
+    averaged, net, no = copy.deepcopy(model), copy.deepcopy(model), torch.tensor(False)
+    bias, bases = averaged.head.classifier.bias, averaged.head.emau.bases
+    wanted, wanted_bases = bias.detach().clone(), bases.clone()
+    for step, keep in enumerate((1 / 10, 2 / 11, 3 / 12, 0.3, 0.3)):
+        for value in (*net.parameters(), *net.buffers()):
+            value.data = torch.randn(value.shape) if value.is_floating_point() else value + 1
+        average_in(averaged, net, step, 0.3, no)
+        wanted = keep * wanted + (1 - keep) * net.head.classifier.bias.detach()
+        wanted_bases = keep * wanted_bases + (1 - keep) * net.head.emau.bases
+    torch.testing.assert_close(bias.detach(), wanted)
+    torch.testing.assert_close(bases, wanted_bases)
+    assert averaged.backbone.net.bn1.num_batches_tracked == 5
+    average_in(averaged, model, 5, 0.3, torch.tensor(True))
+    torch.testing.assert_close(bias.detach(), wanted)
