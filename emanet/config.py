@@ -355,12 +355,15 @@ class OptimConfig:
     average: float = 0.0
     """Above 0, 0.999 for example: the model that is validated and saved has an average of the weights. After each step,
     averaged = keep * averaged + (1 - keep) * weights, with keep = min(average, (1 + step) / (10 + step))."""
+    freeze_bn: float = 0.0
+    """Share of the steps, at the end, in which BatchNorm uses its running statistics and leaves them as they are."""
 
     def __post_init__(self):
         require_numbers(self)
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0 and at most 1")
         require(0 <= self.average < 1, "average", self.average, "at least 0 and below 1")
+        require(0 <= self.freeze_bn <= 1, "freeze_bn", self.freeze_bn, "between 0 and 1")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         for name in ("bias_lr_scale", "head_lr_scale", "poly_power", "warmup_steps", "clip_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -464,6 +467,10 @@ class Experiment:
             raise InputError("compile and recompute cannot be combined: compiled code decides what it recomputes")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+    def last(self, share: float) -> int:
+        """The first step of the last `share` of the steps, which is one step at least; `steps` if share is 0."""
+        return self.steps - max(round(share * self.steps), int(share > 0))
 
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:

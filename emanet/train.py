@@ -40,7 +40,7 @@ from .model import EMANet, build_model
 from .ops import recompute
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
-from .optim import average_in, build_optimizer, lr_at, set_lr
+from .optim import average_in, build_optimizer, freeze_bn, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told
@@ -237,6 +237,11 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
     torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
     lr = lr_at(state.step, config.steps, config.optim)
     set_lr(state.optimizer, lr)
+    freezes = config.last(config.optim.freeze_bn)
+    if state.step == freezes and not config.sync_bn:
+        distributed.take_rank_zeros(run.net.buffers())  # until now each rank had statistics of its own
+    if state.step >= freezes:
+        freeze_bn(run.net)  # in every step, as validations end with net.train()
     run.undo.keep()
 
     labels = labels.to(device, non_blocking=True)

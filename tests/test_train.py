@@ -54,7 +54,7 @@ def test_a_run_folder_holds_everything(tiny, tmp_path):
     assert emanet.load(run).classes == load_experiment(str(run)).data.spec.classes
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5, "optim.freeze_bn": 0.5}])
 def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch, changes):
     tiny = override(tiny, changes | {"model.head.dropout": 0.3, "save_every": 2})
     training.train(tiny, tmp_path / "whole")
@@ -192,6 +192,18 @@ def spoiled(monkeypatch, step, what):
     monkeypatch.setattr(training.StepNet, "forward", spoil)
 
 
+def test_norms_are_frozen_for_the_last_share_of_the_steps(tiny, tmp_path):
+    """Also in the step after a validation, which ends with net.train()."""
+    changes = {"optim.freeze_bn": 0.5, "save_every": 1, "keep_last": 6, "val_every": 4}
+    training.train(override(tiny, changes), tmp_path / "run")
+    saved = [load_file(folder / "model.safetensors") for folder in checkpoints(tmp_path / "run")]
+    counts = [tensors["backbone.net.bn1.num_batches_tracked"].item() for tensors in saved]
+    assert counts == [1, 2, 3, 3, 3, 3]
+    assert torch.equal(saved[2]["head.emau.bn_out.running_var"], saved[5]["head.emau.bn_out.running_var"])
+    assert not torch.equal(saved[2]["backbone.net.bn1.weight"], saved[3]["backbone.net.bn1.weight"])
+    assert not torch.equal(saved[2]["head.emau.bases"], saved[3]["head.emau.bases"])
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_skipped_step_does_not_change_the_average(tiny, tmp_path, monkeypatch, what):
     spoiled(monkeypatch, 2, what)
@@ -229,7 +241,12 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}, {"optim.average": 0.9}]
+    "changes",
+    [
+        {},
+        {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2},
+        {"optim.average": 0.9, "optim.freeze_bn": 1.0},
+    ],
 )
 def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
