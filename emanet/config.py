@@ -252,6 +252,10 @@ class DataConfig:
     val_split: str = "val"
     crop: tuple[int, int] = (513, 513)
     """(h, w) of a training crop, in pixels."""
+    last_crop: tuple[int, int] | None = None
+    """(h, w) of the crops in the last steps of the run, usually larger ones; None: the same."""
+    last_share: float = setting(0.1, unused_while={"last_crop": (None,)})
+    """Share of the steps, at the end, whose crops have last_crop."""
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     """Each sample is scaled by one of them, drawn at random."""
     continuous_scale: bool = False
@@ -268,7 +272,9 @@ class DataConfig:
     def __post_init__(self):
         expand_home(self, "dataset", "root")
         require_numbers(self)
-        require(all(1 <= side <= MOST for side in self.crop), "crop", self.crop, f"(h, w), each 1 to {MOST}")
+        for name, crop in (("crop", self.crop), ("last_crop", self.last_crop or self.crop)):
+            require(all(1 <= side <= MOST for side in crop), name, crop, f"(h, w), each 1 to {MOST}")
+        require(0 < self.last_share <= 1, "last_share", self.last_share, "above 0 and at most 1")
         require_scales(self.scales)
         if self.continuous_scale:
             fits = len(self.scales) == 2 and self.scales[0] <= self.scales[1]
@@ -276,6 +282,11 @@ class DataConfig:
         require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
         require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
         require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
+
+    @property
+    def crops(self) -> dict[str, tuple[int, int]]:
+        """Setting -> the (h, w) of crops that it asks for."""
+        return {"data.crop": self.crop} | ({"data.last_crop": self.last_crop} if self.last_crop else {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,7 +142,8 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     distributed.first_on_rank_zero(put_back, path)
     if config.data.check:
         distributed.first_on_rank_zero(check_data, config, train_set, val_set, log.say)
-    samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
+    last_from = config.last(config.data.last_share) * config.batch_size
+    samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed, last_from)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
     spec = stored_spec(config)
@@ -442,11 +443,12 @@ def _require_divisible(config: Experiment) -> None:
     if share * world * passes != config.batch_size:
         ranks = f"{world} rank{'s' * (world > 1)} x {passes} pass{'es' * (passes > 1)}"
         raise InputError(f"batch_size {config.batch_size} is not divisible by {ranks}")
-    if share == 1 and all(side <= config.model.backbone.output_stride for side in config.data.crop):
-        raise InputError(
-            f"BatchNorm cannot train on passes of 1 image with data.crop {config.data.crop}: that is one pixel of its "
-            "feature map; use a larger batch_size or data.crop"
-        )
+    for name, crop in config.data.crops.items():
+        if share == 1 and all(side <= config.model.backbone.output_stride for side in crop):
+            raise InputError(
+                f"BatchNorm cannot train on passes of 1 image with {name} {crop}: that is one pixel of its "
+                f"feature map; use a larger batch_size or {name}"
+            )
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

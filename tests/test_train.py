@@ -54,7 +54,7 @@ def test_a_run_folder_holds_everything(tiny, tmp_path):
     assert emanet.load(run).classes == load_experiment(str(run)).data.spec.classes
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5, "optim.freeze_bn": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 49)}])
 def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch, changes):
     tiny = override(tiny, changes | {"model.head.dropout": 0.3, "save_every": 2})
     training.train(tiny, tmp_path / "whole")
@@ -394,6 +394,9 @@ def test_a_step_too_large_for_memory_says_what_to_lower(tiny, tmp_path, monkeypa
     monkeypatch.setattr(training, "step", limited)
     ways = "use --recompute, --precision bf16, a higher --accumulate (now 1) or a smaller --data.crop or --batch-size"
     start = "not enough memory on cpu for a step with 4 images of 33 x 33 pixels at once: "
+    larger = "of 33 x 33 or 65 x 49 pixels at once: .* or a smaller --data.crop or --data.last-crop or --batch-size$"
+    with pytest.raises(InputError, match=larger):
+        training.train(override(tiny, {"data.last_crop": (65, 49)}), tmp_path / "run")
     for options, rest in (({}, ways), ({"save_every": 2}, f"{ways}; --resume --recompute continues from step 2")):
         with pytest.raises(InputError, match=f"^{re.escape(start + rest)}"):
             training.train(override(tiny, options), tmp_path / f"run{len(options)}")

@@ -4,9 +4,10 @@ Which image sample number `position` of a run is, and how it is augmented, depen
 do not depend on the number of workers or ranks, nor on where a run was resumed.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -34,12 +35,14 @@ class TrainingSamples:
     """samples[position] -> (image (C, h, w) uint8, labels (h, w) uint8, position), endless.
 
     dataset: see datasets.py. fill: the colour outside the image, a value of 0 to 255 for each channel.
+    last_from: the first position whose crop is config.last_crop, if there is one.
     """
 
     dataset: Readable
     config: DataConfig
     fill: Sequence[int]
     seed: int = 0
+    last_from: float = math.inf
 
     def __post_init__(self):
         if self.config.colour and len(self.fill) not in (1, 3):
@@ -53,10 +56,18 @@ class TrainingSamples:
     def name(self, position: int) -> str:
         return self.dataset.name(self.index(position))
 
+    def config_at(self, position: int) -> DataConfig:
+        """The settings of one sample: towards the end, `crop` is config.last_crop."""
+        return self._last if position >= self.last_from else self.config
+
+    @cached_property
+    def _last(self) -> DataConfig:
+        return replace(self.config, crop=self.config.last_crop or self.config.crop)
+
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
         image, labels = self.dataset.read(self.index(position))
         rng = np.random.default_rng([self.seed, SAMPLE, position])
-        return *augment(image, labels, rng, self.config, self.fill), position
+        return *augment(image, labels, rng, self.config_at(position), self.fill), position
 
 
 @lru_cache(maxsize=2)
