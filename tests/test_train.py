@@ -473,34 +473,42 @@ def torchrun(ranks, config, out, *more):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("average", ["all", "valid"])
-def test_two_processes_train_as_one(tiny, tmp_path, average):
+def weights_of_ranks(config, tmp_path, ranks):
+    """Train with so many ranks into tmp_path/runRANKS; each one's weights."""
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    program = [PROGRAMS / "train_and_keep_weights.py", tmp_path / "config.json", tmp_path / f"run{ranks}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(tmp_path / f"run{ranks}" / f"rank{rank}.pt") for rank in range(ranks)]
+
+
+LAST_STEPS = {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 41), "data.last_share": 0.5}
+
+
+@pytest.mark.parametrize("options", [{"loss.average": "all"}, {"loss.average": "valid"} | LAST_STEPS], ids=str)
+def test_two_processes_train_as_one(tiny, tmp_path, options):
     """The joint batch split over two gloo ranks: the same weights to float tolerance, the very same bases on both."""
-    changes = {"loss.average": average, "steps": 4, "optim.name": "sgd", "optim.lr": 0.02, "optim.warmup_steps": 0}
+    changes = {"steps": 4, "optim.name": "sgd", "optim.lr": 0.02, "optim.warmup_steps": 0}
     changes |= {
         "data.scales": (0.2, 1.0),
         "device": "cpu",
     }  # small images: ranks differ in their share of ignored pixels
-    config = override(tiny, changes)
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
-    for ranks in (1, 2):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [
-            *launch,
-            str(PROGRAMS / "train_and_keep_weights.py"),
-            str(tmp_path / "config.json"),
-            str(tmp_path / f"run{ranks}"),
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one = torch.load(tmp_path / "run1" / "rank0.pt")
-    first, second = (torch.load(tmp_path / "run2" / f"rank{rank}.pt") for rank in (0, 1))
+    config = override(tiny, changes | options)
+    (one,) = weights_of_ranks(config, tmp_path, 1)
+    first, second = weights_of_ranks(config, tmp_path, 2)
     assert torch.equal(first["head.emau.bases"], second["head.emau.bases"])
     for name, value in one.items():
         torch.testing.assert_close(first[name], value, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
         assert torch.equal(first[name], second[name]), name
     assert losses(tmp_path / "run2") == pytest.approx(losses(tmp_path / "run1"), rel=1e-4)
+
+
+def test_norms_that_are_not_synchronised_are_the_same_on_all_ranks_once_they_are_frozen(tiny, tmp_path):
+    changes = {"sync_bn": False, "device": "cpu", "steps": 4, "optim.freeze_bn": 0.5, "optim.average": 0.5}
+    first, second = weights_of_ranks(override(tiny, changes), tmp_path, 2)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def test_without_synchronised_norms_the_score_is_the_saved_models(tiny, tmp_path, scenes):
