@@ -297,6 +297,10 @@ class LossConfig:
     """boundary: the weight of the pixels near a border; the others have 1."""
     aux_weight: float = setting(0.4, unused_while={"model.aux_head": (False,)})
     """Weight of the same loss on the auxiliary head's logits."""
+    distill_weight: float = setting(1.0, unused_while={"distill": ("",)})
+    """Weight of the distance to the teacher's probabilities, added to the loss of the labels."""
+    distill_temperature: float = setting(1.0, unused_while={"distill": ("",)})
+    """Both networks' logits are divided by it first: above 1, classes that the teacher finds unlikely count more."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -308,7 +312,9 @@ class LossConfig:
         require(0 < len(set(names)) == len(names), "terms", self.terms, "one or more different losses")
         positive = all(isinstance(weight, int | float) and 0 < weight < LARGE for weight in weights)
         require(positive, "terms", self.terms, "losses with finite weights above 0")
-        require(self.aux_weight >= 0, "aux_weight", self.aux_weight, "at least 0")
+        for name in ("aux_weight", "distill_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 < self.distill_temperature <= 100, "distill_temperature", self.distill_temperature, "above 0, to 100")
         require(self.ohem_min_kept >= 0, "ohem_min_kept", self.ohem_min_kept, "at least 0")
         require(0 < self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "above 0 and at most 1")
         require(0 <= self.boundary_width <= 1000, "boundary_width", self.boundary_width, "0 to 1000")
@@ -416,6 +422,8 @@ class Experiment:
     seed: int = 0
     init_from: str = ""
     """A run folder or model file to start from; the classifier is left out where the class count differs."""
+    distill: str = ""
+    """A run folder or model file with the same classes, the teacher: the network also learns its probabilities."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
@@ -443,7 +451,7 @@ class Experiment:
     """How many images to draw at each validation: image, label, prediction."""
 
     def __post_init__(self):
-        expand_home(self, "init_from")
+        expand_home(self, "init_from", "distill")
         require_numbers(self)
         require(self.batch_size <= MOST, "batch_size", self.batch_size, f"1 to {MOST}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_last", "skip_limit"):

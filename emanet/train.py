@@ -31,8 +31,9 @@ from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
+from .inference import predict_logits
 from .interrupt import Interruption
-from .loading import start_from, stored_spec
+from .loading import load_teacher, start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -87,11 +88,14 @@ class StepNet(nn.Module):
         super().__init__()
         self.net, self.loss = net, loss
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32."""
+    def forward(self, images: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32.
+
+        teacher: logits (b, classes, h, w) of a network to learn from.
+        """
         low, aux = self.net.low_logits(self.net.normalise(images))
         spread = self.net.padded_size(labels.shape[1:]), self.net.align_corners
-        loss = self.loss.of_low(low, labels, *spread)
+        loss = self.loss.of_low(low, labels, *spread, teacher)
         if aux is not None:
             loss = loss + self.loss.config.aux_weight * self.loss.of_low(aux, labels, *spread)
         return loss
@@ -112,6 +116,8 @@ class Run:
     val_set: Any
     net: EMANet
     loss: PixelLoss
+    teacher: EMANet | None
+    """What `distill` names."""
     state: State
     undo: BufferUndo
     clock: Clock = field(default_factory=Clock)
@@ -144,6 +150,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
     spec = stored_spec(config)
     loss = PixelLoss(config.loss, spec.classes).to(device)
+    teacher = load_teacher(config.distill, spec, channels, device) if config.distill else None
     has_checkpoint = resume and bool(checkpoints(path))
     distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})
     torch.manual_seed(config.seed)
@@ -161,7 +168,19 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
         build_optimizer(net, config.optim), torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     )
     return Run(
-        config, device, folder, log, resume, has_checkpoint, samples, val_set, net, loss, state, undo=BufferUndo(net)
+        config,
+        device,
+        folder,
+        log,
+        resume,
+        has_checkpoint,
+        samples,
+        val_set,
+        net,
+        loss,
+        teacher,
+        state,
+        BufferUndo(net),
     )
 
 
@@ -251,7 +270,8 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
             run.undo.on_error(),
         ):
             with torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32"):
-                loss = step_net(part, labels[passed]) / divisor
+                shown = predict_logits(run.teacher, part) if run.teacher else None
+                loss = step_net(part, labels[passed], shown) / divisor
             state.scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
         total[0] += loss.detach()
     own = total[0].clone()
