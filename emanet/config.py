@@ -56,23 +56,28 @@ class BackboneConfig:
     pretrained: bool | str = True
     """True: timm's hub weights. A path: that file, every key of it. False: random."""
     output_stride: int = 8
-    """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided."""
+    """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided. 14 is
+    that of vision transformers with patches of 14 pixels."""
     multi_grid: tuple[int, ...] = ()
     """Factors on the dilations of a ResNet's last stage, one per block; 1 2 4 in the original. Empty: none."""
-    dilation: Literal["contract", "uniform"] = setting("contract", unused_while={"output_stride": (32,)})
+    dilation: Literal["contract", "uniform"] = setting("contract", unused_while={"output_stride": (14, 32)})
     """How the first block of a dilated stage is dilated. contract: by half of the stage's dilation, as in every other
     implementation; uniform: by all of it, and a ResNet-D's shortcut is averaged only where it strides, as in PaddleSeg.
     For ResNets."""
     in_channels: int = 3
     frozen: bool = False
     """Never change the weights and the BatchNorm statistics that were loaded."""
+    keep: float = setting(0.0, unused_while={"frozen": (False,)})
+    """GiB of memory in which training keeps a frozen backbone's maps of images that come again: in the data's own size
+    and colours, not as random crops."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Further arguments of timm.create_model."""
 
     def __post_init__(self):
         expand_home(self, "pretrained")
         require_numbers(self)
-        require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
+        require(self.output_stride in (8, 14, 16, 32), "output_stride", self.output_stride, "8, 14, 16 or 32")
+        require(self.keep >= 0, "keep", self.keep, "at least 0")
         require(1 <= self.in_channels <= MOST, "in_channels", self.in_channels, f"1 to {MOST}")
         require(all(1 <= k <= MOST for k in self.multi_grid), "multi_grid", self.multi_grid, f"numbers of 1 to {MOST}")
         taken = sorted(NOT_OPTIONS.intersection(self.options))
