@@ -62,7 +62,7 @@ class Kept:
     def of_image(self, x: Tensor) -> list[Tensor]:
         """x: (1, in_channels, H, W)."""
         digest = hashlib.blake2b(str(x.shape).encode(), digest_size=16)
-        digest.update(x.contiguous().cpu().numpy())
+        digest.update(x.contiguous().cpu().numpy().data)
         key = digest.digest()
         maps = self.maps.get(key)
         if maps is None:
