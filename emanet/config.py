@@ -265,6 +265,27 @@ class DataConfig:
     """Chance that a sample is flipped left to right."""
     colour: float = 0.0
     """Strength of random brightness, contrast and saturation: factors are drawn from 1 ± colour."""
+    hue: float = 0.0
+    """Each sample's hues are turned by up to ± this many degrees of the colour circle. For RGB."""
+    gamma: float = 0.0
+    """Each sample's values of 0 to 1 are raised to a power drawn between 1 / (1 + gamma) and 1 + gamma."""
+    grey: float = 0.0
+    """Chance that a sample loses its colours. For RGB."""
+    blur: float = 0.0
+    """Chance that a sample is blurred."""
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), unused_while={"blur": (0.0,)})
+    """The least and the greatest sigma of the Gaussian blur, in pixels of the crop."""
+    rotate: float = 0.0
+    """Each sample is rotated by up to ± this many degrees; what lies outside of the image is ignored."""
+    class_crop: float = 0.0
+    """Chance that a crop is placed around a pixel of a class drawn from those in the image, each with the same chance:
+    rare classes are seen more often."""
+    paste: float = 0.0
+    """Chance that all pixels of `paste_classes` in another image, augmented alike, are pasted over a sample."""
+    paste_classes: tuple[str, ...] = setting((), unused_while={"paste": (0.0,)})
+    """Names of rare or thin classes, such as `pole sign_symbol`."""
+    class_mix: float = 0.0
+    """Chance that half of the classes of another image, augmented alike, are pasted over a sample (ClassMix)."""
     workers: int = setting(4, resume=True, ranks=True)
     """Loader processes per rank. Batches do not depend on it."""
     check: bool = setting(True, resume=True)
@@ -280,6 +301,15 @@ class DataConfig:
             require(fits, "scales", self.scales, "two numbers, the smaller first: continuous_scale is on")
         require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
         require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
+        for name in ("grey", "blur", "class_crop", "paste", "class_mix"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name in ("hue", "rotate"):
+            require(0 <= getattr(self, name) <= 180, name, getattr(self, name), "0 to 180 degrees")
+        require(0 <= self.gamma <= 10, "gamma", self.gamma, "0 to 10")
+        low, high = self.blur_sigma
+        require(
+            0.1 <= low <= high <= 100, "blur_sigma", self.blur_sigma, "two numbers of 0.1 to 100, the smaller first"
+        )
         require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
 
 
