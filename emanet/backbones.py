@@ -1,6 +1,8 @@
 """Backbones: any timm model with feature maps, at a given output stride, multi-grid and number of input channels."""
 
 import hashlib
+import re
+from bisect import bisect_left
 from typing import Any
 
 import timm
@@ -118,6 +120,27 @@ def _create(name: str, hub: bool, arguments: dict[str, Any]) -> nn.Module:
             raise
     fixed = {key: value for key, value in arguments.items() if key != "output_stride"}
     return timm.create_model(name, pretrained=hub, features_only=True, **fixed)
+
+
+def stages(backbone: Backbone) -> list[list[nn.Parameter]] | None:
+    """The backbone's parameters by depth, first stage first; None if it cannot be told where its stages end.
+
+    A stage ends with the module that gives a feature map. A plain ViT, whose maps have one size, has no stages: there
+    the patch embedding and each block stand for one.
+    """
+    info: Any = backbone.net.feature_info  # timm's
+    # A feature extractor may join names with _ or hold the whole model; modules are in the order they run in.
+    names = [name.removeprefix("model.").replace(".", "_") for name, _ in backbone.net.named_modules()]
+    ends = [name.replace(".", "_") for name in info.module_name()]
+    if len(set(info.reduction())) == 1:
+        ends = ["patch_embed", *(name for name in names if re.fullmatch(r"blocks_\d+", name))]
+    last = [max((i for i, name in enumerate(names) if f"{name}_".startswith(f"{end}_")), default=-1) for end in ends]
+    if last[0] < 0 or last != sorted(set(last)):
+        return None
+    found: list[list[nn.Parameter]] = [[] for _ in ends]
+    for i, module in enumerate(backbone.net.modules()):
+        found[min(bisect_left(last, i), len(ends) - 1)] += module.parameters(recurse=False)
+    return [members for members in found if members]
 
 
 def set_uniform_dilation(net: nn.Module, config: BackboneConfig) -> None:

@@ -380,18 +380,28 @@ class OptimConfig:
     """Biases learn at bias_lr_scale * lr."""
     head_lr_scale: float = 1.0
     """Everything outside the backbone learns at head_lr_scale * lr."""
-    poly_power: float = 0.9
-    """lr(step) = lr * (1 - step / steps) ** poly_power"""
+    layer_decay: float = setting(1.0, unused_while={"model.backbone.frozen": (True,)})
+    """Each stage of the backbone, or block of a ViT, learns at layer_decay times the rate of the one after it; the last
+    at lr."""
+    schedule: Literal["poly", "cosine"] = "poly"
+    """How the learning rate falls. cosine: lr(step) = lr * (1 + cos(pi * step / steps)) / 2"""
+    poly_power: float = setting(0.9, unused_while={"schedule": ("cosine",)})
+    """poly: lr(step) = lr * (1 - step / steps) ** poly_power"""
     lr_every: int = 10
     """Steps between updates of the learning rate."""
     warmup_steps: int = 0
     """Steps over which the learning rate first rises linearly."""
     clip_norm: float = 0.0
     """Above 0: gradients are scaled down to this norm."""
+    average: float = 0.0
+    """Above 0, 0.999 for example: the model that is validated and saved has an average of the weights. After each step,
+    averaged = keep * averaged + (1 - keep) * weights, with keep = min(average, (1 + step) / (10 + step))."""
 
     def __post_init__(self):
         require_numbers(self)
         require(self.lr > 0, "lr", self.lr, "above 0")
+        require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0 and at most 1")
+        require(0 <= self.average < 1, "average", self.average, "at least 0 and below 1")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         for name in ("bias_lr_scale", "head_lr_scale", "poly_power", "warmup_steps", "clip_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")

@@ -54,8 +54,9 @@ def test_a_run_folder_holds_everything(tiny, tmp_path):
     assert emanet.load(run).classes == load_experiment(str(run)).data.spec.classes
 
 
-def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch):
-    tiny = override(tiny, {"model.head.dropout": 0.3, "save_every": 2})
+@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5}])
+def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch, changes):
+    tiny = override(tiny, changes | {"model.head.dropout": 0.3, "save_every": 2})
     training.train(tiny, tmp_path / "whole")
 
     class Killed(Exception):
@@ -76,6 +77,36 @@ def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch):
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut"), "and the log has every step once"
+
+
+def test_the_saved_model_has_averaged_weights_and_training_goes_on_with_its_own(tiny, tmp_path):
+    tiny = override(tiny, {"save_every": 1, "keep_last": 6, "steps": 3})
+    training.train(tiny, tmp_path / "plain")
+    report = training.train(override(tiny, {"optim.average": 0.5}), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain"), "what is trained does not change"
+    averaged = None
+    for step, (own, plain) in enumerate(zip(*map(checkpoints, (tmp_path / "run", tmp_path / "plain")), strict=True)):
+        trained, wanted = torch.load(own / "training.pt")["trained"], load_file(plain / "model.safetensors")
+        assert trained.keys() == wanted.keys() and all(torch.equal(trained[name], wanted[name]) for name in wanted)
+        if averaged:
+            keep = min(0.5, (1 + step) / (10 + step))
+            averaged = {k: keep * averaged[k] + (1 - keep) * v for k, v in trained.items() if v.is_floating_point()}
+            for name, value in averaged.items():
+                torch.testing.assert_close(load_file(own / "model.safetensors")[name], value)
+        averaged = load_file(own / "model.safetensors")
+    best = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(best[name], averaged[name]) for name in best)
+    again = run_cli("evaluate", tmp_path / "run", "--json", tmp_path / "again.json")
+    assert again.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["mIoU"] == report["mIoU"]
+
+
+def test_an_average_starts_from_the_weights_of_init_from(tiny, tmp_path):
+    training.train(override(tiny, {"steps": 1}), tmp_path / "first")
+    changes = {"init_from": str(tmp_path / "first"), "optim.average": 0.9}
+    run = training.prepare(override(tiny, changes), tmp_path / "second", "run", False)
+    training.restore(run)
+    first, averaged = weights(tmp_path / "first"), run.model.state_dict()
+    assert all(torch.equal(averaged[name], first[name]) for name in first)
 
 
 def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_path):
@@ -202,6 +233,14 @@ def spoiled(monkeypatch, step, what):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_skipped_step_does_not_change_the_average(tiny, tmp_path, monkeypatch, what):
+    spoiled(monkeypatch, 2, what)
+    training.train(override(tiny, {"save_every": 1, "keep_last": 6, "optim.average": 0.9}), tmp_path / "run")
+    before, after = (load_file(folder / "model.safetensors") for folder in checkpoints(tmp_path / "run")[1:3])
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_without_a_finite_value_changes_nothing(tiny, tmp_path, monkeypatch, capsys, what):
     tiny = override(tiny, {"save_every": 1, "keep_last": 6, "optim.momentum": 0.9})
     spoiled(monkeypatch, 2, what)
@@ -229,7 +268,9 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}, {"optim.average": 0.9}]
+)
 def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
     run = training.prepare(config, tmp_path / "run", "run", False)
