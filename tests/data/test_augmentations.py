@@ -289,7 +289,7 @@ def test_hue_turns_red_by_a_third_into_green_or_blue(monkeypatch):
                 assert (low, high) == (-150.0, 150.0)
                 return degrees
 
-        turned = changed_looks(torch.from_numpy(red).permute(2, 0, 1), Drawn(), override(PLAIN, {"hue": 150.0}))
+        turned = changed_looks(torch.from_numpy(red).permute(2, 0, 1), (), Drawn(), override(PLAIN, {"hue": 150.0}))
         assert turned[:, 0, 0].tolist() == list(wanted)
 
 
