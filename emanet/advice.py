@@ -79,6 +79,9 @@ def _about_training(config: Experiment, images: int, train: Checked) -> Iterator
         text = f"steps {config.steps} x batch_size {config.batch_size} is {seen} samples for {images} images"
         yield f"{text}, so some are never seen; steps are optimiser steps, not epochs"
     weights, pixels = np.array(config.loss.class_weights), train.pixels[: len(classes)]
+    nowhere = [name for name, count in zip(classes, pixels, strict=True) if name in data.paste_classes and not count]
+    if nowhere:
+        yield f"data.paste_classes has {some(nowhere)}, which no training mask shows, so there is nothing to paste"
     if len(weights) == len(classes) and pixels.all() and weights.min() < weights.max():
         most, least_of_all = int(pixels.argmax()), int(pixels.argmin())
         if weights[most] == weights.max() and weights[least_of_all] == weights.min():

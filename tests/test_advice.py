@@ -140,6 +140,11 @@ class TestData:
             Image.new("L", (48, 40)).save(path)
         assert "note: validation has pixels of b, which training has not, so they cannot be learned" in told(tmp_path)
 
+    def test_classes_to_paste_that_no_mask_shows(self, tmp_path):
+        root = folder(tmp_path, classes=["a", "b", "c"])
+        notes = told(root, **{"data.paste": 0.5, "data.paste_classes": ("b", "c")})
+        assert "note: data.paste_classes has c, which no training mask shows, so there is nothing to paste" in notes
+
     def test_images_of_both_splits(self, tmp_path):
         folder(tmp_path)
         (tmp_path / "val/images/3.png").write_bytes((tmp_path / "train/images/1.png").read_bytes())
