@@ -1,7 +1,6 @@
 """What DataConfig can add to scaled, flipped crops: rotation, crops around rare classes, looks, parts of other images.
 
-Images are uint8 (C, h, w), in memory (h, w, C), and labels uint8 (h, w), before and after. Each function is told what
-was drawn, or is given the sample's generator.
+Images are uint8 (C, h, w), in memory (h, w, C), and labels uint8 (h, w), before and after.
 """
 
 import math
@@ -14,13 +13,48 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from ..config import IGNORE, DataConfig
+from ..errors import InputError, some, suggest
+from .datasets import spec_of
+
+
+def require_colours(config: DataConfig, channels: int) -> None:
+    """InputError where an option has no meaning for so many channels."""
+    for name, fits, kinds in (("colour", (1, 3), "grey and RGB"), ("hue", (3,), "RGB"), ("grey", (3,), "RGB")):
+        if getattr(config, name) and channels not in fits:
+            raise InputError(f"data.{name} is for {kinds} images, not for {channels} channels")
+
+
+def labels_to_paste(config: DataConfig) -> list[int]:
+    """The labels of data.paste_classes, none if data.paste is off. Raises InputError for a name that is not a class."""
+    if not config.paste:
+        return []
+    classes = spec_of(config).classes
+    if not config.paste_classes:
+        raise InputError(f"data.paste is on; name in data.paste_classes what to paste: {some(classes)}")
+    for name in config.paste_classes:
+        if name not in classes:
+            raise InputError(f"data.paste_classes has {name!r}, which is not a class{suggest(name, classes)}")
+    return [classes.index(name) for name in config.paste_classes]
+
+
+def box_around(labels: np.ndarray, box: list[slice], classes: Sequence[int], place: Sequence[float]) -> list[slice]:
+    """A box of the same size that holds a pixel of a class: see held_pixel. The same box if there is none.
+
+    place: four numbers in [0, 1): for the class, its pixel, the row and the column.
+    """
+    pixel = held_pixel(labels, classes, place)
+    if pixel is None:
+        return box
+    lengths = [part.stop - part.start for part in box]
+    starts = map(start_around, pixel, lengths, labels.shape, place[2:])
+    return [slice(start, start + length) for start, length in zip(starts, lengths, strict=True)]
 
 
 def held_pixel(labels: np.ndarray, classes: Sequence[int], place: Sequence[float]) -> tuple[int, int] | None:
     """(row, column) of the pixel that a class-balanced crop holds; None if `labels` has none of the classes.
 
     A class is drawn uniformly from those of `classes` that `labels` has, then one of its pixels uniformly.
-    classes: empty means all. place: two numbers in [0, 1).
+    classes: empty means all. place: numbers in [0, 1), for the class and the pixel.
     """
     counts = np.bincount(labels.ravel(), minlength=IGNORE + 1)
     allowed = sorted(set(classes)) or range(IGNORE)
@@ -73,16 +107,23 @@ def rotated(
     return pixels.round().to(torch.uint8).permute(1, 2, 0).contiguous().permute(2, 0, 1), target, ~inside
 
 
-def changed_looks(pixels: Tensor, rng: np.random.Generator, config: DataConfig) -> Tensor:
-    """Hue, gamma, grey and blur, as far as config turns them on, in this order."""
+def changed_looks(pixels: Tensor, factors: np.ndarray, rng: np.random.Generator, config: DataConfig) -> Tensor:
+    """Colour, hue, gamma, grey and blur, as far as config turns them on, in this order.
+
+    factors: of brightness, contrast and saturation.
+    """
+    if config.colour:
+        pixels = TF.adjust_brightness(pixels, factors[0])
+        pixels = TF.adjust_contrast(pixels, factors[1])
+        pixels = TF.adjust_saturation(pixels, factors[2])
     if config.hue:
         pixels = _hue_turned(pixels, rng.uniform(-config.hue, config.hue))
     if config.gamma:
         exponent = (1 + config.gamma) ** rng.uniform(-1, 1)
-        table = torch.from_numpy(np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8))
-        pixels = _from_rows(table.numpy().take(_rows(pixels)))
+        table = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
+        pixels = _from_rows(table.take(_rows(pixels)))
     if config.grey and rng.random() < config.grey:
-        pixels = TF.rgb_to_grayscale(pixels, 3)
+        pixels = TF.rgb_to_grayscale(pixels, 3).permute(1, 2, 0).contiguous().permute(2, 0, 1)  # else it is a view
     if config.blur:
         chance, sigma = rng.random(), rng.uniform(*config.blur_sigma)
         pixels = _blurred(pixels, sigma) if chance < config.blur else pixels
@@ -120,15 +161,15 @@ def paste(image: Tensor, labels: Tensor, other: Tensor, other_labels: Tensor, cl
     """Put all pixels of these classes of the other sample, of the same size, over this one, in place."""
     chosen = np.zeros(IGNORE + 1, bool)
     chosen[list(classes)] = True
-    mask = chosen[other_labels.numpy()]
-    np.copyto(_rows(image), _rows(other), where=mask[..., None])
+    mask = chosen.take(other_labels.numpy())
     np.copyto(labels.numpy(), other_labels.numpy(), where=mask)
+    for ours, theirs in zip(image.numpy(), other.numpy(), strict=True):  # all channels at once take five times as long
+        np.copyto(ours, theirs, where=mask)
 
 
 def half_of_classes(labels: Tensor, rng: np.random.Generator) -> list[int]:
-    """Half of the classes that labels have, rounded up, drawn uniformly: ClassMix, Olsson et al. 2021."""
-    present = labels.unique().tolist()
-    present = [label for label in present if label != IGNORE]
+    """Half of the classes that labels have, rounded up, drawn uniformly: ClassMix, arXiv:2007.07936."""
+    present = labels.flatten().bincount(minlength=IGNORE)[:IGNORE].nonzero().flatten().tolist()
     return rng.permutation(present)[: (len(present) + 1) // 2].tolist()
 
 

@@ -1,4 +1,4 @@
-"""Training samples: randomly scaled, cropped, flipped and coloured.
+"""Training samples: randomly scaled, cropped, flipped and coloured, and what else DataConfig turns on.
 
 Which image sample number `position` of a run is, and how it is augmented, depends on (seed, position) alone. So batches
 do not depend on the number of workers or ranks, nor on where a run was resumed.
@@ -12,13 +12,10 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from ..config import IGNORE, DataConfig
-from ..errors import InputError, some, suggest
-from .augmentations import changed_looks, half_of_classes, held_pixel, paste, rotated, start_around
-from .datasets import spec_of
+from .augmentations import box_around, changed_looks, half_of_classes, labels_to_paste, paste, require_colours, rotated
 
 ORDER, SAMPLE, OTHER = 0, 1, 2  # part of the seed: what the generator is for
 
@@ -44,25 +41,12 @@ class TrainingSamples:
     seed: int = 0
 
     def __post_init__(self):
-        if self.config.colour and len(self.fill) not in (1, 3):
-            raise InputError(f"data.colour is for grey and RGB images, not for {len(self.fill)} channels")
-        for name in ("hue", "grey"):
-            if getattr(self.config, name) and len(self.fill) != 3:
-                raise InputError(f"data.{name} is for RGB images, not for {len(self.fill)} channels")
+        require_colours(self.config, len(self.fill))
         _ = self.pasted  # unknown names are refused now, not at the first sample
 
     @cached_property
     def pasted(self) -> list[int]:
-        """The labels of data.paste_classes. Raises InputError for a name that is not a class, or if none is named."""
-        if not self.config.paste:
-            return []
-        classes = spec_of(self.config).classes
-        if not self.config.paste_classes:
-            raise InputError(f"data.paste is on; name in data.paste_classes what to paste: {some(classes)}")
-        for name in self.config.paste_classes:
-            if name not in classes:
-                raise InputError(f"data.paste_classes has {name!r}, which is not a class{suggest(name, classes)}")
-        return [classes.index(name) for name in self.config.paste_classes]
+        return labels_to_paste(self.config)
 
     def index(self, position: int) -> int:
         """Which image: each epoch is another permutation."""
@@ -107,7 +91,7 @@ def augment(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """A crop of config.crop from the image at a random scale, bilinear (labels: nearest), perhaps flipped.
 
-    around: the crop holds a pixel of one of these classes, if the image has one; see held_pixel.
+    around: classes; the crop holds a pixel of one of them if the image has one.
     image (H, W, C) uint8, labels (H, W) uint8 -> (C, h, w) uint8, in memory (h, w, C), and (h, w) uint8. The image is
     cropped first and then resized: the same crops as by resizing first, for a fraction of the work. Where the scaled
     image is smaller than the crop, `fill` and ignored labels pad it on the right and below.
@@ -126,12 +110,8 @@ def augment(
     factors = 1 + config.colour * rng.uniform(-1, 1, 3)
     if config.class_crop or config.paste:
         chance, *place = rng.random(5)
-        pixel = held_pixel(labels, around, place) if around else None
-        if pixel is None and chance < config.class_crop:
-            pixel = held_pixel(labels, (), place)
-        if pixel is not None:
-            starts = map(start_around, pixel, (part.stop - part.start for part in box), labels.shape, place[2:])
-            box = [slice(start, start + part.stop - part.start) for start, part in zip(starts, box, strict=True)]
+        if around or chance < config.class_crop:
+            box = box_around(labels, box, around, place)
     degrees = rng.uniform(-config.rotate, config.rotate) if config.rotate else 0.0
 
     outside = None
@@ -139,11 +119,7 @@ def augment(
         pixels, target, outside = rotated(image, labels, box, size, config.crop, degrees, flip)
     else:
         pixels, target = _resized(image, labels, box, size, config.crop, flip)
-    if config.colour:
-        pixels = TF.adjust_brightness(pixels, factors[0])
-        pixels = TF.adjust_contrast(pixels, factors[1])
-        pixels = TF.adjust_saturation(pixels, factors[2])
-    pixels = changed_looks(pixels, rng, config)
+    pixels = changed_looks(pixels, factors, rng, config)
     if outside is not None:
         pixels.permute(1, 2, 0).numpy()[outside] = fill
     elif tuple(size) != tuple(config.crop):

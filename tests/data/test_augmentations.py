@@ -81,6 +81,7 @@ def test_pixels_and_labels_stay_together(option):
     for position in range(20):
         image, labels, _ = changed[position]
         assert image.dtype == labels.dtype == torch.uint8 and image.shape == (3, 64, 64) and labels.shape == (64, 64)
+        assert image.permute(1, 2, 0).is_contiguous(), "the memory layout that loaders copy fast"
         sure = away_from_borders(labels)
         assert sure.float().mean() > 0.1
         codes, right = torch.from_numpy(CODES), []
@@ -288,7 +289,7 @@ def test_hue_turns_red_by_a_third_into_green_or_blue(monkeypatch):
                 assert (low, high) == (-150.0, 150.0)
                 return degrees
 
-        turned = changed_looks(torch.from_numpy(red).permute(2, 0, 1), Drawn(), override(PLAIN, {"hue": 150.0}))
+        turned = changed_looks(torch.from_numpy(red).permute(2, 0, 1), (), Drawn(), override(PLAIN, {"hue": 150.0}))
         assert turned[:, 0, 0].tolist() == list(wanted)
 
 
@@ -302,6 +303,9 @@ def test_grey_samples_have_three_equal_channels():
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     grey = looked(image, {"grey": 1.0})
     assert torch.equal(grey[0], grey[1]) and torch.equal(grey[0], grey[2]) and grey.shape == (3, 16, 16)
+    changes = {"grey": 1.0, "rotate": 45.0, "scales": (0.1, 0.1), "crop": (16, 16)}
+    pixels, labels = augment(image, image[..., 0], np.random.default_rng(0), override(PLAIN, changes), FILL)
+    assert (pixels.permute(1, 2, 0)[labels == IGNORE] == torch.tensor(FILL)).all(), "the fill stays as it is"
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
