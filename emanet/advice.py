@@ -66,9 +66,10 @@ def _about_splits(
 def _about_training(config: Experiment, images: int, train: Checked) -> Iterator[str]:
     data, classes, stride = config.data, spec_of(config.data).classes, config.model.backbone.output_stride
     reached = [round(side * max(data.scales)) for side in train.largest]
-    if any(crop > side for crop, side in zip(data.crop, reached, strict=True)):
-        size = f"{_sides(train.largest)} at most, {_sides(reached)} at the largest of data.scales"
-        yield f"data.crop {_sides(data.crop)} is larger than the images ({size}), so part of every crop is padding"
+    for name, crop in data.crops.items():
+        if any(wanted > side for wanted, side in zip(crop, reached, strict=True)):
+            size = f"{_sides(train.largest)} at most, {_sides(reached)} at the largest of data.scales"
+            yield f"{name} {_sides(crop)} is larger than the images ({size}), so part of every crop is padding"
     for name, scales in (("data.scales", data.scales), ("eval.scales", config.eval.scales)):
         least = min(train.smallest) * min(scales)
         if least < stride:
@@ -94,7 +95,8 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
     """What settings make of each other, whatever the data. config: resolved; net: the model built by it."""
     crop, optim, loss = config.data.crop, config.optim, config.loss
     classes = spec_of(config.data).classes
-    yield from _about_grid(config, net)
+    for name, size in config.data.crops.items():
+        yield from _about_grid(name, size, net)
     if config.model.backbone.frozen and not config.model.backbone.pretrained and not config.init_from:
         yield "model.backbone.frozen keeps the backbone's random weights; give it weights by model.backbone.pretrained"
     changing = ["data.scales"] if len(set(config.data.scales)) > 1 else []
@@ -136,15 +138,15 @@ def about_start(config: Experiment, source: Experiment) -> Iterator[str]:
             yield f"model.{name} is {texts[0]}, but {config.init_from} was trained with {texts[1]}"
 
 
-def _about_grid(config: Experiment, net: EMANet) -> Iterator[str]:
-    """Where logits spread over the crop come to lie elsewhere than the backbone computed them; see grid_size."""
-    crop, stride = config.data.crop, net.stride
+def _about_grid(name: str, crop: tuple[int, int], net: EMANet) -> Iterator[str]:
+    """Where logits spread over a crop come to lie elsewhere than the backbone computed them; see grid_size."""
+    stride = net.stride
     spread = net.padded_size(crop)
     above = grid_size(net, spread)
     if above == spread:
         return
     off = max((side - 1) % stride if net.align_corners else -side % stride for side in spread)
-    what = f"data.crop {_sides(crop)}: the model spreads its logits up to {off} pixels off, at the edges of a crop"
+    what = f"{name} {_sides(crop)}: the model spreads its logits up to {off} pixels off, at the edges of a crop"
     if grid_size(net, net.padded_size(above)) != net.padded_size(above):  # the backbone pads to another grid
         why = f"this backbone pads images to a multiple of {net.backbone.divisor}"
         yield f"{what}, because {why}; set model.align_corners False"

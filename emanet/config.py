@@ -257,6 +257,10 @@ class DataConfig:
     val_split: str = "val"
     crop: tuple[int, int] = (513, 513)
     """(h, w) of a training crop, in pixels."""
+    last_crop: tuple[int, int] | None = None
+    """(h, w) of the crops in the last steps of the run, usually larger ones; None: the same."""
+    last_share: float = setting(0.1, unused_while={"last_crop": (None,)})
+    """Share of the steps, at the end, whose crops have last_crop."""
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     """Each sample is scaled by one of them, drawn at random."""
     continuous_scale: bool = False
@@ -294,7 +298,9 @@ class DataConfig:
     def __post_init__(self):
         expand_home(self, "dataset", "root")
         require_numbers(self)
-        require(all(1 <= side <= MOST for side in self.crop), "crop", self.crop, f"(h, w), each 1 to {MOST}")
+        for name, crop in (("crop", self.crop), ("last_crop", self.last_crop or self.crop)):
+            require(all(1 <= side <= MOST for side in crop), name, crop, f"(h, w), each 1 to {MOST}")
+        require(0 < self.last_share <= 1, "last_share", self.last_share, "above 0 and at most 1")
         require_scales(self.scales)
         if self.continuous_scale:
             fits = len(self.scales) == 2 and self.scales[0] <= self.scales[1]
@@ -311,6 +317,11 @@ class DataConfig:
             0.1 <= low <= high <= 100, "blur_sigma", self.blur_sigma, "two numbers of 0.1 to 100, the smaller first"
         )
         require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
+
+    @property
+    def crops(self) -> dict[str, tuple[int, int]]:
+        """Setting -> the (h, w) of crops that it asks for."""
+        return {"data.crop": self.crop} | ({"data.last_crop": self.last_crop} if self.last_crop else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,12 +407,15 @@ class OptimConfig:
     average: float = 0.0
     """Above 0, 0.999 for example: the model that is validated and saved has an average of the weights. After each step,
     averaged = keep * averaged + (1 - keep) * weights, with keep = min(average, (1 + step) / (10 + step))."""
+    freeze_bn: float = 0.0
+    """Share of the steps, at the end, in which BatchNorm uses its running statistics and leaves them as they are."""
 
     def __post_init__(self):
         require_numbers(self)
         require(self.lr > 0, "lr", self.lr, "above 0")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "above 0 and at most 1")
         require(0 <= self.average < 1, "average", self.average, "at least 0 and below 1")
+        require(0 <= self.freeze_bn <= 1, "freeze_bn", self.freeze_bn, "between 0 and 1")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         for name in ("bias_lr_scale", "head_lr_scale", "poly_power", "warmup_steps", "clip_norm"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -507,6 +521,10 @@ class Experiment:
             raise InputError("compile and recompute cannot be combined: compiled code decides what it recomputes")
         if self.batch_size % self.accumulate:
             raise InputError(f"batch_size {self.batch_size} is not a multiple of accumulate {self.accumulate}")
+
+    def last(self, share: float) -> int:
+        """The first step of the last `share` of the steps, which is one step at least; `steps` if share is 0."""
+        return self.steps - max(round(share * self.steps), int(share > 0))
 
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -1,4 +1,4 @@
-"""Parameter groups, the schedules of the learning rate, and averaged weights."""
+"""Parameter groups, the schedules of the learning rate, averaged weights, and frozen BatchNorm."""
 
 import math
 
@@ -82,3 +82,10 @@ def average_in(averaged: nn.Module, net: nn.Module, step: int, average: float, s
             own.lerp_(new, share)
         else:
             own.copy_(new)
+
+
+def freeze_bn(net: nn.Module) -> None:
+    """BatchNorm uses its running statistics and leaves them as they are, until net.train(); its weights still learn."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+            module.eval()

@@ -41,7 +41,7 @@ from .model import EMANet, build_model
 from .ops import recompute
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
-from .optim import average_in, build_optimizer, lr_at, set_lr
+from .optim import average_in, build_optimizer, freeze_bn, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told
@@ -148,7 +148,8 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     distributed.first_on_rank_zero(put_back, path)
     if config.data.check:
         distributed.first_on_rank_zero(check_data, config, train_set, val_set, log.say)
-    samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed)
+    last_from = config.last(config.data.last_share) * config.batch_size
+    samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed, last_from)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
     spec = stored_spec(config)
@@ -244,6 +245,11 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
     torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
     lr = lr_at(state.step, config.steps, config.optim)
     set_lr(state.optimizer, lr)
+    freezes = config.last(config.optim.freeze_bn)
+    if state.step == freezes and not config.sync_bn:
+        distributed.take_rank_zeros(run.net.buffers())  # until now each rank had statistics of its own
+    if state.step >= freezes:
+        freeze_bn(run.net)  # in every step, as validations end with net.train()
     run.undo.keep()
 
     labels = labels.to(device, non_blocking=True)
@@ -445,11 +451,12 @@ def _require_divisible(config: Experiment) -> None:
     if share * world * passes != config.batch_size:
         ranks = f"{world} rank{'s' * (world > 1)} x {passes} pass{'es' * (passes > 1)}"
         raise InputError(f"batch_size {config.batch_size} is not divisible by {ranks}")
-    if share == 1 and all(side <= config.model.backbone.output_stride for side in config.data.crop):
-        raise InputError(
-            f"BatchNorm cannot train on passes of 1 image with data.crop {config.data.crop}: that is one pixel of its "
-            "feature map; use a larger batch_size or data.crop"
-        )
+    for name, crop in config.data.crops.items():
+        if share == 1 and all(side <= config.model.backbone.output_stride for side in crop):
+            raise InputError(
+                f"BatchNorm cannot train on passes of 1 image with {name} {crop}: that is one pixel of its "
+                f"feature map; use a larger batch_size or {name}"
+            )
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

@@ -116,6 +116,11 @@ def test_classes_whose_names_hold_a_side_by_chance():
     assert advice(classes=("bright", "cleft")) == []
 
 
+def test_the_last_crop_should_fit_the_grid_too():
+    (sentence,) = advice(**{"data.last_crop": (41, 40)})
+    assert sentence.startswith("data.last_crop 41 40: the model spreads its logits up to 7 pixels off")
+
+
 def test_a_backbone_that_pads_to_another_grid():
     changes = {"model.backbone.name": "test_convnext", "model.backbone.output_stride": 32, "data.crop": (65, 65)}
     (sentence,) = advice(**changes)
@@ -128,6 +133,7 @@ class TestData:
         ("changes", "said"),
         [
             ({"data.crop": (65, 33)}, r"crop 65 33 is larger than the images (40 48 at most, 40 48 at the largest"),
+            ({"data.last_crop": (65, 33)}, r"last_crop 65 33 is larger than the images (40 48 at most, 40 48"),
             ({"data.scales": (0.1, 1.0)}, "at which the smallest images have 4 pixels on a side, less than"),
             ({"eval.scales": (0.1, 1.0)}, "eval.scales has 0.1"),
             ({"steps": 1, "batch_size": 3}, "is 3 samples for 4 images"),

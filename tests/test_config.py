@@ -82,6 +82,13 @@ def test_numbers_that_nothing_can_hold_are_refused_wherever_they_stand(make, num
     assert len(str(error.value)) < 400
 
 
+def test_the_last_steps_of_a_run():
+    config = Experiment(steps=30)
+    assert [config.last(share) for share in (0.0, 0.001, 0.1, 0.5, 1.0)] == [30, 29, 27, 15, 0]
+    with pytest.raises(InputError, match=r"last_crop is \(0, 9\), but must be \(h, w\), each 1 to"):
+        DataConfig(last_crop=(0, 9))
+
+
 def test_a_home_in_a_path_of_an_experiment_file_is_filled_in(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     data = DataConfig(dataset="~/a/dataset.json", root="~")

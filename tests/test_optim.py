@@ -9,7 +9,7 @@ from emanet.config import BackboneConfig, OptimConfig
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, unused
 from emanet.model import build_model
-from emanet.optim import average_in, build_optimizer, lr_at, set_lr
+from emanet.optim import average_in, build_optimizer, freeze_bn, lr_at, set_lr
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,21 @@ def test_the_average_forgets_its_start_and_then_keeps_as_told(model):
     assert averaged.backbone.net.bn1.num_batches_tracked == 5
     average_in(averaged, model, 5, 0.3, torch.tensor(True))
     torch.testing.assert_close(bias.detach(), wanted)
+
+
+def test_frozen_norms_normalise_by_their_statistics_and_keep_them(model):
+    net = copy.deepcopy(model).train()
+    net.head.dropout.p = 0.0
+    images = torch.rand(2, 3, 33, 33)
+    freeze_bn(net)
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    low = net.low_logits(images)[0]
+    low.square().sum().backward()
+    changed = {name for name, value in net.named_buffers() if not torch.equal(value, before[name])}
+    assert changed == {"head.emau.bases"}
+    assert net.backbone.net.bn1.weight.grad.abs().sum() > 0
+    net.load_state_dict(before, strict=False)
+    net.eval()
+    torch.testing.assert_close(net.low_logits(images)[0], low)
+    net.train()
+    assert all(module.training for module in net.modules())

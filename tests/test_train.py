@@ -54,7 +54,7 @@ def test_a_run_folder_holds_everything(tiny, tmp_path):
     assert emanet.load(run).classes == load_experiment(str(run)).data.spec.classes
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5}])
+@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 49)}])
 def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch, changes):
     tiny = override(tiny, changes | {"model.head.dropout": 0.3, "save_every": 2})
     training.train(tiny, tmp_path / "whole")
@@ -232,6 +232,18 @@ def spoiled(monkeypatch, step, what):
     monkeypatch.setattr(training.StepNet, "forward", spoil)
 
 
+def test_norms_are_frozen_for_the_last_share_of_the_steps(tiny, tmp_path):
+    """Also in the step after a validation, which ends with net.train()."""
+    changes = {"optim.freeze_bn": 0.5, "save_every": 1, "keep_last": 6, "val_every": 4}
+    training.train(override(tiny, changes), tmp_path / "run")
+    saved = [load_file(folder / "model.safetensors") for folder in checkpoints(tmp_path / "run")]
+    counts = [tensors["backbone.net.bn1.num_batches_tracked"].item() for tensors in saved]
+    assert counts == [1, 2, 3, 3, 3, 3]
+    assert torch.equal(saved[2]["head.emau.bn_out.running_var"], saved[5]["head.emau.bn_out.running_var"])
+    assert not torch.equal(saved[2]["backbone.net.bn1.weight"], saved[3]["backbone.net.bn1.weight"])
+    assert not torch.equal(saved[2]["head.emau.bases"], saved[3]["head.emau.bases"])
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_skipped_step_does_not_change_the_average(tiny, tmp_path, monkeypatch, what):
     spoiled(monkeypatch, 2, what)
@@ -269,7 +281,12 @@ class Reads(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}, {"optim.average": 0.9}]
+    "changes",
+    [
+        {},
+        {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2},
+        {"optim.average": 0.9, "optim.freeze_bn": 1.0},
+    ],
 )
 def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
@@ -417,6 +434,9 @@ def test_a_step_too_large_for_memory_says_what_to_lower(tiny, tmp_path, monkeypa
     monkeypatch.setattr(training, "step", limited)
     ways = "use --recompute, --precision bf16, a higher --accumulate (now 1) or a smaller --data.crop or --batch-size"
     start = "not enough memory on cpu for a step with 4 images of 33 x 33 pixels at once: "
+    larger = "of 33 x 33 or 65 x 49 pixels at once: .* or a smaller --data.crop or --data.last-crop or --batch-size$"
+    with pytest.raises(InputError, match=larger):
+        training.train(override(tiny, {"data.last_crop": (65, 49)}), tmp_path / "run")
     for options, rest in (({}, ways), ({"save_every": 2}, f"{ways}; --resume --recompute continues from step 2")):
         with pytest.raises(InputError, match=f"^{re.escape(start + rest)}"):
             training.train(override(tiny, options), tmp_path / f"run{len(options)}")
@@ -493,34 +513,42 @@ def torchrun(ranks, config, out, *more):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("average", ["all", "valid"])
-def test_two_processes_train_as_one(tiny, tmp_path, average):
+def weights_of_ranks(config, tmp_path, ranks):
+    """Train with so many ranks into tmp_path/runRANKS; each one's weights."""
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    program = [PROGRAMS / "train_and_keep_weights.py", tmp_path / "config.json", tmp_path / f"run{ranks}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(tmp_path / f"run{ranks}" / f"rank{rank}.pt") for rank in range(ranks)]
+
+
+LAST_STEPS = {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 41), "data.last_share": 0.5}
+
+
+@pytest.mark.parametrize("options", [{"loss.average": "all"}, {"loss.average": "valid"} | LAST_STEPS], ids=str)
+def test_two_processes_train_as_one(tiny, tmp_path, options):
     """The joint batch split over two gloo ranks: the same weights to float tolerance, the very same bases on both."""
-    changes = {"loss.average": average, "steps": 4, "optim.name": "sgd", "optim.lr": 0.02, "optim.warmup_steps": 0}
+    changes = {"steps": 4, "optim.name": "sgd", "optim.lr": 0.02, "optim.warmup_steps": 0}
     changes |= {
         "data.scales": (0.2, 1.0),
         "device": "cpu",
     }  # small images: ranks differ in their share of ignored pixels
-    config = override(tiny, changes)
-    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
-    for ranks in (1, 2):
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        command = [
-            *launch,
-            str(PROGRAMS / "train_and_keep_weights.py"),
-            str(tmp_path / "config.json"),
-            str(tmp_path / f"run{ranks}"),
-        ]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-    one = torch.load(tmp_path / "run1" / "rank0.pt")
-    first, second = (torch.load(tmp_path / "run2" / f"rank{rank}.pt") for rank in (0, 1))
+    config = override(tiny, changes | options)
+    (one,) = weights_of_ranks(config, tmp_path, 1)
+    first, second = weights_of_ranks(config, tmp_path, 2)
     assert torch.equal(first["head.emau.bases"], second["head.emau.bases"])
     for name, value in one.items():
         torch.testing.assert_close(first[name], value, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
         assert torch.equal(first[name], second[name]), name
     assert losses(tmp_path / "run2") == pytest.approx(losses(tmp_path / "run1"), rel=1e-4)
+
+
+def test_norms_that_are_not_synchronised_are_the_same_on_all_ranks_once_they_are_frozen(tiny, tmp_path):
+    changes = {"sync_bn": False, "device": "cpu", "steps": 4, "optim.freeze_bn": 0.5, "optim.average": 0.5}
+    first, second = weights_of_ranks(override(tiny, changes), tmp_path, 2)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
 def test_without_synchronised_norms_the_score_is_the_saved_models(tiny, tmp_path, scenes):

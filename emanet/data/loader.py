@@ -151,7 +151,8 @@ class StepPositions:
 class _Slots:
     """Shared memory for batches, written by the workers in turn.
 
-    Allocating shared memory for every batch costs more CPU time (page faults) than resizing its images.
+    Allocating shared memory for every batch costs more CPU time (page faults) than resizing its images. A slot holds
+    the largest crop; smaller ones are at its start.
     """
 
     images: Tensor  # (slots, b, h, w, C) uint8
@@ -169,8 +170,9 @@ class _Slots:
         images, labels, positions = zip(*samples, strict=True)
         slot = positions[0] // self.batch_size % len(self.images)
         for i, (image, target) in enumerate(zip(images, labels, strict=True)):
-            self.images[slot, i] = image.permute(1, 2, 0)
-            self.labels[slot, i] = target
+            h, w = target.shape
+            self.images[slot, i, :h, :w] = image.permute(1, 2, 0)
+            self.labels[slot, i, :h, :w] = target
         return slot, list(positions)
 
 
@@ -183,7 +185,8 @@ def training_loader(
     """
     workers, share = config.data.workers, config.batch_size // world_size
     # One slot more than there can be batches on their way: a batch is copied out before its slot is used again.
-    shape = (PREFETCH * workers + 1 if workers else 1, share, *config.data.crop)
+    h, w = (max(sides) for sides in zip(*config.data.crops.values(), strict=True))
+    shape = (PREFETCH * workers + 1 if workers else 1, share, h, w)
     images = torch.empty(*shape, len(samples.fill), dtype=torch.uint8)
     labels = torch.empty(shape, dtype=torch.uint8)
     if workers:
@@ -195,7 +198,7 @@ def training_loader(
         collate_fn=_Slots(images, labels, config.batch_size),
         prefetch_factor=PREFETCH if workers else None,
     )
-    return _batches(filled, images, labels)
+    return _batches(filled, images, labels, samples)
 
 
 def _share(*tensors: Tensor) -> None:
@@ -214,8 +217,12 @@ def _share(*tensors: Tensor) -> None:
         ) from error
 
 
-def _batches(filled: Iterator[tuple[int, list[int]]], images: Tensor, labels: Tensor) -> Iterator[list[Tensor]]:
+def _batches(
+    filled: Iterator[tuple[int, list[int]]], images: Tensor, labels: Tensor, samples: TrainingSamples
+) -> Iterator[list[Tensor]]:
     pinned = torch.cuda.is_available()
     for slot, positions in filled:
-        taken = [torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x) for x in (images[slot], labels[slot])]
+        h, w = samples.config_at(positions[0]).crop
+        parts = images[slot, :, :h, :w], labels[slot, :, :h, :w]
+        taken = [torch.empty(x.shape, dtype=x.dtype, pin_memory=pinned).copy_(x) for x in parts]
         yield [taken[0].permute(0, 3, 1, 2), taken[1], torch.tensor(positions)]

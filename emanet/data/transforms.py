@@ -4,8 +4,9 @@ Which image sample number `position` of a run is, and how it is augmented, depen
 do not depend on the number of workers or ranks, nor on where a run was resumed.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Protocol
 
@@ -33,12 +34,14 @@ class TrainingSamples:
     """samples[position] -> (image (C, h, w) uint8, labels (h, w) uint8, position), endless.
 
     dataset: see datasets.py. fill: the colour outside the image, a value of 0 to 255 for each channel.
+    last_from: the first position whose crop is config.last_crop, if there is one.
     """
 
     dataset: Readable
     config: DataConfig
     fill: Sequence[int]
     seed: int = 0
+    last_from: float = math.inf
 
     def __post_init__(self):
         require_colours(self.config, len(self.fill))
@@ -56,6 +59,14 @@ class TrainingSamples:
     def name(self, position: int) -> str:
         return self.dataset.name(self.index(position))
 
+    def config_at(self, position: int) -> DataConfig:
+        """The settings of one sample: towards the end, `crop` is config.last_crop."""
+        return self._last if position >= self.last_from else self.config
+
+    @cached_property
+    def _last(self) -> DataConfig:
+        return replace(self.config, crop=self.config.last_crop or self.config.crop)
+
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
         index = self.index(position)
         image, labels = self._augmented(index, position)
@@ -65,7 +76,7 @@ class TrainingSamples:
 
     def _augmented(self, index: int, position: int, around: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, SAMPLE, position])
-        return augment(*self.dataset.read(index), rng, self.config, self.fill, around)
+        return augment(*self.dataset.read(index), rng, self.config_at(position), self.fill, around)
 
     def _mix(self, image: Tensor, labels: Tensor, index: int, position: int) -> None:
         """Perhaps paste classes of another image, which is augmented as this one is, in place."""

@@ -29,8 +29,9 @@ def limits_told(config: Experiment, device: torch.device, run: Path, save: Calla
             raise
         with contextlib.suppress(InputError, MemoryError, RuntimeError):  # it needs memory as well
             save()
-        images, (h, w) = config.batch_size // (distributed.world_size() * config.accumulate), config.data.crop
-        ways = ["a smaller --data.crop or --batch-size"]
+        images, crops = config.batch_size // (distributed.world_size() * config.accumulate), config.data.crops
+        ways = [f"a smaller {' or '.join(f'--{name}'.replace('_', '-') for name in crops)} or --batch-size"]
+        sizes = " or ".join(f"{h} x {w}" for h, w in crops.values())
         if images > 1:
             ways.insert(0, f"a higher --accumulate (now {config.accumulate})")
         if config.precision == "fp32":
@@ -41,6 +42,6 @@ def limits_told(config: Experiment, device: torch.device, run: Path, save: Calla
         saved = checkpoints(run)
         rest = f"; --resume {free}".rstrip() + f" continues from step {int(saved[-1].name)}" if saved else ""
         raise InputError(
-            f"not enough memory on {device} for a step with {images} images of {h} x {w} pixels at once: use "
+            f"not enough memory on {device} for a step with {images} images of {sizes} pixels at once: use "
             f"{', '.join(ways[:-1])}{' or ' * (len(ways) > 1)}{ways[-1]}{rest}"
         ) from error

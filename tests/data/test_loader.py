@@ -114,6 +114,23 @@ def test_workers_that_are_spawned_give_the_same(scenes, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("last_crop", [(65, 49), (17, 49)], ids=["larger", "lower and wider"])
+def test_the_last_steps_have_crops_of_their_own_wherever_a_run_is_resumed(scenes, workers, last_crop):
+    changes = {"data.workers": workers, "data.last_crop": last_crop, "data.last_share": 0.5, "steps": 4}
+    _, config = of_files(scenes, **changes)
+    train = TrainingSamples(open_dataset(config.data, "train"), config.data, (124, 116, 104), 0, last_from=4)
+    whole = list(training_loader(train, config, 0, 0, 1))
+    assert [tuple(labels.shape[1:]) for _, labels, _ in whole] == [(33, 33)] * 2 + [last_crop] * 2
+    for images, labels, positions in whole:
+        for image, target, position in zip(images, labels, positions, strict=True):
+            own = train[int(position)]
+            assert torch.equal(image, own[0]) and torch.equal(target, own[1])
+    for start in (1, 3):
+        for batch, other in zip(training_loader(train, config, start, 0, 1), whole[start:], strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
+
+
 def test_more_workers_than_the_system_allows_is_a_sentence(scenes, monkeypatch):
     def refused(*_):
         raise OSError(24, "Too many open files")

@@ -1,4 +1,4 @@
-"""Train, and save every rank's final weights.  torchrun ... train_and_keep_weights.py CONFIG RUN"""
+"""Train, and save each rank's final weights, trained and averaged: torchrun ... train_and_keep_weights.py CONFIG RUN"""
 
 import sys
 
@@ -8,9 +8,10 @@ from emanet import distributed
 from emanet import train as training
 from emanet.experiments import load_experiment
 
-nets = []
-build = training.build_model
-training.build_model = lambda *arguments: nets.append(build(*arguments)) or nets[-1]
+runs = []
+prepare = training.prepare
+training.prepare = lambda *arguments: runs.append(prepare(*arguments)) or runs[-1]
 training.train(load_experiment(sys.argv[1]), sys.argv[2])
-torch.save(nets[0].state_dict(), f"{sys.argv[2]}/rank{distributed.rank()}.pt")
+averaged = {f"averaged.{name}": tensor for name, tensor in runs[0].model.state_dict().items()}
+torch.save(runs[0].net.state_dict() | averaged, f"{sys.argv[2]}/rank{distributed.rank()}.pt")
 distributed.shutdown()
