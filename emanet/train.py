@@ -32,7 +32,7 @@ from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
 from .interrupt import Interruption
-from .loading import start_from, stored_spec
+from .loading import model_path, start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -178,7 +178,9 @@ def restore(run: Run) -> dict[str, Any] | None:
             loaded, fresh = start_from(run.net, config.init_from)
             rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
             run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
-            run.log.say(*(f"note: {text}" for text in about_start(config, load_experiment(config.init_from))))
+            run.log.say(
+                *(f"note: {text}" for text in about_start(config, load_experiment(str(model_path(config.init_from)))))
+            )
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)
