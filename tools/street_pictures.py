@@ -1,6 +1,6 @@
 """The pictures of docs/models/street.md and the README: photos of examples/photos beside what `street` says of them.
 
-    python tools/street_pictures.py
+python tools/street_pictures.py
 """
 
 import sys
