@@ -94,6 +94,8 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
     yield from _about_grid(config, net)
     if config.model.backbone.frozen and not config.model.backbone.pretrained and not config.init_from:
         yield "model.backbone.frozen keeps the backbone's random weights; give it weights by model.backbone.pretrained"
+    if config.model.backbone.keep and (len(set(config.data.scales)) > 1 or config.data.colour):
+        yield "model.backbone.keep keeps nothing that comes again while data.scales or data.colour change every image"
     if optim.head_lr_scale == 0:
         yield "optim.head_lr_scale is 0, so the head keeps its initial weights"
     if optim.warmup_steps >= config.steps:

@@ -50,6 +50,12 @@ def predict_many(model: EMANet, images: Sequence[Tensor], config: EvalConfig = E
 
 
 @torch.no_grad()
+def predict_logits(model: EMANet, images: Tensor) -> Tensor:
+    """Logits (B, classes, H, W) of images as in predict_labels, whole and at one scale."""
+    return padded_logits(model, model.normalise(images))
+
+
+@torch.no_grad()
 def probabilities(model: EMANet, images: Tensor, config: EvalConfig = EvalConfig()) -> Tensor:
     """Softmax (B, classes, H, W) float32 of images as in predict_labels, averaged over scales, flips and windows."""
     return _probabilities(model, model.normalise(images), config)

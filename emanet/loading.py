@@ -10,7 +10,7 @@ import torch
 
 from .config import DatasetSpec, Experiment
 from .distributed import pick_device
-from .errors import InputError, suggest
+from .errors import InputError, short, suggest
 from .experiments import FOLDER_FILES, experiment_names, override
 from .model import EMANet, build_model
 from .run.checkpoints import checkpoints
@@ -83,6 +83,20 @@ def model_of(file: ModelFile) -> EMANet:
     model = build_model(config, spec)
     model.load_state_dict(file.tensors)
     return model.eval()
+
+
+def load_teacher(source: str, spec: DatasetSpec, channels: int, device: torch.device) -> EMANet:
+    """A model to learn from (`distill`), in eval mode. Raises InputError if its classes or images are others."""
+    model = load(source, device).requires_grad_(False)
+    for what, own, needed in (
+        ("classes", model.classes, spec.classes),
+        ("channels", model.backbone.in_channels, channels),
+        ("bands", model.bands, spec.bands),
+        ("range", model.range, spec.range),
+    ):
+        if own != needed:
+            raise InputError(f"distill: {source} has the {what} {short(own)}, but the data set has {short(needed)}")
+    return model
 
 
 def stored_spec(experiment: Experiment) -> DatasetSpec:

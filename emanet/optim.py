@@ -1,25 +1,32 @@
-"""Parameter groups and the poly schedule of the recipe."""
+"""Parameter groups, the schedules of the learning rate, and averaged weights."""
+
+import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .backbones import Backbone, stages
 from .config import OptimConfig
+from .errors import InputError
+from .model import EMANet
 
 FUSED = ("cpu", "cuda")
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """SGD or AdamW over groups: backbone or head x weights, norms and other vectors, biases.
+def build_optimizer(model: EMANet, config: OptimConfig) -> Optimizer:
+    """SGD or AdamW over groups: stages of the backbone or head x weights, norms and other vectors, biases.
 
-    Only weights decay; biases learn at bias_lr_scale, the head at head_lr_scale. Parameters without gradient are left
-    out. On FUSED devices all parameters of a group are updated in one pass over memory.
+    Only weights decay; biases learn at bias_lr_scale, the head at head_lr_scale, the backbone's stages as layer_decay
+    says. Parameters without gradient are left out. On FUSED devices all parameters of a group are updated in one pass
+    over memory. Raises InputError if layer_decay is on and the backbone's stages are not known.
     """
+    depth = _scale_by_depth(model.backbone, config.layer_decay) if config.layer_decay != 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = 1.0 if name.startswith("backbone.") else config.head_lr_scale
+        scale = depth.get(parameter, 1.0) if name.startswith("backbone.") else config.head_lr_scale
         scale *= config.bias_lr_scale if name.endswith("bias") else 1.0
         decay = config.weight_decay if parameter.dim() > 1 else 0.0
         groups.setdefault((scale, decay), []).append(parameter)
@@ -32,13 +39,46 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
     return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, fused=fused)
 
 
+def _scale_by_depth(backbone: Backbone, layer_decay: float) -> dict[nn.Parameter, float]:
+    """By how much each parameter of the backbone learns slower than those of its last stage."""
+    by_stage = stages(backbone)
+    if by_stage is None:
+        raise InputError(
+            f"optim.layer_decay is {layer_decay:g}, but this backbone does not say where its stages end; leave it at 1"
+        )
+    return {p: layer_decay**after for after, members in enumerate(by_stage[::-1]) for p in members}
+
+
 def lr_at(step: int, steps: int, config: OptimConfig) -> float:
-    """Learning rate of step 0 .. steps - 1: poly decay in stairs of lr_every steps, after a linear warm-up."""
+    """Learning rate of step 0 .. steps - 1: in stairs of lr_every steps, after a linear warm-up.
+
+    poly as in the paper; cosine is SGDR's without restarts (Loshchilov & Hutter, arXiv 1608.03983, equation 5).
+    """
     stair = step // config.lr_every * config.lr_every
-    lr = config.lr * (1 - stair / steps) ** config.poly_power
+    if config.schedule == "cosine":
+        lr = config.lr * (1 + math.cos(math.pi * stair / steps)) / 2
+    else:
+        lr = config.lr * (1 - stair / steps) ** config.poly_power
     return lr * min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else lr
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
+
+
+@torch.no_grad()
+def average_in(averaged: nn.Module, net: nn.Module, step: int, average: float, skip: Tensor) -> None:
+    """averaged = keep * averaged + (1 - keep) * net, with keep = min(average, (1 + step) / (10 + step)).
+
+    Changes nothing if the bool scalar `skip` is true; nothing waits for its value. BatchNorm's statistics and the bases
+    are averaged like the weights that they belong to; whole numbers are copied. torch's AveragedModel has neither the
+    smaller `keep` of the first steps, which forgets the random start, nor a way to skip.
+    """
+    keep = min(average, (1 + step) / (10 + step))
+    share = torch.where(skip, 0.0, 1 - keep)
+    for own, new in zip(averaged.state_dict().values(), net.state_dict().values(), strict=True):
+        if own.is_floating_point():
+            own.lerp_(new, share)
+        else:
+            own.copy_(new)

@@ -3,10 +3,11 @@
     python -m emanet train EXPERIMENT [--steps 1000 ...]
     torchrun --nproc-per-node 4 -m emanet train EXPERIMENT
 
-`train` prepares, restores and loops. `net` is the plain model: it is saved and evaluated. `step_net` is the same
-weights with the loss, compiled and wrapped for several ranks: it is called.
+`train` prepares, restores and loops. `net` is the plain model. `step_net` is the same weights with the loss, compiled
+and wrapped for several ranks: it is called. `model` is what is saved and evaluated: `net` or its averaged weights.
 """
 
+import copy
 import itertools
 import math
 from contextlib import nullcontext
@@ -31,15 +32,16 @@ from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
+from .inference import predict_logits
 from .interrupt import Interruption
-from .loading import model_path, start_from, stored_spec
+from .loading import load_teacher, model_path, start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
 from .ops import recompute
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
-from .optim import build_optimizer, lr_at, set_lr
+from .optim import average_in, build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told
@@ -87,11 +89,14 @@ class StepNet(nn.Module):
         super().__init__()
         self.net, self.loss = net, loss
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32."""
+    def forward(self, images: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32.
+
+        teacher: logits (b, classes, h, w) of a network to learn from.
+        """
         low, aux = self.net.low_logits(self.net.normalise(images))
         spread = self.net.padded_size(labels.shape[1:]), self.net.align_corners
-        loss = self.loss.of_low(low, labels, *spread)
+        loss = self.loss.of_low(low, labels, *spread, teacher)
         if aux is not None:
             loss = loss + self.loss.config.aux_weight * self.loss.of_low(aux, labels, *spread)
         return loss
@@ -111,7 +116,11 @@ class Run:
     samples: TrainingSamples
     val_set: Any
     net: EMANet
+    model: EMANet
+    """What is validated and saved: `net` itself, or with optim.average the average of its weights."""
     loss: PixelLoss
+    teacher: EMANet | None
+    """What `distill` names."""
     state: State
     undo: BufferUndo
     clock: Clock = field(default_factory=Clock)
@@ -144,12 +153,14 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
     spec = stored_spec(config)
     loss = PixelLoss(config.loss, spec.classes).to(device)
+    teacher = load_teacher(config.distill, spec, channels, device) if config.distill else None
     has_checkpoint = resume and bool(checkpoints(path))
     distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})
     torch.manual_seed(config.seed)
     replaced = has_checkpoint or config.init_from
     net = build_model(override(config.model, {"backbone.pretrained": False}) if replaced else config.model, spec)
     net = net.to(device, memory_format=_layout(config))  # type: ignore[call-overload]  # missing in torch's stubs
+    averaged = copy.deepcopy(net).eval() if config.optim.average else None
     if distributed.world_size() > 1 and config.sync_bn:
         net = sync_batch_norm(net)
     if config.recompute:
@@ -157,12 +168,10 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     net.train()
     log.say(*(f"note: {text}" for text in about_settings(config, net)))
 
-    state = State(
-        build_optimizer(net, config.optim), torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
-    )
-    return Run(
-        config, device, folder, log, resume, has_checkpoint, samples, val_set, net, loss, state, undo=BufferUndo(net)
-    )
+    scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
+    state = State(build_optimizer(net, config.optim), scaler, trained=net if averaged else None)
+    nets = net, averaged or net, loss, teacher
+    return Run(config, device, folder, log, resume, has_checkpoint, samples, val_set, *nets, state, BufferUndo(net))
 
 
 def restore(run: Run) -> dict[str, Any] | None:
@@ -176,6 +185,7 @@ def restore(run: Run) -> dict[str, Any] | None:
             run.log.say(f"no checkpoint in {path}: starting from step 0")
         if config.init_from:
             loaded, fresh = start_from(run.net, config.init_from)
+            run.model.load_state_dict(run.net.state_dict())
             rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
             run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
             run.log.say(
@@ -184,7 +194,7 @@ def restore(run: Run) -> dict[str, Any] | None:
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)
-    source, saved, broken = load_checkpoint(path, run.net, run.device)
+    source, saved, broken = load_checkpoint(path, run.model, run.device)
     distributed.agree({"the checkpoint to resume from": source.name})
     for problem in broken.values():
         run.log.say(f"warning: {problem}; continuing from {source.name}")
@@ -253,7 +263,8 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
             run.undo.on_error(),
         ):
             with torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32"):
-                loss = step_net(part, labels[passed]) / divisor
+                shown = predict_logits(run.teacher, part) if run.teacher else None
+                loss = step_net(part, labels[passed], shown) / divisor
             state.scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
         total[0] += loss.detach()
     own = total[0].clone()
@@ -268,6 +279,8 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
     skip = ~(total[0].isfinite() & norm.isfinite())
     run.undo.undo(skip)
     _update(state.optimizer, skip)
+    if config.optim.average:
+        average_in(run.model, run.net, state.step, config.optim.average, skip)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
@@ -374,7 +387,7 @@ def validate_and_save(run: Run, interruption: Interruption, validate: bool, stop
             failure, stop = error, True
     state.progress.seconds = run.clock.seconds()
     state.progress.unvalidated = validate and stop
-    distributed.first_on_rank_zero(save_checkpoint, path, run.net, run.config, state.state_dict(), state.step)
+    distributed.first_on_rank_zero(save_checkpoint, path, run.model, run.config, state.state_dict(), state.step)
     if stop:
         saved = f"step {state.step} of {run.config.steps} is saved in {path}; continue with --resume"
         if failure:
@@ -387,12 +400,12 @@ def save_before_error(run: Run) -> None:
     """Write a checkpoint after an error in a step, if the step has changed nothing yet."""
     if run.undo.undone and distributed.world_size() == 1 and run.state.step:
         run.state.progress.seconds = run.clock.seconds()
-        save_checkpoint(run.folder.path, run.net, run.config, run.state.state_dict(), run.state.step)
+        save_checkpoint(run.folder.path, run.model, run.config, run.state.state_dict(), run.state.step)
 
 
 def validated(run: Run, interruption: Interruption) -> bool:
     """Evaluate the network, log the result and keep the best model; False if a signal cut it short."""
-    config, net, done = run.config, run.net, run.state.step
+    config, net, done = run.config, run.model, run.state.step
     if not config.sync_bn:
         distributed.take_rank_zeros(net.buffers())  # rank 0's statistics are the ones that are saved
     drawings = Drawings(config.pictures, net.palette)

@@ -70,6 +70,9 @@ def test_our_own_recipes_are_on_the_grid(name, monkeypatch):
     assert list(about_settings(config, Net())) == []
 
 
+FROZEN = {"model.backbone.frozen": True, "model.backbone.keep": 1.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -77,6 +80,7 @@ def test_our_own_recipes_are_on_the_grid(name, monkeypatch):
         ({"data.crop": (7, 7)}, r"up to 6 pixels off.*; 9 9 fits$"),
         ({"data.crop": (33, 33), "model.align_corners": False}, r"up to 7 pixels off.*; 32 32 or 40 40 fits$"),
         ({"model.backbone.frozen": True}, "keeps the backbone's random weights"),
+        ({"init_from": "runs/a", **FROZEN, "data.colour": 0.1}, "keeps nothing that comes"),
         ({"optim.head_lr_scale": 0.0}, "the head keeps its initial weights"),
         ({"steps": 20}, "optim.warmup_steps 20 is not below steps 20"),
         ({"optim.lr": 0.5}, "optim.lr 0.5 is far from what works with adamw"),

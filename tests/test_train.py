@@ -54,8 +54,9 @@ def test_a_run_folder_holds_everything(tiny, tmp_path):
     assert emanet.load(run).classes == load_experiment(str(run)).data.spec.classes
 
 
-def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch):
-    tiny = override(tiny, {"model.head.dropout": 0.3, "save_every": 2})
+@pytest.mark.parametrize("changes", [{}, {"optim.average": 0.5}])
+def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch, changes):
+    tiny = override(tiny, changes | {"model.head.dropout": 0.3, "save_every": 2})
     training.train(tiny, tmp_path / "whole")
 
     class Killed(Exception):
@@ -76,6 +77,36 @@ def test_resumed_equals_uninterrupted_to_the_bit(tiny, tmp_path, monkeypatch):
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
     assert losses(tmp_path / "whole") == losses(tmp_path / "cut"), "and the log has every step once"
+
+
+def test_the_saved_model_has_averaged_weights_and_training_goes_on_with_its_own(tiny, tmp_path):
+    tiny = override(tiny, {"save_every": 1, "keep_last": 6, "steps": 3})
+    training.train(tiny, tmp_path / "plain")
+    report = training.train(override(tiny, {"optim.average": 0.5}), tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(tmp_path / "plain"), "what is trained does not change"
+    averaged = None
+    for step, (own, plain) in enumerate(zip(*map(checkpoints, (tmp_path / "run", tmp_path / "plain")), strict=True)):
+        trained, wanted = torch.load(own / "training.pt")["trained"], load_file(plain / "model.safetensors")
+        assert trained.keys() == wanted.keys() and all(torch.equal(trained[name], wanted[name]) for name in wanted)
+        if averaged:
+            keep = min(0.5, (1 + step) / (10 + step))
+            averaged = {k: keep * averaged[k] + (1 - keep) * v for k, v in trained.items() if v.is_floating_point()}
+            for name, value in averaged.items():
+                torch.testing.assert_close(load_file(own / "model.safetensors")[name], value)
+        averaged = load_file(own / "model.safetensors")
+    best = load_file(tmp_path / "run" / "best.safetensors")
+    assert all(torch.equal(best[name], averaged[name]) for name in best)
+    again = run_cli("evaluate", tmp_path / "run", "--json", tmp_path / "again.json")
+    assert again.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["mIoU"] == report["mIoU"]
+
+
+def test_an_average_starts_from_the_weights_of_init_from(tiny, tmp_path):
+    training.train(override(tiny, {"steps": 1}), tmp_path / "first")
+    changes = {"init_from": str(tmp_path / "first"), "optim.average": 0.9}
+    run = training.prepare(override(tiny, changes), tmp_path / "second", "run", False)
+    training.restore(run)
+    first, averaged = weights(tmp_path / "first"), run.model.state_dict()
+    assert all(torch.equal(averaged[name], first[name]) for name in first)
 
 
 def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_path):
@@ -132,6 +163,46 @@ def test_options_train(tiny, tmp_path, changes):
     assert all(value == value and value < 100 for value in losses(tmp_path / "run"))
 
 
+def test_a_teacher_changes_the_loss_and_stays_as_it_is(tiny, tmp_path, monkeypatch):
+    """Resuming is exact too: the teacher is in eval mode and draws nothing."""
+    tiny = override(tiny, {"model.head.dropout": 0.3, "save_every": 2})
+    training.train(override(tiny, {"steps": 2}), tmp_path / "teacher")
+    before = (tmp_path / "teacher" / "best.safetensors").read_bytes()
+    taught = override(tiny, {"distill": str(tmp_path / "teacher"), "loss.distill_temperature": 2.0})
+    training.train(taught, tmp_path / "whole")
+    training.train(tiny, tmp_path / "alone")
+    assert all(a > b for a, b in zip(losses(tmp_path / "whole")[:1], losses(tmp_path / "alone"), strict=False))
+    assert (tmp_path / "teacher" / "best.safetensors").read_bytes() == before
+    monkeypatch.setattr(training, "after_step", stop_after(3, training.after_step))
+    with pytest.raises(ZeroDivisionError):
+        training.train(taught, tmp_path / "cut")
+    monkeypatch.undo()
+    training.train(taught, tmp_path / "cut", resume=True)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
+
+
+def stop_after(count, after_step):
+    def stopping(run, *arguments):
+        after_step(run, *arguments)
+        if run.state.step == count:
+            raise ZeroDivisionError
+
+    return stopping
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny, tmp_path, scenes):
+    training.train(override(tiny, {"steps": 1}), tmp_path / "teacher")
+    spec = json.loads((scenes / "dataset.json").read_text())
+    spec["classes"][0] = "air"
+    (scenes / "dataset.json").write_text(json.dumps(spec))
+    taught = override(tiny, {"distill": str(tmp_path / "teacher"), "data.dataset": str(scenes)})
+    with pytest.raises(InputError, match="^distill: .*teacher has the classes .*, but the data set has .*'air'"):
+        training.train(taught, tmp_path / "run")
+    with pytest.raises(InputError, match="^loss.distill_weight is 0.5, but .*distill"):
+        training.train(override(tiny, {"loss.distill_weight": 0.5}), tmp_path / "run")
+
+
 def test_staged_training_says_what_was_loaded(tiny, tmp_path, scenes, capsys):
     training.train(override(tiny, {"steps": 1}), tmp_path / "first")
     spec = json.loads((scenes / "dataset.json").read_text())
@@ -162,6 +233,14 @@ def spoiled(monkeypatch, step, what):
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_skipped_step_does_not_change_the_average(tiny, tmp_path, monkeypatch, what):
+    spoiled(monkeypatch, 2, what)
+    training.train(override(tiny, {"save_every": 1, "keep_last": 6, "optim.average": 0.9}), tmp_path / "run")
+    before, after = (load_file(folder / "model.safetensors") for folder in checkpoints(tmp_path / "run")[1:3])
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_without_a_finite_value_changes_nothing(tiny, tmp_path, monkeypatch, capsys, what):
     tiny = override(tiny, {"save_every": 1, "keep_last": 6, "optim.momentum": 0.9})
     spoiled(monkeypatch, 2, what)
@@ -189,7 +268,9 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optim.name": "sgd", "optim.clip_norm": 1.0, "accumulate": 2}, {"optim.average": 0.9}]
+)
 def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
     run = training.prepare(config, tmp_path / "run", "run", False)

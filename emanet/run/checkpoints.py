@@ -1,7 +1,8 @@
 """Checkpoints to resume from: runs/NAME/checkpoints/000400/ with model.safetensors and training.pt (State).
 
 A checkpoint is written to a temporary folder and renamed, so that it is complete or absent. Its model file also holds
-the SHA-256 of its training.pt; both are checked on reading.
+the SHA-256 of its training.pt; both are checked on reading. With optim.average the model file has the averaged weights,
+as best.safetensors has, and training.pt those that are trained.
 """
 
 import hashlib
@@ -50,15 +51,20 @@ class State:
     progress: Progress = field(default_factory=Progress)
     step: int = 0
     """Steps done: the name of the checkpoint's folder."""
+    trained: nn.Module | None = None
+    """The network that is trained, if the model file has an average of its weights instead."""
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        parts |= {"trained": self.trained.state_dict()} if self.trained else {}
         return parts | {"progress": asdict(self.progress)}
 
     def load_state_dict(self, saved: dict[str, Any], step: int) -> None:
         self.optimizer.load_state_dict(saved["optimizer"])
         self.scaler.load_state_dict(saved["scaler"])
         self.progress, self.step = Progress(**saved["progress"]), step
+        if self.trained:
+            self.trained.load_state_dict(saved["trained"])
 
 
 def save_best(run: Path, model: nn.Module, experiment: Experiment, step: int, metrics: dict[str, Any]) -> None:
