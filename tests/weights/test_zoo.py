@@ -246,6 +246,17 @@ def test_evaluate_gives_the_figure_of_the_card(camvid):
     assert abs(measured - 100 * read("street").header["metrics"]["mIoU"]) < 0.1
 
 
+def test_a_picture_is_the_photo_beside_its_overlay(photo):
+    draw = runpy.run_path(str(ROOT / "tools" / "street_pictures.py"))["picture"]
+    predictor = emanet.Predictor("street", device="cpu")
+    drawn = np.asarray(draw(predictor, [photo, photo]))
+    pixels = predictor.pixels(photo)
+    assert drawn.shape == (2 * 44 + 30, 2 * 56 + 4, 3)
+    for top in (0, 44):
+        assert np.array_equal(drawn[top : top + 40, :56], pixels)
+        assert np.array_equal(drawn[top : top + 40, 60:], predictor.overlay(pixels, predictor(pixels)))
+
+
 def test_the_photographs_are_small_and_their_sources_named():
     photos = sorted((ROOT / "examples" / "photos").iterdir())
     notice = (ROOT / "NOTICE").read_text("utf-8")
