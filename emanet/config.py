@@ -435,6 +435,9 @@ class EvalConfig:
     """The image is also predicted at these sizes; probabilities are averaged."""
     flip: bool = False
     """Also predict each image flipped left to right."""
+    longest_side: int = setting(0, unused_while={"mode": ("slide",)})
+    """Larger images are shrunk to this many pixels first, and their logits enlarged again: for a model whose objects
+    would be too large for it in a photograph of many megapixels. 0: never."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -442,6 +445,7 @@ class EvalConfig:
         require(all(side >= 1 for side in self.window), "window", self.window, "positive (h, w)")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "at least 0 and below 1")
         require_scales(self.scales)
+        require(self.longest_side >= 0, "longest_side", self.longest_side, "at least 0")
 
 
 Engine = Literal["plain", "eager", "compile", "openvino"]
