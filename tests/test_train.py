@@ -219,8 +219,8 @@ def spoiled(monkeypatch, step, what):
     """In this step the loss, or only the gradient, has no finite value."""
     forward, steps = training.StepNet.forward, itertools.count()
 
-    def spoil(self, images, labels):
-        loss = forward(self, images, labels)
+    def spoil(self, images, labels, *teacher):
+        loss = forward(self, images, labels, *teacher)
         if next(steps) != step:
             return loss
         if what == "loss":
@@ -394,7 +394,7 @@ def test_a_step_too_large_for_memory_costs_no_step_before_it(tiny, tmp_path, mon
     forward = training.StepNet.forward
 
     def limited(self, images, labels):
-        loss = forward(self, images, labels)
+        loss = forward(self, images, labels, *teacher)
         if next(passes) == 8:  # the second pass of the fourth step
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
         return loss
