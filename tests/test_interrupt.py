@@ -191,8 +191,12 @@ def check_kills(facts, count, ranks):
     assert all(len(said) == 1 and "another one has ended or cannot be reached" in said[0] for said in ended), ended
 
 
-def test_killed_and_resumed_is_the_same_to_the_bit(config, tmp_path):
-    check_kills(killed(config, tmp_path, 3, 1), 3, 1)
+LAST_STEPS = {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 41), "data.last_share": 0.5}
+
+
+@pytest.mark.parametrize("options", [{}, LAST_STEPS], ids=["plain", "last steps"])
+def test_killed_and_resumed_is_the_same_to_the_bit(config, tmp_path, options):
+    check_kills(killed(override(config, options), tmp_path, 3, 1), 3, 1)
 
 
 @pytest.mark.slow
