@@ -74,6 +74,10 @@ class Machine:
     def backbone(self) -> str:
         return "resnet50s" if self.large else "mobilenetv2_100"
 
+    @property
+    def pretrained(self) -> bool:
+        return bool(self.weights) or self.online
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -277,6 +281,14 @@ def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
         settings["model.head.channels"] = 512, "the paper's width"
         if machine.bf16:
             settings["precision"] = "bf16", "half the memory of float32 on a GPU"
+    elif not machine.pretrained:
+        text = "half a million parameters: what learned most from random weights in minutes on a CPU"
+        settings["model.backbone.name"] = "test_resnet", text
+        settings["model.backbone.output_stride"] = 8, ""
+        settings["model.head.channels"] = 128, ""
+        settings["model.head.num_bases"] = 32, ""
+        settings["model.head.fc1_channels"] = 0, ""
+        settings["model.head.dropout"] = 0.0, "a small network hardly overfits"
     else:
         text = f"1.9 M parameters with its head: the best that was measured on a CPU, chosen for {machine.name}"
         settings["model.backbone.name"] = machine.backbone, text
@@ -295,7 +307,7 @@ def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
             machine.weights,
             "the file that was named; mean, std and options must be its own",
         )
-    elif not machine.online:
+    elif not machine.pretrained:
         why = "the hub is out of reach. Nothing helps as much as ImageNet weights: name a file, or True for the hub"
         settings["model.backbone.pretrained"] = False, why
     settings["model.align_corners"] = False, f"crops and padded images then lie on one grid of {GRID} pixels"
@@ -324,6 +336,9 @@ def choose_crop(facts: Fingerprint, machine: Machine) -> Settings:
     )
     settings: Settings = {"data.crop": (crop, why + f"; a multiple of {GRID}")}
     why = f"objects are seen smaller and larger; the images' longer sides differ by a factor of {spread:.1f}"
+    if not machine.large and not machine.pretrained:
+        low, high = round(min(0.9, 1.2 * low), 2), 1.1
+        why = "near their own size: random weights have no time to learn every size"
     settings["data.scales"] = (low, high), why
     settings["data.continuous_scale"] = True, "any scale between the two"
     if facts.channels == 3:
@@ -360,11 +375,11 @@ def choose_optimiser(facts: Fingerprint, machine: Machine) -> Settings:
         }
     return {
         "optim.name": ("adamw", "learns faster than SGD in few steps"),
-        "optim.lr": (2e-3, ""),
+        "optim.lr": (2e-3, "") if machine.pretrained else (3e-3, "from random weights"),
         "optim.weight_decay": (1e-2, ""),
         "optim.bias_lr_scale": (1.0, ""),
         "optim.lr_every": (1, ""),
-        "batch_size": (8, ""),
+        "batch_size": (16, "the images are small") if max(facts.median) <= 200 else (8, ""),
     }
 
 
@@ -418,7 +433,7 @@ def choose_warmup(steps: int) -> Settings:
 def warnings(facts: Fingerprint, spec: DatasetSpec, machine: Machine) -> list[str]:
     """What a person should know before starting the run."""
     texts = []
-    if not machine.online and not machine.weights:
+    if not machine.pretrained:
         text = "the hub is out of reach, so the network starts from random weights and will be much worse"
         texts.append(f"{text}; give a file of ImageNet weights as model.backbone.pretrained")
     if facts.twins:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -185,6 +186,20 @@ def test_only_missing_memory_is_called_so(scenes, monkeypatch):
         monkeypatch.setattr(module, "peak_memory", fail)
         with pytest.raises(kind, match="not enough memory|a fault"):
             plan(str(scenes))
+
+
+def test_without_pretrained_weights_a_cpu_gets_a_small_network():
+    alone = Machine("cpu", "2 CPU cores", 2, 8 << 30, online=False)
+    chosen = values(choose_network(facts(), alone))
+    assert chosen["model.backbone.name"] == "test_resnet" and chosen["model.backbone.output_stride"] == 8
+    assert chosen["model.backbone.pretrained"] is False and "model.head.name" not in chosen
+    assert values(choose_optimiser(facts(), alone))["optim.lr"] == 3e-3
+    assert values(choose_crop(facts(), alone))["data.scales"] == (0.9, 1.1)
+    small = facts(sizes=((145, 145),) * 3)
+    assert values(choose_optimiser(small, alone))["batch_size"] == 16
+    for machine in (CPU, dataclasses.replace(alone, weights="w.safetensors")):
+        assert values(choose_network(facts(), machine))["model.backbone.name"] == "mobilenetv2_100"
+        assert values(choose_optimiser(facts(), machine))["optim.lr"] == 2e-3
 
 
 def test_what_a_person_should_know():
