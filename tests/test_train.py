@@ -393,7 +393,7 @@ def test_a_step_too_large_for_memory_costs_no_step_before_it(tiny, tmp_path, mon
     config, passes = override(tiny, {"accumulate": 2, "data.dataset": str(scenes)}), itertools.count(1)
     forward = training.StepNet.forward
 
-    def limited(self, images, labels):
+    def limited(self, images, labels, *teacher):
         loss = forward(self, images, labels, *teacher)
         if next(passes) == 8:  # the second pass of the fourth step
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
