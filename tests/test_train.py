@@ -292,7 +292,7 @@ def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
     run = training.prepare(config, tmp_path / "run", "run", False)
     run.undo._may_look = False  # as on a GPU
-    plain = lambda self, images, labels: self.net.low_logits(self.net.normalise(images))[0].square().sum()  # noqa: E731
+    plain = lambda self, x, labels, *teacher: self.net.low_logits(self.net.normalise(x))[0].square().sum()  # noqa: E731
     monkeypatch.setattr(training.StepNet, "forward", plain)  # our upsampling reads tables of its own, on the CPU
     step_net = training.wrap(run)
     batches = training.training_loader(run.samples, config, 0, 0, 1)
