@@ -1,4 +1,5 @@
-# make demo: train on drawn scenes and show the result.  make test: every test.  Nothing but Python and make is needed.
+# make demo: train on drawn scenes, and label street photos with the model of the package.  make test: every test.
+# Nothing but Python and make is needed.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
@@ -11,7 +12,9 @@ demo: $(VENV)/for-demo
 	$(RUN) -m emanet train drawn --out runs/demo
 	$(RUN) -m emanet data draw runs/demo/scenes --train 1 --val 6
 	$(RUN) -m emanet predict runs/demo runs/demo/scenes/val/images --out runs/demo/predictions
+	$(RUN) -m emanet predict examples/photos --out runs/demo/street
 	@echo
+	@echo "runs/demo/street/*_overlay.jpg: street photos, labelled by the model that comes with the package"
 	@echo "runs/demo holds curves.png, confusion.png, evaluation.json (the IoU table) and predictions/*_overlay.jpg"
 
 # Threads of tests that run side by side would wait for each other, spinning.

@@ -80,6 +80,9 @@ def _about_training(config: Experiment, images: int, train: Checked) -> Iterator
         text = f"steps {config.steps} x batch_size {config.batch_size} is {seen} samples for {images} images"
         yield f"{text}, so some are never seen; steps are optimiser steps, not epochs"
     weights, pixels = np.array(config.loss.class_weights), train.pixels[: len(classes)]
+    nowhere = [name for name, count in zip(classes, pixels, strict=True) if name in data.paste_classes and not count]
+    if nowhere:
+        yield f"data.paste_classes has {some(nowhere)}, which no training mask shows, so there is nothing to paste"
     if len(weights) == len(classes) and pixels.all() and weights.min() < weights.max():
         most, least_of_all = int(pixels.argmax()), int(pixels.argmin())
         if weights[most] == weights.max() and weights[least_of_all] == weights.min():
@@ -96,6 +99,10 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
         yield from _about_grid(name, size, net)
     if config.model.backbone.frozen and not config.model.backbone.pretrained and not config.init_from:
         yield "model.backbone.frozen keeps the backbone's random weights; give it weights by model.backbone.pretrained"
+    changing = ["data.scales"] if len(set(config.data.scales)) > 1 else []
+    changing += [f"data.{name}" for name in ("colour", "hue", "gamma", "rotate") if getattr(config.data, name)]
+    if config.model.backbone.keep and changing:
+        yield f"model.backbone.keep keeps nothing that comes again, as every image is changed by {some(changing)}"
     if optim.head_lr_scale == 0:
         yield "optim.head_lr_scale is 0, so the head keeps its initial weights"
     if optim.warmup_steps >= config.steps:

@@ -1,5 +1,6 @@
 """Backbones: any timm model with feature maps, at a given output stride, multi-grid and number of input channels."""
 
+import hashlib
 import re
 from bisect import bisect_left
 from typing import Any
@@ -17,9 +18,11 @@ from .weights.tensors import read_weights
 class Backbone(nn.Module):
     """Normalised images (B, in_channels, H, W) in, list of maps (B, channels[i], H_i, W_i) out, fine to coarse."""
 
-    def __init__(self, net: nn.Module, *, frozen: bool = False):
+    def __init__(self, net: nn.Module, *, frozen: bool = False, keep: float = 0):
+        """frozen, keep: see BackboneConfig."""
         super().__init__()
         self.net = net
+        self.kept = Kept(net, int(keep * 2**30)) if frozen and keep else None
         info: Any = net.feature_info  # timm's
         self.channels: list[int] = info.channels()
         self.stride: int = info.reduction()[-1]
@@ -29,16 +32,47 @@ class Backbone(nn.Module):
             isinstance(m, nn.Conv2d) and m.stride[0] > 1 and m.padding == (0, 0) and m.kernel_size == m.stride
             for m in net.modules()
         )
-        self.divisor = 32 if unpadded else 1
-        self.frozen = frozen
+        self.divisor = (32 if 32 % self.stride == 0 else self.stride) if unpadded else 1
+        self.frozen, self.learning = frozen, True
         if frozen:
             self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "Backbone":
+        self.learning = mode
         return super().train(mode and not self.frozen)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return self.net(x)
+        return self.kept(x) if self.kept and self.learning else self.net(x)
+
+
+class Kept:
+    """A network that never changes, with its maps of the images that it has seen, up to some bytes of them.
+
+    Every image goes through alone, so that its maps do not depend on the others of a batch, nor on what is kept.
+    """
+
+    def __init__(self, net: nn.Module, most: int):
+        self.net, self.free = net, most
+        self.maps: dict[bytes, list[Tensor]] = {}
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> list[Tensor]:
+        each = [self.of_image(image[None]) for image in x]
+        return [torch.cat(maps) for maps in zip(*each, strict=True)]
+
+    def of_image(self, x: Tensor) -> list[Tensor]:
+        """x: (1, in_channels, H, W)."""
+        digest = hashlib.blake2b(str(x.shape).encode(), digest_size=16)
+        digest.update(x.contiguous().cpu().numpy().data)
+        key = digest.digest()
+        maps = self.maps.get(key)
+        if maps is None:
+            maps = self.net(x)
+            size = sum(each.numel() * each.element_size() for each in maps)
+            if size <= self.free:
+                self.maps[key], self.free = maps, self.free - size
+        return maps
 
 
 def build(config: BackboneConfig) -> Backbone:
@@ -49,6 +83,8 @@ def build(config: BackboneConfig) -> Backbone:
         "output_stride": config.output_stride,
         **config.options,
     }
+    if timm.models.is_model_in_modules(config.name, {"vision_transformer"}):
+        arguments.setdefault("dynamic_img_size", True)  # they take images of one size otherwise
     hub = config.pretrained is True  # a string is a path
     net: Any
     try:
@@ -72,7 +108,7 @@ def build(config: BackboneConfig) -> Backbone:
         set_uniform_dilation(net, config)
     if config.multi_grid:
         set_multi_grid(net, config)
-    return Backbone(net, frozen=config.frozen)
+    return Backbone(net, frozen=config.frozen, keep=config.keep)
 
 
 def _create(name: str, hub: bool, arguments: dict[str, Any]) -> nn.Module:
@@ -153,11 +189,12 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
     path = str(config.pretrained)
     source = read_weights(path)
     with torch.device("meta"):
-        options: dict[str, Any] = config.options
+        options: dict[str, Any] = {name: value for name, value in config.options.items() if name != "out_indices"}
         whole = timm.create_model(config.name, **options).state_dict()
-    # A feature extractor may join names with _ that the whole model joins with a dot: stem.0 -> stem_0.
+    # A feature extractor may join names with _ that the whole model joins with a dot: stem.0 -> stem_0. That of a
+    # transformer puts "model." before all.
     plain = {key.replace(".", "_"): key for key in whole}
-    wanted = {key: plain[key.replace(".", "_")] for key in net.state_dict()}
+    wanted = {key: plain[key.removeprefix("model.").replace(".", "_")] for key in net.state_dict()}
 
     # The wrappers of other trainers put their names before every key.
     source = next((inner for _, inner in unwrapped(source) if not whole.keys().isdisjoint(inner)), source)

@@ -56,23 +56,28 @@ class BackboneConfig:
     pretrained: bool | str = True
     """True: timm's hub weights. A path: that file, every key of it. False: random."""
     output_stride: int = 8
-    """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided."""
+    """8, 16 or 32: image pixels per pixel of the last feature map; later stages are dilated instead of strided. 14 is
+    that of vision transformers with patches of 14 pixels."""
     multi_grid: tuple[int, ...] = ()
     """Factors on the dilations of a ResNet's last stage, one per block; 1 2 4 in the original. Empty: none."""
-    dilation: Literal["contract", "uniform"] = setting("contract", unused_while={"output_stride": (32,)})
+    dilation: Literal["contract", "uniform"] = setting("contract", unused_while={"output_stride": (14, 32)})
     """How the first block of a dilated stage is dilated. contract: by half of the stage's dilation, as in every other
     implementation; uniform: by all of it, and a ResNet-D's shortcut is averaged only where it strides, as in PaddleSeg.
     For ResNets."""
     in_channels: int = 3
     frozen: bool = False
     """Never change the weights and the BatchNorm statistics that were loaded."""
+    keep: float = setting(0.0, unused_while={"frozen": (False,)})
+    """GiB of memory in which training keeps a frozen backbone's maps of images that come again: in the data's own size
+    and colours, not as random crops."""
     options: dict[str, bool | int | float | str] = field(default_factory=dict)
     """Further arguments of timm.create_model."""
 
     def __post_init__(self):
         expand_home(self, "pretrained")
         require_numbers(self)
-        require(self.output_stride in (8, 16, 32), "output_stride", self.output_stride, "8, 16 or 32")
+        require(self.output_stride in (8, 14, 16, 32), "output_stride", self.output_stride, "8, 14, 16 or 32")
+        require(self.keep >= 0, "keep", self.keep, "at least 0")
         require(1 <= self.in_channels <= MOST, "in_channels", self.in_channels, f"1 to {MOST}")
         require(all(1 <= k <= MOST for k in self.multi_grid), "multi_grid", self.multi_grid, f"numbers of 1 to {MOST}")
         taken = sorted(NOT_OPTIONS.intersection(self.options))
@@ -264,6 +269,27 @@ class DataConfig:
     """Chance that a sample is flipped left to right."""
     colour: float = 0.0
     """Strength of random brightness, contrast and saturation: factors are drawn from 1 ± colour."""
+    hue: float = 0.0
+    """Each sample's hues are turned by up to ± this many degrees of the colour circle. For RGB."""
+    gamma: float = 0.0
+    """Each sample's values of 0 to 1 are raised to a power drawn between 1 / (1 + gamma) and 1 + gamma."""
+    grey: float = 0.0
+    """Chance that a sample loses its colours. For RGB."""
+    blur: float = 0.0
+    """Chance that a sample is blurred."""
+    blur_sigma: tuple[float, float] = setting((0.1, 2.0), unused_while={"blur": (0.0,)})
+    """The least and the greatest sigma of the Gaussian blur, in pixels of the crop."""
+    rotate: float = 0.0
+    """Each sample is rotated by up to ± this many degrees; what lies outside of the image is ignored."""
+    class_crop: float = 0.0
+    """Chance that a crop is placed around a pixel of a class drawn from those in the image, each with the same chance:
+    rare classes are seen more often."""
+    paste: float = 0.0
+    """Chance that all pixels of `paste_classes` in another image, augmented alike, are pasted over a sample."""
+    paste_classes: tuple[str, ...] = setting((), unused_while={"paste": (0.0,)})
+    """Names of rare or thin classes, such as `pole sign_symbol`."""
+    class_mix: float = 0.0
+    """Chance that half of the classes of another image, augmented alike, are pasted over a sample (ClassMix)."""
     workers: int = setting(4, resume=True, ranks=True)
     """Loader processes per rank. Batches do not depend on it."""
     check: bool = setting(True, resume=True)
@@ -281,6 +307,15 @@ class DataConfig:
             require(fits, "scales", self.scales, "two numbers, the smaller first: continuous_scale is on")
         require(0 <= self.flip <= 1, "flip", self.flip, "between 0 and 1")
         require(0 <= self.colour < 1, "colour", self.colour, "at least 0 and below 1")
+        for name in ("grey", "blur", "class_crop", "paste", "class_mix"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        for name in ("hue", "rotate"):
+            require(0 <= getattr(self, name) <= 180, name, getattr(self, name), "0 to 180 degrees")
+        require(0 <= self.gamma <= 10, "gamma", self.gamma, "0 to 10")
+        low, high = self.blur_sigma
+        require(
+            0.1 <= low <= high <= 100, "blur_sigma", self.blur_sigma, "two numbers of 0.1 to 100, the smaller first"
+        )
         require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
 
     @property
@@ -308,6 +343,10 @@ class LossConfig:
     """boundary: the weight of the pixels near a border; the others have 1."""
     aux_weight: float = setting(0.4, unused_while={"model.aux_head": (False,)})
     """Weight of the same loss on the auxiliary head's logits."""
+    distill_weight: float = setting(1.0, unused_while={"distill": ("",)})
+    """Weight of the distance to the teacher's probabilities, added to the loss of the labels."""
+    distill_temperature: float = setting(1.0, unused_while={"distill": ("",)})
+    """Both networks' logits are divided by it first: above 1, classes that the teacher finds unlikely count more."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -319,7 +358,9 @@ class LossConfig:
         require(0 < len(set(names)) == len(names), "terms", self.terms, "one or more different losses")
         positive = all(isinstance(weight, int | float) and 0 < weight < LARGE for weight in weights)
         require(positive, "terms", self.terms, "losses with finite weights above 0")
-        require(self.aux_weight >= 0, "aux_weight", self.aux_weight, "at least 0")
+        for name in ("aux_weight", "distill_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        require(0 < self.distill_temperature <= 100, "distill_temperature", self.distill_temperature, "above 0, to 100")
         require(self.ohem_min_kept >= 0, "ohem_min_kept", self.ohem_min_kept, "at least 0")
         require(0 < self.ohem_threshold <= 1, "ohem_threshold", self.ohem_threshold, "above 0 and at most 1")
         require(0 <= self.boundary_width <= 1000, "boundary_width", self.boundary_width, "0 to 1000")
@@ -394,6 +435,9 @@ class EvalConfig:
     """The image is also predicted at these sizes; probabilities are averaged."""
     flip: bool = False
     """Also predict each image flipped left to right."""
+    longest_side: int = setting(0, unused_while={"mode": ("slide",)})
+    """Larger images are shrunk to this many pixels first, and their logits enlarged again: for a model whose objects
+    would be too large for it in a photograph of many megapixels. 0: never."""
 
     def __post_init__(self):
         require_numbers(self)
@@ -401,6 +445,7 @@ class EvalConfig:
         require(all(side >= 1 for side in self.window), "window", self.window, "positive (h, w)")
         require(0 <= self.overlap < 1, "overlap", self.overlap, "at least 0 and below 1")
         require_scales(self.scales)
+        require(self.longest_side >= 0, "longest_side", self.longest_side, "at least 0")
 
 
 Engine = Literal["plain", "eager", "compile", "openvino"]
@@ -440,6 +485,8 @@ class Experiment:
     seed: int = 0
     init_from: str = ""
     """A run folder or model file to start from; the classifier is left out where the class count differs."""
+    distill: str = ""
+    """A run folder or model file with the same classes, the teacher: the network also learns its probabilities."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
@@ -467,7 +514,7 @@ class Experiment:
     """How many images to draw at each validation: image, label, prediction."""
 
     def __post_init__(self):
-        expand_home(self, "init_from")
+        expand_home(self, "init_from", "distill")
         require_numbers(self)
         require(self.batch_size <= MOST, "batch_size", self.batch_size, f"1 to {MOST}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_last", "skip_limit"):

@@ -29,11 +29,11 @@ class Interrupted(Exception):
     exit_code = 75  # EX_TEMPFAIL in sysexits.h: try again
 
 
-def suggest(name: str, options: Iterable[str]) -> str:
-    """The end of an error message: `; did you mean 'nearest'?`, or the options if none is near."""
+def suggest(name: str, options: Iterable[str], *, listed: bool = True) -> str:
+    """The end of an error message: `; did you mean 'nearest'?`, or if none is near the options, if `listed`."""
     options = sorted(options)
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are: {some(options, 12)}" if options else ""
+    return f"; did you mean {near[0]!r}?" if near else f"; there are: {some(options, 12)}" if options and listed else ""
 
 
 def some(items: Iterable[object], limit: int = 5) -> str:

@@ -21,6 +21,7 @@ from .errors import InputError, short, suggest, utf8
 
 Config = TypeVar("Config")
 FOLDER_FILES = ("config.json", "model.safetensors")
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
 
 def override(config: Config, changes: dict[str, Any]) -> Config:
@@ -365,7 +366,7 @@ def what_instead(path: Path) -> str:
         return f"{path} is an ONNX model; name a model file (.safetensors) or a run folder"
     if start.startswith((b"PK\x03\x04", b"\x80")) and suffix != ".npz":
         return f"{path} is another program's checkpoint; turn it into a model: convert {path} model.safetensors"
-    if start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")):
+    if start.startswith(IMAGE_STARTS):
         return f"{path} is an image, not a model: the model comes first, then the images"
     return ""
 

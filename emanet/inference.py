@@ -50,6 +50,12 @@ def predict_many(model: EMANet, images: Sequence[Tensor], config: EvalConfig = E
 
 
 @torch.no_grad()
+def predict_logits(model: EMANet, images: Tensor) -> Tensor:
+    """Logits (B, classes, H, W) of images as in predict_labels, whole and at one scale."""
+    return padded_logits(model, model.normalise(images))
+
+
+@torch.no_grad()
 def probabilities(model: EMANet, images: Tensor, config: EvalConfig = EvalConfig()) -> Tensor:
     """Softmax (B, classes, H, W) float32 of images as in predict_labels, averaged over scales, flips and windows."""
     return _probabilities(model, model.normalise(images), config)
@@ -82,7 +88,7 @@ def calibration_input(model: EMANet, images: Tensor, config: EvalConfig = EvalCo
 
     An int8 engine measures the range of its values on these.
     """
-    x = model.normalise(images)
+    x = shrunk(model.normalise(images), config, model.align_corners)
     if config.mode == "slide":
         grid, (h, w) = WindowGrid.over(x.shape[2:], config), x.shape[2:]
         x = x[grid.place((h - grid.size[0]) // 2, (w - grid.size[1]) // 2)]
@@ -103,7 +109,24 @@ def grid_size(model: EMANet, size: Sequence[int]) -> tuple[int, int]:
 def shared_size(model: EMANet, size: Sequence[int], config: EvalConfig) -> tuple[int, int]:
     """Images of one (h, w) under this function can share a pass: padded alike, or else of exactly the same size."""
     h, w = size
-    return grid_size(model, size) if _one_pass(config) else (h, w)
+    return grid_size(model, size) if _one_pass(config) and shrunk_size(size, config) == (h, w) else (h, w)
+
+
+def shrunk_size(size: Sequence[int], config: EvalConfig) -> tuple[int, int]:
+    """The (h, w) at which an image is predicted: its own, or with its longer side at config.longest_side."""
+    h, w = size
+    if config.mode == "slide" or not 0 < config.longest_side < max(h, w):
+        return h, w
+    scale = config.longest_side / max(h, w)
+    return max(1, round(h * scale)), max(1, round(w * scale))
+
+
+def shrunk(x: Tensor, config: EvalConfig, align_corners: bool) -> Tensor:
+    """Images (B, C, H, W) at their shrunk_size, uint8 or floating as they are: bilinear with antialiasing."""
+    size = shrunk_size(x.shape[2:], config)
+    if size == x.shape[2:]:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners, antialias=True)
 
 
 @dataclass(frozen=True)
@@ -160,13 +183,19 @@ def _labels(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:
     """Class indices (B, H, W) uint8 of normalised images."""
     if not _one_pass(config):
         return _probabilities(model, x, config).argmax(1).to(torch.uint8)
-    size = grid_size(model, x.shape[2:])
-    low = model.low_logits(_pad(x, size))[0]  # without the softmax, which keeps the order of the logits
-    return upsample_argmax(low, model.padded_size(size), x.shape[2:], model.align_corners)
+    small, extra = shrunk(x, config, model.align_corners), int(model.align_corners)
+    size = grid_size(model, small.shape[2:])
+    low = model.low_logits(_pad(small, size))[0]  # without the softmax, which keeps the order of the logits
+    padded = [  # what the logits are spread over, in pixels of the image that was not shrunk
+        extra + round((spread - extra) * (side - extra) / max(1, side_of_small - extra))
+        for spread, side, side_of_small in zip(model.padded_size(size), x.shape[2:], small.shape[2:], strict=True)
+    ]
+    return upsample_argmax(low, padded, x.shape[2:], model.align_corners)
 
 
 def _probabilities(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:
     """Softmax (B, classes, H, W) of normalised images, averaged over scales and flips."""
+    whole, x = (x.shape[2], x.shape[3]), shrunk(x, config, model.align_corners)
     h, w = x.shape[2:]
     total = torch.zeros(len(x), len(model.classes), h, w, device=x.device)
     for scale in config.scales:
@@ -175,7 +204,7 @@ def _probabilities(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:
         if config.flip:
             p = (p + _at_one_scale(model, scaled.flip(3), config).flip(3)) / 2
         total += _resize(p, (h, w), model.align_corners)
-    return total / len(config.scales)
+    return _resize(total / len(config.scales), whole, model.align_corners)
 
 
 def _at_one_scale(model: EMANet, x: Tensor, config: EvalConfig) -> Tensor:

@@ -1,4 +1,4 @@
-"""From a path to a model: a model file, a run folder, or one of its checkpoints.
+"""From a path to a model: a model file, a run folder, one of its checkpoints, or the name of a model of the package.
 
 file = read("runs/a")    # opened, checked and parsed once: file.experiment, file.header, file.tensors
 model = model_of(file)   # load("runs/a") does both
@@ -10,16 +10,25 @@ import torch
 
 from .config import DatasetSpec, Experiment
 from .distributed import pick_device
-from .errors import InputError
-from .experiments import experiment_names, override
+from .errors import InputError, short, suggest
+from .experiments import FOLDER_FILES, experiment_names, override
 from .model import EMANet, build_model
 from .run.checkpoints import checkpoints
+from .show.terminal import note
+from .weights import zoo
 from .weights.model_file import ModelFile, load_strictly, read_model, require_fit
 
 
-def model_path(source: str | Path) -> Path:
-    """The model file that a path means: itself, a run folder's best model or else its latest one, or a checkpoint's."""
-    path = Path(source)
+def model_path(source: str | Path | None = None) -> Path:
+    """The model file that a path means: itself, a run folder's best model or else its latest one, or a checkpoint's.
+
+    A name of weights.zoo is the package's model, unless a model or a run is at that path. None: the package's default.
+    """
+    if source is None:
+        return zoo.path_of(zoo.DEFAULT)
+    path, packaged = Path(source), str(source) in zoo.names()
+    if packaged and not path.is_file() and not holds_run(path):
+        return zoo.path_of(str(source))
     if path.is_dir():
         candidates = [path / "best.safetensors", path / "model.safetensors"]
         candidates += [folder / "model.safetensors" for folder in checkpoints(path)[::-1]]
@@ -29,13 +38,27 @@ def model_path(source: str | Path) -> Path:
     if not path.is_file():
         if str(source) in experiment_names():
             raise InputError(f"{source} is an experiment, not a model: train it first, then name its run folder")
-        raise InputError(f"no model file {path}")
+        raise InputError(f"no model file {path}{suggest(str(source), zoo.names(), listed=False)}")
     return path
 
 
-def read(source: str | Path) -> ModelFile:
-    """The model file of a path as in model_path, whole. Raises InputError that names the file."""
-    return read_model(model_path(source))
+def holds_run(folder: Path) -> bool:
+    """Whether it is the folder of a run or of a checkpoint."""
+    files = (*FOLDER_FILES, "best.safetensors")
+    return any((folder / name).is_file() for name in files) or bool(checkpoints(folder))
+
+
+def read(source: str | Path | None = None) -> ModelFile:
+    """The model file of a path as in model_path, whole. Raises InputError that names the file.
+
+    A note says that the package's default is used, or that a path was taken for what is also the name of a model.
+    """
+    path = model_path(source)
+    if source is None:
+        note(f"no model is named: using {zoo.DEFAULT!r}, which comes with emanet and labels street photos")
+    elif str(source) in zoo.names() and path != zoo.path_of(str(source)):
+        note(f"{str(source)!r} is the model at {path} here, not the one of that name that comes with emanet")
+    return read_model(path)
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
@@ -60,6 +83,20 @@ def model_of(file: ModelFile) -> EMANet:
     model = build_model(config, spec)
     model.load_state_dict(file.tensors)
     return model.eval()
+
+
+def load_teacher(source: str, spec: DatasetSpec, channels: int, device: torch.device) -> EMANet:
+    """A model to learn from (`distill`), in eval mode. Raises InputError if its classes or images are others."""
+    model = load(source, device).requires_grad_(False)
+    for what, own, needed in (
+        ("classes", model.classes, spec.classes),
+        ("channels", model.backbone.in_channels, channels),
+        ("bands", model.bands, spec.bands),
+        ("range", model.range, spec.range),
+    ):
+        if own != needed:
+            raise InputError(f"distill: {source} has the {what} {short(own)}, but the data set has {short(needed)}")
+    return model
 
 
 def stored_spec(experiment: Experiment) -> DatasetSpec:

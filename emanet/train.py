@@ -32,8 +32,9 @@ from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
+from .inference import predict_logits
 from .interrupt import Interruption
-from .loading import start_from, stored_spec
+from .loading import load_teacher, model_path, start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -88,11 +89,14 @@ class StepNet(nn.Module):
         super().__init__()
         self.net, self.loss = net, loss
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32."""
+    def forward(self, images: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
+        """images (b, C, h, w) uint8, labels (b, h, w) uint8 -> the loss summed over pixels, float32.
+
+        teacher: logits (b, classes, h, w) of a network to learn from.
+        """
         low, aux = self.net.low_logits(self.net.normalise(images))
         spread = self.net.padded_size(labels.shape[1:]), self.net.align_corners
-        loss = self.loss.of_low(low, labels, *spread)
+        loss = self.loss.of_low(low, labels, *spread, teacher)
         if aux is not None:
             loss = loss + self.loss.config.aux_weight * self.loss.of_low(aux, labels, *spread)
         return loss
@@ -115,6 +119,8 @@ class Run:
     model: EMANet
     """What is validated and saved: `net` itself, or with optim.average the average of its weights."""
     loss: PixelLoss
+    teacher: EMANet | None
+    """What `distill` names."""
     state: State
     undo: BufferUndo
     clock: Clock = field(default_factory=Clock)
@@ -148,6 +154,7 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
     spec = stored_spec(config)
     loss = PixelLoss(config.loss, spec.classes).to(device)
+    teacher = load_teacher(config.distill, spec, channels, device) if config.distill else None
     has_checkpoint = resume and bool(checkpoints(path))
     distributed.agree({f"whether {path} has a checkpoint": has_checkpoint})
     torch.manual_seed(config.seed)
@@ -164,8 +171,8 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
 
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     state = State(build_optimizer(net, config.optim), scaler, trained=net if averaged else None)
-    model, undo = averaged or net, BufferUndo(net)
-    return Run(config, device, folder, log, resume, has_checkpoint, samples, val_set, net, model, loss, state, undo)
+    nets = net, averaged or net, loss, teacher
+    return Run(config, device, folder, log, resume, has_checkpoint, samples, val_set, *nets, state, BufferUndo(net))
 
 
 def restore(run: Run) -> dict[str, Any] | None:
@@ -182,7 +189,9 @@ def restore(run: Run) -> dict[str, Any] | None:
             run.model.load_state_dict(run.net.state_dict())
             rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
             run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
-            run.log.say(*(f"note: {text}" for text in about_start(config, load_experiment(config.init_from))))
+            run.log.say(
+                *(f"note: {text}" for text in about_start(config, load_experiment(str(model_path(config.init_from)))))
+            )
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)
@@ -260,7 +269,8 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Out
             run.undo.on_error(),
         ):
             with torch.autocast(device.type, AUTOCAST[config.precision], enabled=config.precision != "fp32"):
-                loss = step_net(part, labels[passed]) / divisor
+                shown = predict_logits(run.teacher, part) if run.teacher else None
+                loss = step_net(part, labels[passed], shown) / divisor
             state.scaler.scale(loss * world).backward()  # DDP averages over ranks; ours is a sum
         total[0] += loss.detach()
     own = total[0].clone()

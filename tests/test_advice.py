@@ -70,6 +70,9 @@ def test_our_own_recipes_are_on_the_grid(name, monkeypatch):
     assert list(about_settings(config, Net())) == []
 
 
+FROZEN = {"model.backbone.frozen": True, "model.backbone.keep": 1.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -77,6 +80,8 @@ def test_our_own_recipes_are_on_the_grid(name, monkeypatch):
         ({"data.crop": (7, 7)}, r"up to 6 pixels off.*; 9 9 fits$"),
         ({"data.crop": (33, 33), "model.align_corners": False}, r"up to 7 pixels off.*; 32 32 or 40 40 fits$"),
         ({"model.backbone.frozen": True}, "keeps the backbone's random weights"),
+        ({"init_from": "runs/a", **FROZEN, "data.colour": 0.1}, "again, .* by data.scales, data.colour$"),
+        ({"init_from": "runs/a", **FROZEN, "data.rotate": 5.0}, "again, .* by data.scales, data.rotate$"),
         ({"optim.head_lr_scale": 0.0}, "the head keeps its initial weights"),
         ({"steps": 20}, "optim.warmup_steps 20 is not below steps 20"),
         ({"optim.lr": 0.5}, "optim.lr 0.5 is far from what works with adamw"),
@@ -145,6 +150,11 @@ class TestData:
         for path in tmp_path.glob("train/masks/*.png"):
             Image.new("L", (48, 40)).save(path)
         assert "note: validation has pixels of b, which training has not, so they cannot be learned" in told(tmp_path)
+
+    def test_classes_to_paste_that_no_mask_shows(self, tmp_path):
+        root = folder(tmp_path, classes=["a", "b", "c"])
+        notes = told(root, **{"data.paste": 0.5, "data.paste_classes": ("b", "c")})
+        assert "note: data.paste_classes has c, which no training mask shows, so there is nothing to paste" in notes
 
     def test_images_of_both_splits(self, tmp_path):
         folder(tmp_path)

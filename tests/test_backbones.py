@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from emanet import backbones
@@ -141,3 +142,43 @@ def test_without_hub_the_error_says_what_to_do(monkeypatch):
     monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(InputError, match="cannot get the pretrained weights of resnet50s .* model.backbone.pretrained"):
         build("resnet50s", pretrained=True)
+
+
+def test_a_vision_transformer_takes_images_of_any_size_and_the_whole_models_weights(tmp_path):
+    name = "test_vit"  # patches of 16
+    whole = timm.create_model(name, num_classes=0)
+    file = tmp_path / "vit.safetensors"
+    save_file({key: value.half() for key, value in whole.state_dict().items()}, file)
+    backbone = build(name, pretrained=str(file), output_stride=16, options={"out_indices": 1})
+    assert (backbone.stride, backbone.divisor, len(backbone.channels)) == (16, 32, 1)
+    (maps,) = backbone(torch.randn(1, 3, 64, 96))
+    assert maps.shape[2:] == (4, 6)
+    torch.testing.assert_close(
+        backbone.net.state_dict()["model.cls_token"], whole.cls_token.detach(), atol=1e-3, rtol=0
+    )
+
+
+def test_patches_of_14_pixels_pad_to_14():
+    with torch.device("meta"):
+        backbone = build("vit_small_patch14_dinov2", output_stride=14)
+        assert (backbone.stride, backbone.divisor) == (14, 14)
+        assert backbone(torch.randn(1, 3, 28, 42))[-1].shape[2:] == (2, 3)
+
+
+def test_a_frozen_backbone_keeps_the_maps_of_images_that_come_again(monkeypatch):
+    backbone = build(frozen=True, keep=1.0).train()
+    calls, forward = [], backbone.net.forward
+    monkeypatch.setattr(backbone.net, "forward", lambda x: calls.append(len(x)) or forward(x))
+    x = torch.randn(2, 3, 32, 32)
+    first, again, turned = backbone(x), backbone(x), backbone(x.flip(0))
+    assert calls == [1, 1]
+    for a, b, c, plain in zip(first, again, turned, forward(x), strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c.flip(0))
+        torch.testing.assert_close(a, plain)
+    backbone(x.view(2, 3, 16, 64))
+    assert calls == [1, 1, 1, 1], "another shape is another image"
+    backbone.eval()(x)
+    assert calls[-1] == 2, "only in training"
+    assert not any("kept" in key for key in backbone.state_dict())
+    kept = build(frozen=True, keep=1e-6).train()
+    assert kept(x) and not kept.kept.maps, "no more memory than allowed"

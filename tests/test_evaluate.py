@@ -15,6 +15,7 @@ from emanet.errors import InputError
 from emanet.evaluate import evaluate
 from emanet.inference import (
     calibration_input,
+    grid_size,
     predict_labels,
     predict_many,
     probabilities,
@@ -357,3 +358,30 @@ def test_without_any_temporary_folder_workers_are_refused(model, monkeypatch):
     with pytest.raises(InputError, match="1 processes that read .*: No usable temporary directory .*; .* or 0 to read"):
         evaluate(model, Drawn(), workers=1)
     evaluate(model, Drawn())
+
+
+@pytest.mark.parametrize("config", [{}, {"scales": (1.0, 0.5), "flip": True}], ids=["one pass", "scales"])
+def test_an_image_beyond_the_longest_side_is_predicted_smaller(model, config):
+    x = images(40, 64)
+    small = F.interpolate(x, (20, 32), mode="bilinear", align_corners=model.align_corners, antialias=True)
+    wanted = F.interpolate(
+        probabilities(model, small, EvalConfig(**config)), (40, 64), mode="bilinear", align_corners=model.align_corners
+    )
+    shrinking = EvalConfig(longest_side=32, **config)
+    close(probabilities(model, x, shrinking), wanted)
+    labels = predict_labels(model, x, shrinking)
+    assert labels.shape == (1, 40, 64) and (labels == wanted.argmax(1)).float().mean() > 0.97
+    assert torch.equal(predict_many(model, list(x), shrinking)[0], labels[0])
+    assert not torch.allclose(wanted, probabilities(model, x, EvalConfig(**config)), atol=1e-3)
+    for enough in (64, 0):
+        same = EvalConfig(longest_side=enough, **config)
+        assert torch.equal(predict_labels(model, x, same), predict_labels(model, x, EvalConfig(**config)))
+
+
+def test_windows_and_shared_passes_know_the_longest_side(model):
+    x, window = images(17, 40), {"mode": "slide", "window": (17, 25)}
+    slide = EvalConfig(longest_side=20, **window)  # unused there
+    assert torch.equal(probabilities(model, x, slide), probabilities(model, x, EvalConfig(**window)))
+    assert shared_size(model, (30, 41), EvalConfig(longest_side=40)) == (30, 41)
+    assert shared_size(model, (30, 40), EvalConfig(longest_side=40)) == grid_size(model, (30, 40))
+    assert max(calibration_input(model, images(32, 64), EvalConfig(longest_side=32)).shape[2:]) <= 40

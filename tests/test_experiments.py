@@ -217,7 +217,7 @@ def test_marks_of_settings_reach_every_name_below():
         ({"data": {"spec": {"classes": []}}}, "classes is 0 names"),
         ({"data": {"spec": {}}}, "field 'data.spec.classes' is missing"),
         ({"batch_size": 6, "accumulate": 4}, "batch_size 6 is not a multiple of accumulate 4"),
-        ({"model": {"backbone": {"output_stride": 4}}}, "output_stride is 4, but must be 8, 16 or 32"),
+        ({"model": {"backbone": {"output_stride": 4}}}, "output_stride is 4, but must be 8, 14, 16 or 32"),
         ({"model": {"mean": [0.5, 0.5]}}, "model.mean has 2 values for 3 channels"),
         ({"optim": {"lr": 10**400}}, "optim.lr is 1000.*, but must be finite and below"),
         ({"data": {"scales": [1, 10**400]}}, "data.scales is 1000.*, but must be finite and below"),

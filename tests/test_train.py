@@ -163,6 +163,46 @@ def test_options_train(tiny, tmp_path, changes):
     assert all(value == value and value < 100 for value in losses(tmp_path / "run"))
 
 
+def test_a_teacher_changes_the_loss_and_stays_as_it_is(tiny, tmp_path, monkeypatch):
+    """Resuming is exact too: the teacher is in eval mode and draws nothing."""
+    tiny = override(tiny, {"model.head.dropout": 0.3, "save_every": 2})
+    training.train(override(tiny, {"steps": 2}), tmp_path / "teacher")
+    before = (tmp_path / "teacher" / "best.safetensors").read_bytes()
+    taught = override(tiny, {"distill": str(tmp_path / "teacher"), "loss.distill_temperature": 2.0})
+    training.train(taught, tmp_path / "whole")
+    training.train(tiny, tmp_path / "alone")
+    assert all(a > b for a, b in zip(losses(tmp_path / "whole")[:1], losses(tmp_path / "alone"), strict=False))
+    assert (tmp_path / "teacher" / "best.safetensors").read_bytes() == before
+    monkeypatch.setattr(training, "after_step", stop_after(3, training.after_step))
+    with pytest.raises(ZeroDivisionError):
+        training.train(taught, tmp_path / "cut")
+    monkeypatch.undo()
+    training.train(taught, tmp_path / "cut", resume=True)
+    whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
+
+
+def stop_after(count, after_step):
+    def stopping(run, *arguments):
+        after_step(run, *arguments)
+        if run.state.step == count:
+            raise ZeroDivisionError
+
+    return stopping
+
+
+def test_a_teacher_of_other_classes_is_refused(tiny, tmp_path, scenes):
+    training.train(override(tiny, {"steps": 1}), tmp_path / "teacher")
+    spec = json.loads((scenes / "dataset.json").read_text())
+    spec["classes"][0] = "air"
+    (scenes / "dataset.json").write_text(json.dumps(spec))
+    taught = override(tiny, {"distill": str(tmp_path / "teacher"), "data.dataset": str(scenes)})
+    with pytest.raises(InputError, match="^distill: .*teacher has the classes .*, but the data set has .*'air'"):
+        training.train(taught, tmp_path / "run")
+    with pytest.raises(InputError, match="^loss.distill_weight is 0.5, but .*distill"):
+        training.train(override(tiny, {"loss.distill_weight": 0.5}), tmp_path / "run")
+
+
 def test_staged_training_says_what_was_loaded(tiny, tmp_path, scenes, capsys):
     training.train(override(tiny, {"steps": 1}), tmp_path / "first")
     spec = json.loads((scenes / "dataset.json").read_text())
@@ -179,8 +219,8 @@ def spoiled(monkeypatch, step, what):
     """In this step the loss, or only the gradient, has no finite value."""
     forward, steps = training.StepNet.forward, itertools.count()
 
-    def spoil(self, images, labels):
-        loss = forward(self, images, labels)
+    def spoil(self, images, labels, *teacher):
+        loss = forward(self, images, labels, *teacher)
         if next(steps) != step:
             return loss
         if what == "loss":
@@ -252,7 +292,7 @@ def test_a_step_waits_for_nothing(tiny, tmp_path, changes, monkeypatch):
     config = override(tiny, changes | {"device": "cpu", "loss.average": "valid"})
     run = training.prepare(config, tmp_path / "run", "run", False)
     run.undo._may_look = False  # as on a GPU
-    plain = lambda self, images, labels: self.net.low_logits(self.net.normalise(images))[0].square().sum()  # noqa: E731
+    plain = lambda self, x, labels, *teacher: self.net.low_logits(self.net.normalise(x))[0].square().sum()  # noqa: E731
     monkeypatch.setattr(training.StepNet, "forward", plain)  # our upsampling reads tables of its own, on the CPU
     step_net = training.wrap(run)
     batches = training.training_loader(run.samples, config, 0, 0, 1)
@@ -353,8 +393,8 @@ def test_a_step_too_large_for_memory_costs_no_step_before_it(tiny, tmp_path, mon
     config, passes = override(tiny, {"accumulate": 2, "data.dataset": str(scenes)}), itertools.count(1)
     forward = training.StepNet.forward
 
-    def limited(self, images, labels):
-        loss = forward(self, images, labels)
+    def limited(self, images, labels, *teacher):
+        loss = forward(self, images, labels, *teacher)
         if next(passes) == 8:  # the second pass of the fourth step
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes")
         return loss

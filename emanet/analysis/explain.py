@@ -21,10 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..config import EvalConfig
+from ..distributed import pick_device
 from ..emau import EMAU
 from ..errors import InputError
 from ..evaluate import evaluate
-from ..loading import load
+from ..inference import shrunk
+from ..loading import model_of, read
 from ..model import EMANet
 from ..ops.em_attention import em_step
 from ..predict.predictor import Picture, Predictor
@@ -134,21 +137,31 @@ class ClassUse:
 
 
 def explain(model: EMANet | str | Path, image: Picture) -> Explanation:
-    """The EM iterations on one image, which goes through the network whole.
+    """The EM iterations on one image, which goes through the network whole, at the size at which the model predicts it.
 
     An EMANet stays on its device and in its mode; a path is loaded onto the GPU if there is one. Raises InputError for
     a model without EM attention and for files that cannot be read, ValueError for arrays that do not fit the model.
     """
-    net = model if isinstance(model, EMANet) else load(model, "auto")
+    if isinstance(model, EMANet):
+        net, config = model, EvalConfig()
+    else:
+        file, where = read(model), pick_device("auto")
+        net, config = model_of(file).to(where), file.experiment.eval
     training = net.training
     try:
         with _Watch(net) as watch:
             predictor = Predictor(net, device=str(net.mean.device))
-            pixels = predictor.pixels(image)
+            pixels = shrunk_pixels(predictor.pixels(image), config, net)
             labels = predictor(pixels)
         return watch.explanation(pixels, labels)
     finally:
         net.train(training)
+
+
+def shrunk_pixels(pixels: Array, config: EvalConfig, model: EMANet) -> Array:
+    """Pixels (H, W, C) uint8 at the size at which the model predicts them with config: see its longest_side."""
+    x = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))
+    return shrunk(x, config, model.align_corners)[0].permute(1, 2, 0).numpy()
 
 
 def class_use(model: EMANet, dataset: Any, *, workers: int = 0, progress: bool = False) -> ClassUse:

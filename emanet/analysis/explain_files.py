@@ -1,6 +1,6 @@
 """The explain command: figures of images and of a split, and their numbers as JSON.
 
-python -m emanet explain MODEL IMAGE ... --out FOLDER
+python -m emanet explain [MODEL] IMAGE ... --out FOLDER
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from ..show import attention as draw
 from ..show.colours import Palette, colourise
 from ..show.figures import require_matplotlib
 from ..show.terminal import note, track
-from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components
+from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components, shrunk_pixels
 
 NAMED = 16  # bases in the legend of owners_figure.png
 
@@ -38,7 +38,7 @@ def explain_files(
     work where possible.
     """
     if not images and not split:
-        raise InputError("explain needs at least one image, folder or glob after MODEL, or --split")
+        raise InputError("explain needs at least one image, folder or glob, after MODEL if one is named, or --split")
     if (root or dataset) and not split:
         raise InputError("--root and --dataset say where --split is found, but there is no --split")
     if bases and not images:
@@ -50,7 +50,7 @@ def explain_files(
     for folder in {place for _, name in files for place in (out / name, (out / name).parent)}:
         if folder.resolve() in taken:
             raise InputError(f"the output folder {folder} holds the image {taken[folder.resolve()]}; name another one")
-    file, samples = read(model), None
+    file, samples = read(model or None), None
     net = model_of(file).to(where)
     bases = check_bases(bases, net)
     if split:
@@ -63,7 +63,8 @@ def explain_files(
     try:
         for path, name in track(files, "explain"):
             try:
-                seen = explain(net, predictor.pixels(path))
+                pixels = shrunk_pixels(predictor.pixels(path), file.experiment.eval, net)
+                seen = explain(net, pixels)
                 _write_image(seen, path, out / name, bases or seen.top(), net.palette)
             except (InputError, MemoryError, RuntimeError) as error:
                 memory = out_of_memory(error)

@@ -10,9 +10,7 @@ the settings with the reason for each, and the plan is an experiment file with t
 import dataclasses
 import math
 import os
-import textwrap
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -31,7 +29,7 @@ from ..config import DataConfig, DatasetSpec, Experiment
 from ..data.datasets import open_dataset, resolve, spec_of
 from ..data.fingerprint import Fingerprint, fingerprint
 from ..data.transforms import TrainingSamples
-from ..errors import InputError, out_of_memory, printable
+from ..errors import InputError, out_of_memory
 from ..experiments import override
 from ..inference import predict_labels
 from ..losses import PixelLoss
@@ -41,9 +39,8 @@ from ..show.tables import Grid
 from ..show.terminal import note, say, show
 from ..train import StepNet
 from .cost import peak_memory
+from .plan_file import Settings, write_python
 
-Settings = dict[str, tuple[Any, str]]
-"""Dotted name of a setting -> its value, and the reason."""
 GRID = 32
 STARTING = 15.0  # seconds of a run before its first step and after its last: imports, checks, pictures
 SHARE = 0.6  # of the free memory that a step may take
@@ -76,6 +73,10 @@ class Machine:
     @property
     def backbone(self) -> str:
         return "resnet50s" if self.large else "mobilenetv2_100"
+
+    @property
+    def pretrained(self) -> bool:
+        return bool(self.weights) or self.online
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,14 @@ def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
         settings["model.head.channels"] = 512, "the paper's width"
         if machine.bf16:
             settings["precision"] = "bf16", "half the memory of float32 on a GPU"
+    elif not machine.pretrained:
+        text = "half a million parameters: what learned most from random weights in minutes on a CPU"
+        settings["model.backbone.name"] = "test_resnet", text
+        settings["model.backbone.output_stride"] = 8, ""
+        settings["model.head.channels"] = 128, ""
+        settings["model.head.num_bases"] = 32, ""
+        settings["model.head.fc1_channels"] = 0, ""
+        settings["model.head.dropout"] = 0.0, "a small network hardly overfits"
     else:
         text = f"1.9 M parameters with its head: the best that was measured on a CPU, chosen for {machine.name}"
         settings["model.backbone.name"] = machine.backbone, text
@@ -298,7 +307,7 @@ def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
             machine.weights,
             "the file that was named; mean, std and options must be its own",
         )
-    elif not machine.online:
+    elif not machine.pretrained:
         why = "the hub is out of reach. Nothing helps as much as ImageNet weights: name a file, or True for the hub"
         settings["model.backbone.pretrained"] = False, why
     settings["model.align_corners"] = False, f"crops and padded images then lie on one grid of {GRID} pixels"
@@ -327,6 +336,9 @@ def choose_crop(facts: Fingerprint, machine: Machine) -> Settings:
     )
     settings: Settings = {"data.crop": (crop, why + f"; a multiple of {GRID}")}
     why = f"objects are seen smaller and larger; the images' longer sides differ by a factor of {spread:.1f}"
+    if not machine.large and not machine.pretrained:
+        low, high = round(min(0.9, 1.2 * low), 2), 1.1
+        why = "near their own size: random weights have no time to learn every size"
     settings["data.scales"] = (low, high), why
     settings["data.continuous_scale"] = True, "any scale between the two"
     if facts.channels == 3:
@@ -363,11 +375,11 @@ def choose_optimiser(facts: Fingerprint, machine: Machine) -> Settings:
         }
     return {
         "optim.name": ("adamw", "learns faster than SGD in few steps"),
-        "optim.lr": (2e-3, ""),
+        "optim.lr": (2e-3, "") if machine.pretrained else (3e-3, "from random weights"),
         "optim.weight_decay": (1e-2, ""),
         "optim.bias_lr_scale": (1.0, ""),
         "optim.lr_every": (1, ""),
-        "batch_size": (8, ""),
+        "batch_size": (16, "the images are small") if max(facts.median) <= 200 else (8, ""),
     }
 
 
@@ -421,7 +433,7 @@ def choose_warmup(steps: int) -> Settings:
 def warnings(facts: Fingerprint, spec: DatasetSpec, machine: Machine) -> list[str]:
     """What a person should know before starting the run."""
     texts = []
-    if not machine.online and not machine.weights:
+    if not machine.pretrained:
         text = "the hub is out of reach, so the network starts from random weights and will be much worse"
         texts.append(f"{text}; give a file of ImageNet weights as model.backbone.pretrained")
     if facts.twins:
@@ -440,9 +452,6 @@ def warnings(facts: Fingerprint, spec: DatasetSpec, machine: Machine) -> list[st
     return texts
 
 
-# How it is shown and written.
-
-
 def _table(facts: Fingerprint, spec: DatasetSpec, machine: Machine, measured: Measured) -> Grid:
     total = max(1, sum(each.pixels for each in facts.classes))
     rows = [
@@ -458,80 +467,3 @@ def _table(facts: Fingerprint, spec: DatasetSpec, machine: Machine, measured: Me
         f"{measured.step + measured.batch * measured.sample:.2f} s",
     ]
     return Grid("", ("class", "pixels", "images", "width"), rows, notes)
-
-
-SECTIONS = {
-    "model.backbone": "BackboneConfig",
-    "model.head": "HeadConfig",
-    "model": "ModelConfig",
-    "data": "DataConfig",
-    "loss": "LossConfig",
-    "optim": "OptimConfig",
-    "eval": "EvalConfig",
-}
-WIDTH = 116
-
-
-def write_python(experiment: Experiment, settings: Settings, title: str, origin: str) -> str:
-    """A Python file that defines the experiment, with the reason for each setting above it."""
-    values = {name: value for name, (value, _) in settings.items()}
-    values |= {
-        f"data.{f.name}": value
-        for f in dataclasses.fields(DataConfig)
-        if (value := getattr(experiment.data, f.name)) != f.default and f"data.{f.name}" not in values
-    }
-    used = sorted({SECTIONS[section] for name in values for section in _sections(name)} | {"Experiment"})
-    imports = f"from emanet.config import {', '.join(used)}"
-    if len(imports) > WIDTH:
-        imports = "from emanet.config import (\n    " + ",\n    ".join(used) + ",\n)"
-    lines = [
-        f'"""A plan for {title}.',
-        "",
-        f"It was made for {_in_docstring(origin)}. Change what you like, then train it:",
-        "",
-        "    python -m emanet train THIS_FILE",
-    ]
-    lines += ['"""', "", imports, "", "config = Experiment("]
-    lines += _body("", values, {name: why for name, (_, why) in settings.items()}, 1)
-    return "\n".join([*lines, ")", ""])
-
-
-def _sections(name: str) -> list[str]:
-    parts = name.split(".")[:-1]
-    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-
-
-def _body(prefix: str, values: Mapping[str, Any], reasons: Mapping[str, str], depth: int) -> list[str]:
-    """The arguments of a section: inner sections first, then its own settings."""
-    indent, lines = "    " * depth, []
-    inner = dict.fromkeys(section for name in values for section in _sections(name) if section.startswith(prefix))
-    for section in inner:
-        head = section.removeprefix(prefix)
-        if head and "." not in head.strip("."):
-            lines.append(f"{indent}{head.strip('.')}={SECTIONS[section]}(")
-            lines += [*_body(f"{section}.", values, reasons, depth + 1), f"{indent}),"]
-    for name, value in values.items():
-        own = name.removeprefix(prefix)
-        if name.startswith(prefix) and "." not in own:
-            why = reasons.get(name, "")
-            line = f"{indent}{own}={_literal(value)},"
-            if why and len(line) + len(why) + 4 <= WIDTH:
-                lines.append(f"{line}  # {why}")
-                continue
-            lines += textwrap.wrap(why, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-            if len(line) > WIDTH and isinstance(value, tuple):
-                more, items = f"{indent}    ", ", ".join(map(_literal, value)) + ","
-                lines += [f"{indent}{own}=(", *textwrap.wrap(items, WIDTH, initial_indent=more, subsequent_indent=more)]
-                line = f"{indent}),"
-            lines.append(line)
-    return lines
-
-
-def _literal(value: Any) -> str:
-    """As repr, but texts in double quotes where they hold none."""
-    text = repr(value)
-    return f'"{text[1:-1]}"' if isinstance(value, str) and '"' not in text else text
-
-
-def _in_docstring(text: str) -> str:
-    return printable(text).replace("\\", "\\\\").replace('"', "'")

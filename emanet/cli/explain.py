@@ -1,17 +1,17 @@
-"""explain MODEL IMAGE ...: figures of what the EM attention does."""
+"""explain [MODEL] IMAGE ...: figures of what the EM attention does."""
 
 from dataclasses import dataclass
 
 from ..errors import InputError
-from .flags import Device, Folder, Images, Model, Name, Whole, Wholes, parse
+from .flags import Device, Folder, Images, ModelOrNone, Name, Whole, Wholes, model_first, parse
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explain:
     """Draw which pixels the bases of the EM attention take, for every image."""
 
-    model: Model
-    """A model file or a run folder."""
+    model: ModelOrNone = ""
+    """A model file or a run folder; default `street`, which comes with the package and labels street photos."""
     images: Images
     """Files, folders and quoted globs; none is needed with --split."""
     out: Folder = "attention"
@@ -40,4 +40,4 @@ class Explain:
 
 
 def main(arguments: list[str]) -> None:
-    parse(Explain, arguments, "explain").run()
+    model_first(parse(Explain, arguments, "explain")).run()

@@ -86,8 +86,9 @@ Numbers = Annotated[tuple[float, ...], shown_as("NUMBER ...")]
 Device = Annotated[str, tyro.conf.arg(metavar="DEVICE")]
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint=_default)]  # without --no-x
 
-# Arguments without a flag.
+# Arguments without a flag. Where the model may be left out, the first image comes as `model`: see model_first.
 Model = Annotated[str, tyro.conf.Positional, shown_as("MODEL")]
+ModelOrNone = Annotated[str, tyro.conf.Positional, shown_as("[MODEL]")]
 Images = Annotated[tuple[str, ...], tyro.conf.Positional, shown_as("IMAGE ...")]
 
 
@@ -116,16 +117,34 @@ def parse(command: type[Command], arguments: list[str], name: str, default: Comm
         return tyro.cli(command, args=arguments, prog=f"python -m emanet {name}", config=config, **values)
 
 
-def parse_for_model(command: type[Command], arguments: list[str], name: str) -> Command:
-    """The same for a command with a `model` and evaluation `settings`, whose defaults are that model's own."""
+def parse_for_model(command: type[Command], arguments: list[str], name: str, *, images: bool = False) -> Command:
+    """The same for a command with a `model` and evaluation `settings`, whose defaults are that model's own.
+
+    images: the command is one of those of model_first. Others do without a model if none is named.
+    """
     parsed: Any = parse(command, arguments, name)
-    if not parsed.model:
+    parsed = model_first(parsed) if images else parsed
+    if not parsed.model and not images:
         return parsed
     from ..experiments import load_experiment
     from ..loading import model_path
 
-    own = load_experiment(str(model_path(parsed.model))).eval
-    return parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
+    own = load_experiment(str(model_path(parsed.model or None))).eval
+    again: Any = parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
+    return dataclasses.replace(again, model=parsed.model, images=parsed.images)
+
+
+def model_first(parsed: Command) -> Command:
+    """The command with its first argument as the first of its `images`, and no `model`, where it is not a model.
+
+    Raises InputError where it is neither.
+    """
+    command: Any = parsed
+    from ..predict.inputs import means_model
+
+    if not command.model or means_model(command.model):
+        return command
+    return dataclasses.replace(command, model="", images=(command.model, *command.images))
 
 
 def subcommand(commands: dict[str, type[Any]], arguments: list[str], prog: str) -> None:

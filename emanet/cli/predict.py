@@ -1,4 +1,4 @@
-"""predict MODEL IMAGE ...: label maps and overlays into a folder."""
+"""predict [MODEL] IMAGE ...: label maps and overlays into a folder."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -7,7 +7,7 @@ import tyro
 
 from ..config import EngineConfig, EvalConfig
 from ..errors import InputError
-from .flags import Device, Folder, Images, Model, Numbers, Whole, Wholes, parse_for_model
+from .flags import Device, Folder, Images, ModelOrNone, Numbers, Whole, Wholes, parse_for_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class Predict:
     Their label maps are tiled TIFFs with the same CRS and transform.
     """
 
-    model: Model
-    """A model file or a run folder."""
+    model: ModelOrNone = ""
+    """A model file or a run folder; default `street`, which comes with the package and labels street photos."""
     images: Images
     """Files, folders and quoted globs."""
     out: Folder
@@ -44,7 +44,7 @@ class Predict:
 
     def run(self) -> None:
         if not self.images:
-            raise InputError("predict needs at least one image, folder or glob after MODEL")
+            raise InputError("predict needs at least one image, folder or glob, after MODEL if one is named")
         from ..atomic import require_writable_folder
         from ..predict.files import predict_files
         from ..predict.predictor import Predictor
@@ -52,10 +52,10 @@ class Predict:
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}
-        failures = predict_files(Predictor(self.model, **how), self.images, self.out, **options)
+        failures = predict_files(Predictor(self.model or None, **how), self.images, self.out, **options)
         if failures:
             raise InputError(f"images that could not be predicted: {len(failures)}, named above")
 
 
 def main(arguments: list[str]) -> None:
-    parse_for_model(Predict, arguments, "predict").run()
+    parse_for_model(Predict, arguments, "predict", images=True).run()

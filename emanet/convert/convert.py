@@ -25,7 +25,7 @@ from ..data.datasets import SPECS, resolve
 from ..errors import InputError, some, suggest
 from ..experiments import override, read_json
 from ..model import build_model
-from ..weights import foreign
+from ..weights import foreign, zoo
 from ..weights.model_file import save_model
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
 from .mmconfig import Stated, mmseg_classes, mmseg_settings
@@ -90,6 +90,8 @@ def convert(
     Raises InputError; keys are named as the file names them.
     """
     source, destination = Path(source), Path(destination)
+    if str(source) in zoo.names() and not source.exists():
+        source = zoo.path_of(str(source))
     _require_place(source, destination, force)
     content = foreign.read(source)
     entry, state = foreign.weights(content, entry, source)

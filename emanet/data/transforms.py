@@ -1,4 +1,4 @@
-"""Training samples: randomly scaled, cropped, flipped and coloured.
+"""Training samples: randomly scaled, cropped, flipped and coloured, and what else DataConfig turns on.
 
 Which image sample number `position` of a run is, and how it is augmented, depends on (seed, position) alone. So batches
 do not depend on the number of workers or ranks, nor on where a run was resumed.
@@ -13,13 +13,12 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from ..config import IGNORE, DataConfig
-from ..errors import InputError
+from .augmentations import box_around, changed_looks, half_of_classes, labels_to_paste, paste, require_colours, rotated
 
-ORDER, SAMPLE = 0, 1  # part of the seed: what the generator is for
+ORDER, SAMPLE, OTHER = 0, 1, 2  # part of the seed: what the generator is for
 
 
 class Readable(Protocol):
@@ -45,8 +44,12 @@ class TrainingSamples:
     last_from: float = math.inf
 
     def __post_init__(self):
-        if self.config.colour and len(self.fill) not in (1, 3):
-            raise InputError(f"data.colour is for grey and RGB images, not for {len(self.fill)} channels")
+        require_colours(self.config, len(self.fill))
+        _ = self.pasted  # unknown names are refused now, not at the first sample
+
+    @cached_property
+    def pasted(self) -> list[int]:
+        return labels_to_paste(self.config)
 
     def index(self, position: int) -> int:
         """Which image: each epoch is another permutation."""
@@ -65,9 +68,27 @@ class TrainingSamples:
         return replace(self.config, crop=self.config.last_crop or self.config.crop)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, int]:
-        image, labels = self.dataset.read(self.index(position))
+        index = self.index(position)
+        image, labels = self._augmented(index, position)
+        if self.config.paste or self.config.class_mix:
+            self._mix(image, labels, index, position)
+        return image, labels, position
+
+    def _augmented(self, index: int, position: int, around: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, SAMPLE, position])
-        return *augment(image, labels, rng, self.config_at(position), self.fill), position
+        return augment(*self.dataset.read(index), rng, self.config_at(position), self.fill, around)
+
+    def _mix(self, image: Tensor, labels: Tensor, index: int, position: int) -> None:
+        """Perhaps paste classes of another image, which is augmented as this one is, in place."""
+        rng = np.random.default_rng([self.seed, OTHER, position])
+        pasted = self.pasted if rng.random() < self.config.paste else []
+        mixed = rng.random() < self.config.class_mix
+        if not pasted and not mixed:
+            return
+        other = (index + 1 + int(rng.integers(max(1, len(self.dataset) - 1)))) % len(self.dataset)
+        pixels, target = self._augmented(other, position, pasted)
+        half = half_of_classes(target, rng) if mixed else []
+        paste(image, labels, pixels, target, [*pasted, *half])
 
 
 @lru_cache(maxsize=2)
@@ -76,13 +97,17 @@ def _permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def augment(
-    image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, config: DataConfig, fill: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, config: DataConfig, fill: Sequence[int],
+    around: Sequence[int] = (),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """A crop of config.crop from the image at a random scale, bilinear (labels: nearest), perhaps flipped.
 
+    around: classes; the crop holds a pixel of one of them if the image has one.
     image (H, W, C) uint8, labels (H, W) uint8 -> (C, h, w) uint8, in memory (h, w, C), and (h, w) uint8. The image is
     cropped first and then resized: the same crops as by resizing first, for a fraction of the work. Where the scaled
     image is smaller than the crop, `fill` and ignored labels pad it on the right and below.
+
+    What is off draws no random numbers, and how many an option draws does not depend on the image.
     """
     scale = rng.uniform(config.scales[0], config.scales[1]) if config.continuous_scale else rng.choice(config.scales)
     box, size = [], []
@@ -94,23 +119,39 @@ def augment(
         size.append(crop if wanted <= side else min(crop, max(1, round(length * scale))))
     flip = rng.random() < config.flip
     factors = 1 + config.colour * rng.uniform(-1, 1, 3)
+    if config.class_crop or config.paste:
+        chance, *place = rng.random(5)
+        if around or chance < config.class_crop:
+            box = box_around(labels, box, around, place)
+    degrees = rng.uniform(-config.rotate, config.rotate) if config.rotate else 0.0
 
-    labels = labels[box[0], box[1]]
-    rows, columns = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, labels.shape, strict=True))
-    target = np.full(config.crop, IGNORE, np.uint8)
-    target[: size[0], : size[1]] = labels.take(columns[::-1] if flip else columns, 1).take(rows, 0)
-
-    # With a batch axis torch recognises these strides as channels last, which its uint8 kernels take without a copy.
-    pixels = torch.from_numpy(image)[None, box[0], box[1]].permute(0, 3, 1, 2)
-    pixels = F.interpolate(pixels.flip(3) if flip else pixels, size, mode="bilinear", align_corners=False)[0]
-    if config.colour:
-        pixels = TF.adjust_brightness(pixels, factors[0])
-        pixels = TF.adjust_contrast(pixels, factors[1])
-        pixels = TF.adjust_saturation(pixels, factors[2])
-    if tuple(size) != tuple(config.crop):
+    outside = None
+    if degrees:
+        pixels, target, outside = rotated(image, labels, box, size, config.crop, degrees, flip)
+    else:
+        pixels, target = _resized(image, labels, box, size, config.crop, flip)
+    pixels = changed_looks(pixels, factors, rng, config)
+    if outside is not None:
+        pixels.permute(1, 2, 0).numpy()[outside] = fill
+    elif tuple(size) != tuple(config.crop):
         padded = np.empty((*config.crop, len(pixels)), np.uint8)
         padded[0] = fill
         padded[1:] = padded[0]  # whole rows: filling pixel by pixel takes longer than resizing
         padded[: size[0], : size[1]] = pixels.permute(1, 2, 0).numpy()
         pixels = torch.from_numpy(padded).permute(2, 0, 1)
     return pixels, torch.from_numpy(target)
+
+
+def _resized(
+    image: np.ndarray, labels: np.ndarray, box: Sequence[slice], size: Sequence[int], crop: Sequence[int], flip: bool
+) -> tuple[Tensor, np.ndarray]:
+    """The part `box` of an image, resized to `size`, and of its labels, padded to `crop` with ignored ones."""
+    labels = labels[box[0], box[1]]
+    rows, columns = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, labels.shape, strict=True))
+    target = np.full(crop, IGNORE, np.uint8)
+    target[: size[0], : size[1]] = labels.take(columns[::-1] if flip else columns, 1).take(rows, 0)
+
+    # With a batch axis torch recognises these strides as channels last, which its uint8 kernels take without a copy.
+    pixels = torch.from_numpy(image)[None, box[0], box[1]].permute(0, 3, 1, 2)
+    pixels = F.interpolate(pixels.flip(3) if flip else pixels, size, mode="bilinear", align_corners=False)[0]
+    return pixels, target

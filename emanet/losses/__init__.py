@@ -17,7 +17,7 @@ from ..config import IGNORE, LossConfig
 from ..errors import InputError, suggest
 from ..ops.autocast import no_autocast
 from ..ops.upsample import upsample_cross_entropy
-from . import boundary, cross_entropy, dice, lovasz, ohem
+from . import boundary, cross_entropy, dice, distillation, lovasz, ohem
 
 OF_CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor | None, LossConfig], Tensor]] = {
     "cross_entropy": cross_entropy.of_pixels,
@@ -60,31 +60,39 @@ class PixelLoss(nn.Module):
         weights = torch.tensor(config.class_weights, dtype=torch.float32) if config.class_weights else None
         self.register_buffer("weights", weights, persistent=False)
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> Tensor:
         """logits (B, classes, H, W), labels (B, H, W) uint8 or int64, 255 = ignored -> scalar sum.
 
+        teacher: the logits of another network, (B, classes, H, W), to come close to at the labelled pixels.
         Computed in float32 (float64 for float64 logits) whatever autocast says.
         """
         with no_autocast(logits.device.type):
             labels, logits = labels.long(), logits.to(torch.promote_types(logits.dtype, torch.float32))
             values = [(OF_LOGITS[name](logits, labels, self.config), weight) for name, weight in self.logit_terms]
+            if teacher is not None:
+                apart = distillation.of_pixels(logits, teacher, self.config.distill_temperature)
+                weights = self._of_pixels(labels)
+                apart = apart.masked_fill(labels == IGNORE, 0) if weights is None else apart * weights
+                values.append((apart, self.config.distill_weight))
             total = self._sum(values, labels)
             if not self.pixel_terms:
                 return total
             losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
             return total + self._of_losses(losses, labels)
 
-    def of_low(self, low: Tensor, labels: Tensor, padded: Sequence[int], align_corners: bool) -> Tensor:
+    def of_low(
+        self, low: Tensor, labels: Tensor, padded: Sequence[int], align_corners: bool, teacher: Tensor | None = None
+    ) -> Tensor:
         """The same from logits at the head's stride, without those at full size where every term allows it.
 
         low (B, classes, h, w) is upsampled to the size `padded`; the labels' (H, W) are its upper left part.
         """
-        if not self.logit_terms:
+        if not self.logit_terms and teacher is None:
             return self._of_losses(upsample_cross_entropy(low, labels, padded, align_corners), labels)
         with no_autocast(low.device.type):
             low = low.to(torch.promote_types(low.dtype, torch.float32))
             logits = F.interpolate(low, tuple(padded), mode="bilinear", align_corners=align_corners)
-            return self(logits[:, :, : labels.shape[1], : labels.shape[2]], labels)
+            return self(logits[:, :, : labels.shape[1], : labels.shape[2]], labels, teacher)
 
     def divisor(self, labels: Tensor) -> Tensor:
         """The scalar float64 to divide by, for these labels alone; over ranks and passes the divisors add up.
@@ -111,11 +119,17 @@ class PixelLoss(nn.Module):
         counts = torch.bincount((labels.flatten(1).long() + start).flatten(), minlength=(IGNORE + 1) * len(labels))
         return counts.view(len(labels), IGNORE + 1)[:, : len(self.config.class_weights)]
 
+    def _of_pixels(self, labels: Tensor) -> Tensor | None:
+        """(B, H, W): each pixel's class weight, 0 where it is ignored; None without class weights."""
+        if self.weights is None:
+            return None
+        ignored = labels == IGNORE
+        return self.weights[labels.long().masked_fill(ignored, 0)].masked_fill(ignored, 0)
+
     def _of_losses(self, losses: Tensor, labels: Tensor) -> Tensor:
         """The terms of OF_CROSS_ENTROPY, from the cross entropy of each pixel (B, H, W) -> scalar sum."""
-        weights = None
-        if self.weights is not None:
-            weights = self.weights.to(losses.dtype)[labels.long().masked_fill(labels == IGNORE, 0)]
+        weights = self._of_pixels(labels)
+        weights = None if weights is None else weights.to(losses.dtype)
         terms = [(OF_CROSS_ENTROPY[name], weight) for name, weight in self.pixel_terms]
         return self._sum([(term(losses, labels, weights, self.config), weight) for term, weight in terms], labels)
 

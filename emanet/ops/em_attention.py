@@ -34,7 +34,7 @@ def em_attention_plain(
     """
     with no_autocast(x_BCN.device.type):
         x = x_BCN.to(torch.promote_types(x_BCN.dtype, torch.float32))
-        mu = mu_1CK.to(x.dtype).expand(len(x), -1, -1)
+        mu = mu_1CK.to(x.dtype).expand(x.shape[0], -1, -1)
         for step in range(1, steps + 1):
             carries = gradient == "unrolled" or (gradient == "last" and step == steps)
             z_BNK, mu = em_step(x if carries else x.detach(), mu if gradient == "unrolled" else mu.detach(), eps)

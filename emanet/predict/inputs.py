@@ -1,4 +1,4 @@
-"""Which images a command's arguments mean (files, folders, globs), the names of results, and how to read them."""
+"""Which model and images a command's arguments mean (files, folders, globs), names of results, how images are read."""
 
 import fnmatch
 import glob
@@ -10,8 +10,36 @@ from pathlib import Path
 from ..data.bands import Channels
 from ..data.files import by_extension, files_below, leads_nowhere, located
 from ..data.images import IMAGE_SUFFIXES
-from ..errors import InputError, some
+from ..errors import InputError, some, suggest
+from ..experiments import IMAGE_STARTS, experiment_names
+from ..loading import holds_run
 from ..model import EMANet
+from ..show.terminal import note
+from ..weights import zoo
+
+
+def means_model(argument: str) -> bool:
+    """Whether a command's first argument names its model, and not an image, or a folder or a glob of images.
+
+    A run folder means its model even before it holds one, and so does a file that is not an image: the error is then
+    about the model. Raises InputError if nothing of that name is there.
+    """
+    path = located(Path(), argument)
+    if path.is_dir():
+        if argument in zoo.names() and not holds_run(path):
+            note(f"{argument!r} is the model that comes with emanet; for images in the folder here write ./{argument}")
+        return argument in zoo.names() or holds_run(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES or leads_nowhere(path):
+        return False
+    if path.is_file():
+        with open(path, "rb") as file:
+            return not file.read(16).startswith(IMAGE_STARTS)
+    if argument in zoo.names() or argument in experiment_names():
+        return True
+    if not glob.has_magic(argument):
+        text = f"{argument} is neither a model nor an image: no model file, run folder or image is there"
+        raise InputError(text + suggest(argument, zoo.names(), listed=False))
+    return False
 
 
 def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:

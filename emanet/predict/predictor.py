@@ -1,6 +1,6 @@
 """From images to label maps in Python; files.py does files, folders and globs.
 
-    predictor = Predictor("runs/a")                  # a model file, a run folder or an EMANet
+    predictor = Predictor("runs/a")                  # a model file, a run folder or an EMANet; default: `street`
     labels = predictor("photo.jpg")                  # (H, W) uint8, indices of predictor.classes
     drawing = predictor.overlay("photo.jpg", labels) # (H, W, 3) uint8
 
@@ -40,16 +40,17 @@ class Predictor:
     unless there is a range for them, files that cannot be read InputError. Pixels that a TIFF hides (no-data, mask,
     alpha) and NaN get 255.
 
-    model: a model file, a run folder, either of them as loading.read gives it, or an EMANet, which moves to the device
-    and into eval mode. config: how to predict; default: what the model file says, or whole images. engine, precision:
-    see deploy/engines.py. calibrate: for int8, files, folders and globs of about a hundred images like those to come.
+    model: a model file, a run folder or the name of a model of the package, any of them as loading.read gives it, or an
+    EMANet, which moves to the device and into eval mode; default: the package's `street`, as a note says. config: how
+    to predict; default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
+    for int8, files, folders and globs of about a hundred images like those to come.
     max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
     with. Arrays have the model's channels already, those of uint8 also its range.
     """
 
     def __init__(
         self,
-        model: EMANet | ModelFile | str | Path,
+        model: EMANet | ModelFile | str | Path | None = None,
         *,
         device: str = "auto",
         config: EvalConfig | None = None,
@@ -62,7 +63,7 @@ class Predictor:
     ):
         if calibrate:
             checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
-        if isinstance(model, str | Path):
+        if model is None or isinstance(model, str | Path):
             model = read(model)
         if isinstance(model, ModelFile):
             config = config or model.experiment.eval

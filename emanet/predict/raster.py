@@ -206,7 +206,7 @@ class _Strip:
         self.model, self.image, self.batch, self.left, self.right = job.model, job.image, job.batch, left, right
         self.size, self.tops = grid.size, grid.tops
         self.lefts = [start for start in grid.lefts if start < right and start + grid.size[1] > left]
-        self.config = replace(job.config, mode="whole")  # each window is predicted as a whole image
+        self.config = replace(job.config, mode="whole", longest_side=0)  # each window is predicted as a whole image
         self.weight = window_weight(grid.size, job.config.overlap).to(job.model.mean.device)
 
     def rows(self) -> Iterator[np.ndarray]:

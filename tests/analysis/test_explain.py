@@ -205,7 +205,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ([], "explain needs at least one image, folder or glob after MODEL, or --split"),
+            ([], "explain needs at least one image, folder or glob, after MODEL if one is named, or --split"),
             (["photo.png", "--bases", "3", "8"], "there is no base 8: the model has 8, numbered 0 to 7"),
             (["photo.png", "--bases", "-1"], "there is no base -1"),
             (["photo.png", "--root", "x"], "--root and --dataset say where --split is found, but there is no --split"),

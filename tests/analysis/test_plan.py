@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -22,12 +23,11 @@ from emanet.analysis.plan import (
     plan_command,
     waiting,
     warnings,
-    write_python,
 )
-from emanet.config import DataConfig, DatasetSpec, Experiment
+from emanet.config import DatasetSpec
 from emanet.data.fingerprint import ClassFacts, Fingerprint
 from emanet.errors import InputError
-from emanet.experiments import flatten, load_experiment, override
+from emanet.experiments import flatten, load_experiment
 
 CPU = Machine("cpu", "2 CPU cores", 2, 8 << 30, True)
 GPU = Machine("cuda", "A GPU", 16, 40 << 30, True)
@@ -188,28 +188,24 @@ def test_only_missing_memory_is_called_so(scenes, monkeypatch):
             plan(str(scenes))
 
 
+def test_without_pretrained_weights_a_cpu_gets_a_small_network():
+    alone = Machine("cpu", "2 CPU cores", 2, 8 << 30, online=False)
+    chosen = values(choose_network(facts(), alone))
+    assert chosen["model.backbone.name"] == "test_resnet" and chosen["model.backbone.output_stride"] == 8
+    assert chosen["model.backbone.pretrained"] is False and "model.head.name" not in chosen
+    assert values(choose_optimiser(facts(), alone))["optim.lr"] == 3e-3
+    assert values(choose_crop(facts(), alone))["data.scales"] == (0.9, 1.1)
+    small = facts(sizes=((145, 145),) * 3)
+    assert values(choose_optimiser(small, alone))["batch_size"] == 16
+    for machine in (CPU, dataclasses.replace(alone, weights="w.safetensors")):
+        assert values(choose_network(facts(), machine))["model.backbone.name"] == "mobilenetv2_100"
+        assert values(choose_optimiser(facts(), machine))["optim.lr"] == 2e-3
+
+
 def test_what_a_person_should_know():
     text = " ".join(warnings(facts(twins=3, classes=(ClassFacts(9, 4, 3.0), ClassFacts(0, 0, 0.0))), SPEC, CPU))
     for part in ("3 of 100 validation images nearly equal", "shows pole", "few images show sky (4)"):
         assert part in text
-
-
-def test_the_file_is_the_experiment(tmp_path):
-    settings = {
-        "model.backbone.name": ("resnet18", "a reason that is so long that it does not fit beside the setting " * 3),
-        "model.align_corners": (False, "short"),
-        "data.crop": ((64, 96), ""),
-        "data.train_split": ("a 'b' \"c\" \\c", ""),
-        "data.val_split": ("tab\t, \udcff and é", ""),
-        "loss.class_weights": (tuple(i / 10 for i in range(1, 151)), "rare"),
-        "steps": (12, "why"),
-    }
-    changes = {name: value for name, (value, _) in settings.items()}
-    experiment = override(Experiment(data=DataConfig(dataset="my\\data")), changes)
-    (tmp_path / "plan.py").write_text(write_python(experiment, settings, "a title", 'C:\\users\\"""\udcff and 1 hour'))
-    assert load_experiment(str(tmp_path / "plan.py")) == experiment
-    lines = (tmp_path / "plan.py").read_text().splitlines()
-    assert max(map(len, lines)) <= 120 and "        align_corners=False,  # short" in lines
 
 
 def test_a_file_that_cannot_be_written_is_refused_first(tmp_path):

@@ -30,7 +30,7 @@ from emanet.errors import InputError
         (["train", "drawn", "--steps"], "--steps needs INT"),
         (["evaluate", "--jsn", "x"], "unknown option --jsn; did you mean --json?"),
         (["compare", "--picture"], "--picture needs FILE"),
-        (["predict"], "predict needs MODEL and --out DIR; `python -m emanet predict --help` explains them"),
+        (["predict"], "predict needs --out DIR; `python -m emanet predict --help` explains them"),
         (["predict", "m", "x.jpg", "--ot", "y"], "unknown option --ot; did you mean --out?"),
         (["data", "check"], "data check needs EXPERIMENT|DATASET"),
     ],

@@ -137,3 +137,25 @@ def test_files_written_before_there_were_terms_mean_the_same():
         read(ohem_threshold="x")
     with pytest.raises(InputError, match="^config.json: loss is 3, but must be an object"):
         experiment_of({"loss": 3}, "config.json")
+
+
+def test_distillation_is_the_divergence_from_the_teacher_at_labelled_pixels(batch):
+    logits, labels = batch
+    teacher = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    for weights in ((), (0.5, 1.0, 3.0)):
+        settings = LossConfig(average="valid", class_weights=weights, distill_weight=0.7, distill_temperature=2.0)
+        loss = PixelLoss(settings, "abc")
+        each = F.kl_div((logits / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="none").sum(1) * 4
+        known = labels != 255
+        factors = torch.tensor(weights)[labels[known].long()] if weights else torch.ones(int(known.sum()))
+        want = loss(logits, labels) + 0.7 * (each[known] * factors).sum()
+        torch.testing.assert_close(loss(logits, labels, teacher), want)
+        torch.testing.assert_close(loss(logits, labels, logits.detach()), loss(logits, labels))
+
+
+def test_distillation_from_logits_of_a_lower_stride_is_that_of_upsampled_ones():
+    low, labels = torch.randn(2, 3, 3, 3), torch.randint(0, 3, (2, 8, 7))
+    teacher = torch.randn(2, 3, 8, 7)
+    loss = PixelLoss(LossConfig(), "abc")
+    high = F.interpolate(low, (9, 9), mode="bilinear", align_corners=True)[:, :, :8, :7]
+    torch.testing.assert_close(loss.of_low(low, labels, (9, 9), True, teacher), loss(high, labels, teacher))

@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,11 @@ class TestLabels:
     def test_of_any_size(self, model, tmp_path, size):
         pixels = drawn(*size)
         assert np.array_equal(labelled(model, write(tmp_path / "x.tif", pixels)), blended(model, pixels))
+
+    def test_are_not_shrunk(self, model, tmp_path):
+        pixels = drawn(100, 120)
+        config = replace(CONFIG, longest_side=20)
+        assert np.array_equal(labelled(model, write(tmp_path / "x.tif", pixels), config), blended(model, pixels))
 
     def test_do_not_depend_on_the_memory(self, model, tmp_path):
         pixels = drawn(130, 3 * TILE + 77)
