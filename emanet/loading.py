@@ -106,13 +106,13 @@ def stored_spec(experiment: Experiment) -> DatasetSpec:
     return experiment.data.spec
 
 
-def start_from(model: EMANet, source: str) -> tuple[list[str], list[str]]:
+def start_from(model: EMANet, file: ModelFile) -> tuple[list[str], list[str]]:
     """Load another run's weights into a model that may have other classes.
 
     Returns the names loaded and the names left as they were: the classifiers (and the auxiliary head's), where their
     shapes differ, or an auxiliary head that the source lacks. Any other difference is an InputError.
     """
-    file, own = read(source), model.state_dict()
+    own = model.state_dict()
     fresh = [
         key
         for key in own

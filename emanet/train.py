@@ -34,7 +34,7 @@ from .evaluate import evaluate
 from .experiments import checked, load_experiment, override, read_json
 from .inference import predict_logits
 from .interrupt import Interruption
-from .loading import load_teacher, model_path, start_from, stored_spec
+from .loading import load_teacher, read, start_from, stored_spec
 from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
@@ -185,13 +185,12 @@ def restore(run: Run) -> dict[str, Any] | None:
         if run.resume:
             run.log.say(f"no checkpoint in {path}: starting from step 0")
         if config.init_from:
-            loaded, fresh = start_from(run.net, config.init_from)
+            file = read(config.init_from)
+            loaded, fresh = start_from(run.net, file)
             run.model.load_state_dict(run.net.state_dict())
             rest = f"{len(fresh)} keep their initial values: {some(fresh) or 'none'}"
             run.log.say(f"from {config.init_from}: {len(loaded)} tensors; {rest}")
-            run.log.say(
-                *(f"note: {text}" for text in about_start(config, load_experiment(str(model_path(config.init_from)))))
-            )
+            run.log.say(*(f"note: {text}" for text in about_start(config, file.experiment)))
         return None
     earlier = load_experiment(str(path))
     require_same(config, earlier, path)

@@ -12,7 +12,7 @@ from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, to_dict
 from emanet.heads import HEADS
-from emanet.loading import start_from
+from emanet.loading import read, start_from
 from emanet.model import build_model
 from emanet.weights.model_file import save_model
 
@@ -172,7 +172,7 @@ def test_goes_to_other_classes(head, tmp_path):
     source = build(head=head)
     save_model(tmp_path / "m.safetensors", source, experiment(head=head))
     target = build_model(experiment(head=head).model, ["w", "x", "y", "z"])
-    loaded, fresh = start_from(target, str(tmp_path / "m.safetensors"))
+    loaded, fresh = start_from(target, read(tmp_path / "m.safetensors"))
     assert fresh and all(key.startswith("head.classifier.") for key in fresh)
     weights = source.state_dict()
     assert all(torch.equal(target.state_dict()[key], weights[key]) for key in loaded if key not in ("mean", "std"))

@@ -10,7 +10,7 @@ import emanet
 from emanet.config import DatasetSpec
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override, read_header
-from emanet.loading import model_path, start_from
+from emanet.loading import model_path, read, start_from
 from emanet.model import build_model
 from emanet.run.checkpoints import checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from emanet.weights.model_file import save_model
@@ -102,7 +102,7 @@ def test_a_flipped_bit_is_found(saved, where):
     with pytest.raises(InputError, match=r"model.safetensors"):
         emanet.load(path)
     with pytest.raises(InputError, match=r"model.safetensors"):
-        start_from(model, str(path))
+        start_from(model, read(path))
 
 
 def test_of_several_bits_none_goes_unseen(saved):
@@ -157,14 +157,14 @@ def test_a_failed_checkpoint_leaves_those_before(experiment, tmp_path, room):
 def test_start_from_another_class_count(saved, experiment):
     path, source = saved
     model = build_model(experiment.model, ["x", "y", "z"])
-    loaded, fresh = start_from(model, str(path))
+    loaded, fresh = start_from(model, read(path))
     assert fresh == ["head.classifier.weight", "head.classifier.bias"]
     assert torch.equal(model.head.fc0[0].weight, source.head.fc0[0].weight) and "head.fc0.0.weight" in loaded
     same = build_model(experiment.model, SPEC)
-    assert start_from(same, str(path))[1] == []
+    assert start_from(same, read(path))[1] == []
     wider = build_model(override(experiment.model, {"head.channels": 24}), SPEC)
     with pytest.raises(InputError, match="of another shape: head.fc0.0.weight"):
-        start_from(wider, str(path))
+        start_from(wider, read(path))
 
 
 def test_retention_keeps_two_to_resume_and_every_nth(experiment, tmp_path):

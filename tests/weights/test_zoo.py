@@ -130,7 +130,7 @@ class TestName:
         config = load_experiment("street").model
         config = emanet.override(config, {"backbone.pretrained": False})
         model = build_model(config, ["a", "b"])
-        loaded, fresh = start_from(model, "street")
+        loaded, fresh = start_from(model, read("street"))
         assert fresh == ["head.classifier.weight", "head.classifier.bias"] and len(loaded) > 200
         stored = read("street").tensors
         assert all(torch.equal(model.state_dict()[name], stored[name].to(model.state_dict()[name])) for name in loaded)
