@@ -30,7 +30,7 @@ from ..inference import shrunk
 from ..loading import model_of, read
 from ..model import EMANet
 from ..ops.em_attention import em_step
-from ..predict.predictor import Picture, Predictor
+from ..predict.predictor import Picture, Predictor, as_batch
 
 Array = np.ndarray
 
@@ -160,8 +160,7 @@ def explain(model: EMANet | str | Path, image: Picture) -> Explanation:
 
 def shrunk_pixels(pixels: Array, config: EvalConfig, model: EMANet) -> Array:
     """Pixels (H, W, C) uint8 at the size at which the model predicts them with config: see its longest_side."""
-    x = torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))
-    return shrunk(x, config, model.align_corners)[0].permute(1, 2, 0).numpy()
+    return shrunk(as_batch(pixels), config, model.align_corners)[0].permute(1, 2, 0).numpy()
 
 
 def class_use(model: EMANet, dataset: Any, *, workers: int = 0, progress: bool = False) -> ClassUse:

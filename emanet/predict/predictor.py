@@ -127,8 +127,12 @@ class Predictor:
         return self.input.scaled(image), nan_free(image)
 
     def _batch(self, pixels: np.ndarray) -> torch.Tensor:
-        # A copy: the array may be read-only or a flipped view, and torch takes neither.
-        return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C")).to(self.device)
+        return as_batch(pixels).to(self.device)
+
+
+def as_batch(pixels: np.ndarray) -> torch.Tensor:
+    """An image (H, W, C) as (1, C, H, W), a copy: the array may be read-only or flipped, and torch takes neither."""
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))
 
 
 def _shown(labels: torch.Tensor, visible: np.ndarray | None) -> np.ndarray:
