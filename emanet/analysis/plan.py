@@ -78,6 +78,11 @@ class Machine:
     def pretrained(self) -> bool:
         return bool(self.weights) or self.online
 
+    @property
+    def learns_from_nothing(self) -> bool:
+        """Whether a small machine has to start from random weights."""
+        return not self.large and not self.pretrained
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -281,7 +286,7 @@ def choose_network(facts: Fingerprint, machine: Machine) -> Settings:
         settings["model.head.channels"] = 512, "the paper's width"
         if machine.bf16:
             settings["precision"] = "bf16", "half the memory of float32 on a GPU"
-    elif not machine.pretrained:
+    elif machine.learns_from_nothing:
         text = "half a million parameters: what learned most from random weights in minutes on a CPU"
         settings["model.backbone.name"] = "test_resnet", text
         settings["model.backbone.output_stride"] = 8, ""
@@ -336,7 +341,7 @@ def choose_crop(facts: Fingerprint, machine: Machine) -> Settings:
     )
     settings: Settings = {"data.crop": (crop, why + f"; a multiple of {GRID}")}
     why = f"objects are seen smaller and larger; the images' longer sides differ by a factor of {spread:.1f}"
-    if not machine.large and not machine.pretrained:
+    if machine.learns_from_nothing:
         low, high = round(min(0.9, 1.2 * low), 2), 1.1
         why = "near their own size: random weights have no time to learn every size"
     settings["data.scales"] = (low, high), why
@@ -373,13 +378,14 @@ def choose_optimiser(facts: Fingerprint, machine: Machine) -> Settings:
             "optim.lr": (9e-3, "SGD as in the paper, at its batch of 16"),
             "batch_size": (batch, ""),
         }
+    many = machine.learns_from_nothing and max(facts.median) <= 200
     return {
         "optim.name": ("adamw", "learns faster than SGD in few steps"),
-        "optim.lr": (2e-3, "") if machine.pretrained else (3e-3, "from random weights"),
+        "optim.lr": (3e-3, "from random weights") if machine.learns_from_nothing else (2e-3, ""),
         "optim.weight_decay": (1e-2, ""),
         "optim.bias_lr_scale": (1.0, ""),
         "optim.lr_every": (1, ""),
-        "batch_size": (16, "the images are small") if max(facts.median) <= 200 else (8, ""),
+        "batch_size": (16 if many else 8, ""),
     }
 
 

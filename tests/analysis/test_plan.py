@@ -200,6 +200,7 @@ def test_without_pretrained_weights_a_cpu_gets_a_small_network():
     for machine in (CPU, dataclasses.replace(alone, weights="w.safetensors")):
         assert values(choose_network(facts(), machine))["model.backbone.name"] == "mobilenetv2_100"
         assert values(choose_optimiser(facts(), machine))["optim.lr"] == 2e-3
+        assert values(choose_optimiser(small, machine))["batch_size"] == 8
 
 
 def test_what_a_person_should_know():
