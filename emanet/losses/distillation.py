@@ -2,8 +2,8 @@
 
     loss of a pixel = t^2 * KL(q || p),  p = softmax(logits / t),  q = softmax(teacher / t)
 
-A high temperature t shows the network which wrong classes the teacher finds likely; t^2 keeps the gradient's size. It
-is no term of `loss.terms`: it needs the teacher's logits beside the labels.
+A high temperature t shows the network which wrong classes the teacher finds likely; t^2 keeps the gradient's size. This
+loss is not available in `loss.terms`, because it needs the teacher's logits as well as the labels.
 """
 
 import torch.nn.functional as F

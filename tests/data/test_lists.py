@@ -70,9 +70,9 @@ def test_a_line_may_have_spaces_slashes_and_extensions(tmp_path, line, ending):
 
 
 def test_an_image_may_be_listed_by_its_absolute_path_or_through_a_link(tmp_path):
-    pair(tmp_path / "root", "a")
-    (tmp_path / "linked").symlink_to("root", target_is_directory=True)
-    for line in (f"{tmp_path}/root/images/a.jpg", f"{tmp_path}/linked/images/a.jpg"):
+    pair(tmp_path / "real", "a")
+    (tmp_path / "linked").symlink_to("real", target_is_directory=True)
+    for line in (f"{tmp_path}/real/images/a.jpg", f"{tmp_path}/linked/images/a.jpg"):
         assert listed(tmp_path / "linked", f"{line}\n") == ["a.jpg"]
 
 

@@ -74,7 +74,7 @@ def _ends_with(path: Path, name: str) -> bool:
 
 
 def _class_names(path: Path) -> list[str]:
-    """Of labelme's conversion, which calls the background _background_; none if there is no such file."""
+    """The classes in the file that labelme's conversion writes, or none if it is missing; _background_ is renamed."""
     lines = [line.strip() for line in read_text(path).splitlines()] if path.is_file() else []
     return [BACKGROUND if line == labelme.UNLABELLED else line for line in lines if line]
 
