@@ -8,8 +8,6 @@ and wrapped for several ranks: it is called. `model` is what is saved and evalua
 """
 
 import copy
-import itertools
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,13 +37,15 @@ from .losses import PixelLoss
 from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
 from .ops import recompute
+from .ops.averaging import average_in, freeze_bn
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
-from .optim import average_in, build_optimizer, freeze_bn, lr_at, set_lr
+from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told
 from .run.log import Clock, Drawings, RunLog
+from .run.outcomes import Outcome, read_outcomes
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -234,7 +234,7 @@ def wrap(run: Run) -> nn.Module:
     return step_net
 
 
-def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> "Outcome":
+def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> Outcome:
     """One optimiser step. If loss or gradient are not finite, it changes nothing; the device decides that by itself.
 
     batch: see training_loader. stop: this rank wants to stop after the step.
@@ -300,23 +300,6 @@ def _update(optimizer: Optimizer, skip: Tensor) -> None:
         optimizer.step()
 
 
-class Outcome:
-    """What a step came to. Its figures travel from the device while the next step is computed."""
-
-    def __init__(self, step: int, lr: float, positions: Tensor, figures: Tensor):
-        """figures: loss, gradient norm, this rank's part of the loss, and how many ranks want to stop."""
-        self.step, self.lr, self.positions = step, lr, positions
-        self._figures = figures.to("cpu", non_blocking=True)
-        self._arrived = torch.cuda.Event() if figures.is_cuda else None
-        if self._arrived:
-            self._arrived.record()
-
-    def read(self) -> list[float]:
-        if self._arrived:
-            self._arrived.synchronize()
-        return self._figures.tolist()
-
-
 def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> None:
     """Read outcomes, log, validate, save, and stop if a signal arrived."""
     config, done = run.config, run.state.step
@@ -332,39 +315,6 @@ def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> N
     if validate or save or stop:
         with run.clock.paused():
             validate_and_save(run, interruption, validate, stop)
-
-
-def read_outcomes(run: Run, unread: list[Outcome], everything: bool) -> bool:
-    """Count and report what steps came to; whether a rank wants to stop.
-
-    A GPU is never waited for unless all are needed: the newest outcome is left for the next call.
-    """
-    stop = False
-    while unread and (everything or len(unread) > 1 or run.device.type == "cpu"):
-        outcome = unread.pop(0)
-        loss, norm, own, stopping = outcome.read()
-        if math.isfinite(loss) and math.isfinite(norm):
-            run.state.progress.in_a_row = 0
-            run.state.progress.recent.append(loss)
-        else:
-            report_skipped(run, outcome, loss, norm, own)
-        run.log.advance(outcome.step + 1, loss, outcome.lr)
-        stop |= stopping > 0
-    return stop
-
-
-def report_skipped(run: Run, outcome: Outcome, loss: float, norm: float, own: float) -> None:
-    """Say which step was skipped, with its images. InputError after skip_limit of them in a row."""
-    progress = run.state.progress
-    progress.skipped += 1
-    progress.in_a_row += 1
-    blamed = not math.isfinite(own) or math.isfinite(loss)  # otherwise it was another rank's part of the batch
-    names = distributed.gather([run.samples.name(int(p)) for p in outcome.positions] if blamed else [])
-    figures = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, the learning rate {outcome.lr:.3g}"
-    text = f"step {outcome.step} is skipped: {figures}, the batch {some(itertools.chain(*names), 8)}"
-    if progress.in_a_row >= run.config.skip_limit:
-        distributed.end(InputError(f"{text}; that makes {progress.in_a_row} in a row"))
-    run.log.say(text)
 
 
 def write_log(run: Run) -> None:

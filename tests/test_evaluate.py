@@ -20,9 +20,9 @@ from emanet.inference import (
     predict_many,
     probabilities,
     shared_size,
-    window_starts,
 )
 from emanet.model import build_model
+from emanet.windows import window_starts
 
 
 class Drawn:

@@ -17,11 +17,11 @@ from emanet.data.images import read_image, read_mask, read_mask_values, write_ma
 from emanet.data.transforms import augment
 from emanet.errors import InputError
 from emanet.experiments import flatten, from_dict, load_experiment, override, to_dict
-from emanet.inference import window_starts
 from emanet.metrics import ConfusionMatrix
 from emanet.ops.em_attention import em_attention, em_attention_plain, em_step
 from emanet.ops.upsample import upsample_argmax
 from emanet.weights import foreign
+from emanet.windows import window_starts
 
 # Outside of pytest, which has filters of its own, images.py silences Pillow itself.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -73,6 +73,21 @@ def start_around(pixel: int, length: int, side: int, place: float) -> int:
     return first + int(place * (last - first + 1))
 
 
+def resized(
+    image: np.ndarray, labels: np.ndarray, box: Sequence[slice], size: Sequence[int], crop: Sequence[int], flip: bool
+) -> tuple[Tensor, np.ndarray]:
+    """The part `box` of an image, resized to `size`, and of its labels, padded to `crop` with ignored ones."""
+    labels = labels[box[0], box[1]]
+    rows, columns = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, labels.shape, strict=True))
+    target = np.full(crop, IGNORE, np.uint8)
+    target[: size[0], : size[1]] = labels.take(columns[::-1] if flip else columns, 1).take(rows, 0)
+
+    # With a batch axis torch recognises these strides as channels last, which its uint8 kernels take without a copy.
+    pixels = torch.from_numpy(image)[None, box[0], box[1]].permute(0, 3, 1, 2)
+    pixels = F.interpolate(pixels.flip(3) if flip else pixels, size, mode="bilinear", align_corners=False)[0]
+    return pixels, target
+
+
 def rotated(
     image: np.ndarray, labels: np.ndarray, box: Sequence[slice], size: Sequence[int], crop: Sequence[int],
     degrees: float, flip: bool,

@@ -12,11 +12,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import IGNORE, DataConfig
-from .augmentations import box_around, changed_looks, half_of_classes, labels_to_paste, paste, require_colours, rotated
+from ..config import DataConfig
+from . import augmentations
 
 ORDER, SAMPLE, OTHER = 0, 1, 2  # part of the seed: what the generator is for
 
@@ -44,12 +43,12 @@ class TrainingSamples:
     last_from: float = math.inf
 
     def __post_init__(self):
-        require_colours(self.config, len(self.fill))
+        augmentations.require_colours(self.config, len(self.fill))
         _ = self.pasted  # unknown names are refused now, not at the first sample
 
     @cached_property
     def pasted(self) -> list[int]:
-        return labels_to_paste(self.config)
+        return augmentations.labels_to_paste(self.config)
 
     def index(self, position: int) -> int:
         """Which image: each epoch is another permutation."""
@@ -87,8 +86,8 @@ class TrainingSamples:
             return
         other = (index + 1 + int(rng.integers(max(1, len(self.dataset) - 1)))) % len(self.dataset)
         pixels, target = self._augmented(other, position, pasted)
-        half = half_of_classes(target, rng) if mixed else []
-        paste(image, labels, pixels, target, [*pasted, *half])
+        half = augmentations.half_of_classes(target, rng) if mixed else []
+        augmentations.paste(image, labels, pixels, target, [*pasted, *half])
 
 
 @lru_cache(maxsize=2)
@@ -122,15 +121,15 @@ def augment(
     if config.class_crop or config.paste:
         chance, *place = rng.random(5)
         if around or chance < config.class_crop:
-            box = box_around(labels, box, around, place)
+            box = augmentations.box_around(labels, box, around, place)
     degrees = rng.uniform(-config.rotate, config.rotate) if config.rotate else 0.0
 
     outside = None
     if degrees:
-        pixels, target, outside = rotated(image, labels, box, size, config.crop, degrees, flip)
+        pixels, target, outside = augmentations.rotated(image, labels, box, size, config.crop, degrees, flip)
     else:
-        pixels, target = _resized(image, labels, box, size, config.crop, flip)
-    pixels = changed_looks(pixels, factors, rng, config)
+        pixels, target = augmentations.resized(image, labels, box, size, config.crop, flip)
+    pixels = augmentations.changed_looks(pixels, factors, rng, config)
     if outside is not None:
         pixels.permute(1, 2, 0).numpy()[outside] = fill
     elif tuple(size) != tuple(config.crop):
@@ -140,18 +139,3 @@ def augment(
         padded[: size[0], : size[1]] = pixels.permute(1, 2, 0).numpy()
         pixels = torch.from_numpy(padded).permute(2, 0, 1)
     return pixels, torch.from_numpy(target)
-
-
-def _resized(
-    image: np.ndarray, labels: np.ndarray, box: Sequence[slice], size: Sequence[int], crop: Sequence[int], flip: bool
-) -> tuple[Tensor, np.ndarray]:
-    """The part `box` of an image, resized to `size`, and of its labels, padded to `crop` with ignored ones."""
-    labels = labels[box[0], box[1]]
-    rows, columns = (((np.arange(n) + 0.5) * (m / n)).astype(int) for n, m in zip(size, labels.shape, strict=True))
-    target = np.full(crop, IGNORE, np.uint8)
-    target[: size[0], : size[1]] = labels.take(columns[::-1] if flip else columns, 1).take(rows, 0)
-
-    # With a batch axis torch recognises these strides as channels last, which its uint8 kernels take without a copy.
-    pixels = torch.from_numpy(image)[None, box[0], box[1]].permute(0, 3, 1, 2)
-    pixels = F.interpolate(pixels.flip(3) if flip else pixels, size, mode="bilinear", align_corners=False)[0]
-    return pixels, target

@@ -31,10 +31,11 @@ from ..atomic import replacing, write_whole
 from ..config import IGNORE, EvalConfig
 from ..data.bands import CACHE, BandReader, OnlyWhole, installed, tiff_tags
 from ..errors import InputError
-from ..inference import WindowGrid, probabilities, window_weight
+from ..inference import probabilities
 from ..model import EMANet
 from ..show.colours import IGNORE_COLOUR
 from ..show.terminal import bar
+from ..windows import WindowGrid, window_weight
 from .inputs import channels_of
 
 LARGE = 32_000_000  # pixels from which is_raster takes a TIFF that has no georeference

@@ -18,7 +18,7 @@ from test_evaluate import tiny_model
 
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
-from emanet.inference import predict_labels, probabilities, window_starts, window_weight
+from emanet.inference import predict_labels, probabilities
 from emanet.predict import raster
 from emanet.predict.files import predict_files
 from emanet.predict.predictor import Predictor
@@ -33,6 +33,7 @@ from emanet.predict.raster import (
 )
 from emanet.show.colours import IGNORE_COLOUR
 from emanet.weights.model_file import save_model
+from emanet.windows import window_starts, window_weight
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.control import GroundControlPoint  # noqa: E402
