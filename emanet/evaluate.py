@@ -18,10 +18,11 @@ from . import distributed
 from .config import EvalConfig
 from .data.loader import delivered
 from .errors import InputError
-from .inference import enough_memory, predict_labels
+from .inference import predict_labels
 from .metrics import ConfusionMatrix
 from .model import EMANet
 from .show.terminal import bar
+from .windows import enough_memory
 
 OnSample = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
 

@@ -259,6 +259,20 @@ def load_experiment(source: str) -> Experiment:
     return without_unused(experiment) if ours else experiment
 
 
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoint folders of a run, oldest first."""
+    return sorted(
+        (f for f in (run / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()),
+        key=lambda folder: int(folder.name),
+    )
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether it is the folder of a run or of a checkpoint."""
+    files = (*FOLDER_FILES, "best.safetensors")
+    return any((folder / name).is_file() for name in files) or bool(checkpoints(folder))
+
+
 def _run(path: Path) -> Experiment:
     """The `config` that a Python file defines."""
     try:

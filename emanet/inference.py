@@ -7,15 +7,13 @@ that its logits are as far apart as the backbone computed them. EMANet itself pa
 its backbone's divisor (`EMANet.padded_size`), because some networks cannot run otherwise, and cuts that off again.
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .config import EvalConfig
-from .errors import InputError, out_of_memory
 from .model import EMANet
 from .ops.upsample import upsample_argmax
 from .windows import WindowGrid
@@ -58,21 +56,6 @@ def predict_logits(model: EMANet, images: Tensor) -> Tensor:
 def probabilities(model: EMANet, images: Tensor, config: EvalConfig = EvalConfig()) -> Tensor:
     """Softmax (B, classes, H, W) float32 of images as in predict_labels, averaged over scales, flips and windows."""
     return _probabilities(model, model.normalise(images), config)
-
-
-@contextlib.contextmanager
-def enough_memory(name: object, size: Sequence[int], config: EvalConfig) -> Iterator[None]:
-    """Around the prediction of (h, w) pixels at once: InputError with the image's name if memory is not enough."""
-    try:
-        yield
-    except Exception as error:  # each library has its own
-        if not out_of_memory(error):
-            raise
-        (h, w), hint = size, "mode slide predicts it in windows"
-        if config.mode == "slide":
-            windows = h <= config.window[0] and w <= config.window[1]
-            hint = "smaller windows need less" if windows else "split the image or make it smaller"
-        raise InputError(f"{name}: not enough memory to predict {w} x {h} pixels; {hint}") from error
 
 
 def padded_logits(model: EMANet, x: Tensor) -> Tensor:

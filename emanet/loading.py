@@ -11,9 +11,8 @@ import torch
 from .config import DatasetSpec, Experiment
 from .distributed import pick_device
 from .errors import InputError, short, suggest
-from .experiments import FOLDER_FILES, experiment_names, override
+from .experiments import checkpoints, experiment_names, holds_run, override
 from .model import EMANet, build_model
-from .run.checkpoints import checkpoints
 from .show.terminal import note
 from .weights import zoo
 from .weights.model_file import ModelFile, load_strictly, read_model, require_fit
@@ -40,12 +39,6 @@ def model_path(source: str | Path | None = None) -> Path:
             raise InputError(f"{source} is an experiment, not a model: train it first, then name its run folder")
         raise InputError(f"no model file {path}{suggest(str(source), zoo.names(), listed=False)}")
     return path
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether it is the folder of a run or of a checkpoint."""
-    files = (*FOLDER_FILES, "best.safetensors")
-    return any((folder / name).is_file() for name in files) or bool(checkpoints(folder))
 
 
 def read(source: str | Path | None = None) -> ModelFile:

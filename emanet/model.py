@@ -47,6 +47,10 @@ class EMANet(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     @property
+    def in_channels(self) -> int:
+        return self.backbone.in_channels
+
+    @property
     def stride(self) -> int:
         """Image pixels per logit pixel."""
         return self.backbone.stride

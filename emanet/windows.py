@@ -1,13 +1,16 @@
 """Windows: overlapping parts of one size that cover an image which is too large for the network at once."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from .config import EvalConfig
+from .errors import InputError, out_of_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ def window_starts(side: int, window: int, overlap: float) -> list[int]:
     return [round(i * (side - window) / gaps) for i in range(gaps + 1)]
 
 
-def window_weight(size: tuple[int, int], overlap: float) -> Tensor:
+def window_weight(size: tuple[int, int], overlap: float) -> "Tensor":
     """Weight of a window's probabilities where windows are blended, (h, w) in (0, 1].
 
     sin^2 over the overlap, so that the weights of two neighbouring windows add up to 1.
     """
+    import torch  # here: an exported model is used without it
+
     sides = []
     for side in size:
         ramp = max(1, round(side * overlap) + 1)
@@ -54,3 +59,18 @@ def window_weight(size: tuple[int, int], overlap: float) -> Tensor:
         height = torch.minimum(place, side + 1 - place).clamp(max=ramp) / ramp
         sides.append(torch.sin(height * (torch.pi / 2)) ** 2)
     return sides[0][:, None] * sides[1]
+
+
+@contextlib.contextmanager
+def enough_memory(name: object, size: Sequence[int], config: EvalConfig) -> Iterator[None]:
+    """Around the prediction of (h, w) pixels at once: InputError with the image's name if memory is not enough."""
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        if not out_of_memory(error):
+            raise
+        (h, w), hint = size, "mode slide predicts it in windows"
+        if config.mode == "slide":
+            windows = h <= config.window[0] and w <= config.window[1]
+            hint = "smaller windows need less" if windows else "split the image or make it smaller"
+        raise InputError(f"{name}: not enough memory to predict {w} x {h} pixels; {hint}") from error

@@ -30,7 +30,8 @@ from ..inference import shrunk
 from ..loading import model_of, read
 from ..model import EMANet
 from ..ops.em_attention import em_step
-from ..predict.predictor import Picture, Predictor, as_batch
+from ..predict.network import as_batch
+from ..predict.predictor import Picture, Predictor
 
 Array = np.ndarray
 

@@ -80,13 +80,13 @@ def offsets(size: Sequence[int], window: Sequence[int], device: torch.device) ->
 
 def collect(x: Tensor, predicted: Tensor, index: Tensor, reached: Tensor) -> Tensor:
     """x (B, C, H, W) gathered by what each target predicts, (B, O, H, W): a[s, t] is its value for s - t."""
-    scores = predicted.flatten(2).gather(1, index.expand(len(x), -1, -1))  # (B, sources, targets)
+    scores = predicted.flatten(2).gather(1, index.expand(x.shape[0], -1, -1))  # (B, sources, targets)
     weights = scores.masked_fill(~reached, -torch.inf).softmax(dim=1)
     return (x.flatten(2) @ weights).unflatten(2, x.shape[2:])
 
 
 def distribute(x: Tensor, predicted: Tensor, index: Tensor, reached: Tensor) -> Tensor:
     """x (B, C, H, W) gathered by what each source predicts, (B, O, H, W): a[s, t] is its value for t - s."""
-    scores = predicted.flatten(2).gather(1, index.expand(len(x), -1, -1))  # (B, targets, sources)
+    scores = predicted.flatten(2).gather(1, index.expand(x.shape[0], -1, -1))  # (B, targets, sources)
     weights = scores.masked_fill(~reached, -torch.inf).softmax(dim=2)
     return (x.flatten(2) @ weights.transpose(1, 2)).unflatten(2, x.shape[2:])

@@ -17,10 +17,10 @@ from ..data.bands import Channels
 from ..data.images import read_visible, write_mask
 from ..data.listing import OVERLAY, number
 from ..errors import InputError, out_of_memory
-from ..inference import enough_memory, shared_size
 from ..show.terminal import bar, note
+from ..windows import enough_memory
 from . import raster
-from .inputs import channels_of, find_images, folders_of, left_out
+from .inputs import find_images, folders_of, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
@@ -63,7 +63,7 @@ def predict_files(
     out, images = Path(out), find_images(inputs)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
     bands, range = bands or predictor.input.bands, range or predictor.input.range
-    channels = channels_of(predictor.model, bands, range, flags=True)
+    channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
     _keep_inputs(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
@@ -138,7 +138,8 @@ def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Itera
     """Groups of up to `batch` images that can share a pass. At most 4 * batch images are held, however many sizes."""
     waiting: dict[tuple[int, int], list[_Input]] = {}
     for each in inputs:
-        size = shared_size(predictor.model, each.pixels.shape[:2], predictor.config)
+        h, w = each.pixels.shape[:2]
+        size = predictor.network.shared_size((h, w))
         waiting.setdefault(size, []).append(each)
         if len(waiting[size]) == batch or sum(map(len, waiting.values())) == 4 * batch:
             yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))

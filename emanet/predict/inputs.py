@@ -6,14 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ..data.bands import Channels
 from ..data.files import by_extension, files_below, leads_nowhere, located
 from ..data.images import IMAGE_SUFFIXES
 from ..errors import InputError, some, suggest
-from ..experiments import IMAGE_STARTS, experiment_names
-from ..loading import holds_run
-from ..model import EMANet
+from ..experiments import IMAGE_STARTS, experiment_names, holds_run
 from ..show.terminal import note
 from ..weights import zoo
 
@@ -126,8 +125,18 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
+class Reads(Protocol):
+    """What says how files become its images: a model, or an exported one."""
+
+    @property
+    def in_channels(self) -> int: ...
+
+    bands: tuple[int, ...]
+    range: tuple[float, ...]
+
+
 def channels_of(
-    model: EMANet, bands: Sequence[int] = (), range: Sequence[float] = (), *, flags: bool = False
+    model: Reads, bands: Sequence[int] = (), range: Sequence[float] = (), *, flags: bool = False
 ) -> Channels:
     """How files become a model's images: as in its training, or by other bands or another range."""
-    return Channels(model.backbone.in_channels, tuple(bands) or model.bands, tuple(range) or model.range, flags)
+    return Channels(model.in_channels, tuple(bands) or model.bands, tuple(range) or model.range, flags)

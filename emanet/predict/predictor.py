@@ -1,6 +1,7 @@
 """From images to label maps in Python; files.py does files, folders and globs.
 
     predictor = Predictor("runs/a")                  # a model file, a run folder or an EMANet; default: `street`
+    predictor = Predictor("street.onnx")             # or an exported model, for which torch is not needed
     labels = predictor("photo.jpg")                  # (H, W) uint8, indices of predictor.classes
     drawing = predictor.overlay("photo.jpg", labels) # (H, W, 3) uint8
 
@@ -9,24 +10,23 @@ On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..config import IGNORE, Engine, EngineConfig, EvalConfig, Precision
 from ..data.images import image_array, nan_free, read_visible
-from ..deploy.engines import faster
-from ..distributed import pick_device
+from ..deploy.artefact import Artefact, is_artefact, require_whole
+from ..errors import InputError
 from ..experiments import checked
-from ..inference import calibration_input, predict_labels, predict_many, probabilities
-from ..loading import model_of, read
-from ..model import EMANet
 from ..show import colours
-from ..weights.model_file import ModelFile
 from .inputs import channels_of, find_images
-from .raster import predict_raster
+
+if TYPE_CHECKING:  # torch is imported late: an exported model is used without it
+    from ..model import EMANet
+    from ..weights.model_file import ModelFile
+    from .network import Network
 
 Picture = np.ndarray | Image.Image | str | Path
 CALIBRATION_IMAGES = 100  # int8 takes about this many, evenly spread over those it is given
@@ -41,8 +41,9 @@ class Predictor:
     alpha) and NaN get 255.
 
     model: a model file, a run folder or the name of a model of the package, any of them as loading.read gives it, or an
-    EMANet, which moves to the device and into eval mode; default: the package's `street`, as a note says. config: how
-    to predict; default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
+    EMANet, which moves to the device and into eval mode; or an exported model (.onnx, .xml, .pt2), which predicts in
+    the one way that it was exported with. Default: the package's `street`, as a note says. config: how to predict;
+    default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
     for int8, files, folders and globs of about a hundred images like those to come.
     max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
     with. Arrays have the model's channels already, those of uint8 also its range.
@@ -50,7 +51,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: EMANet | ModelFile | str | Path | None = None,
+        model: "EMANet | ModelFile | str | Path | None" = None,
         *,
         device: str = "auto",
         config: EvalConfig | None = None,
@@ -63,41 +64,65 @@ class Predictor:
     ):
         if calibrate:
             checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
-        if model is None or isinstance(model, str | Path):
-            model = read(model)
-        if isinstance(model, ModelFile):
-            config = config or model.experiment.eval
-            model = model_of(model)
-        self.device, self.max_pixels = pick_device(device), max_pixels
-        self.model, self.config = model.to(self.device).eval(), config or EvalConfig()
-        self.classes, self.palette = model.classes, model.palette
-        self.channels = model.backbone.in_channels
-        self.input = channels_of(model, bands, range)
-        if (engine, precision) != ("plain", "fp32"):
+        self.max_pixels, quick = max_pixels, (engine, precision) != ("plain", "fp32")
+        if is_artefact(model):
+            if quick:
+                raise InputError(f"{model} is an exported model, which has its own engine: name none, and no precision")
+            artefact = Artefact(str(model), device)
+            require_whole(artefact.path, config or EvalConfig())
+            self.network: Artefact | Network = artefact
+            self.function: Artefact | EMANet = artefact
+            self.config = EvalConfig()
+        else:
+            from ..loading import read
+            from .network import Network as NetworkByTorch
+
+            file = read(model) if model is None or isinstance(model, str | Path) else model
+            self.network = network = NetworkByTorch(file, device, config)
+            self.function, self.config = network.model, network.config
+        self.classes, self.palette = self.function.classes, self.function.palette
+        self.channels = self.function.in_channels
+        self.input = channels_of(self.function, bands, range)
+        if quick:
             paths = [path for path, _ in find_images(calibrate)]
             paths = paths[:: max(1, round(len(paths) / CALIBRATION_IMAGES))]
-            inputs = [calibration_input(self.model, self._batch(self.pixels(path)), self.config) for path in paths]
-            self.model = faster(self.model, engine, precision, inputs)
+            network.quicken(engine, precision, [self.pixels(path) for path in paths])
+            self.function = network.model
+
+    @property
+    def model(self) -> "EMANet":
+        """The network that predicts. InputError for an exported model, which has none."""
+        if isinstance(self.function, Artefact):
+            raise InputError(f"{self.function.path} is an exported model; this needs the one that it was made from")
+        return self.function
 
     def __call__(self, image: Picture) -> np.ndarray:
         """Class indices (H, W) uint8, of the image's size."""
         pixels, visible = self.read(image)
-        return _shown(predict_labels(self.model, self._batch(pixels), self.config)[0], visible)
+        return _shown(self.network.labels([pixels])[0], visible)
 
     def many(self, images: Sequence[Picture]) -> list[np.ndarray]:
         """The same for several images, those of one padded size in one pass: what each has alone, to rounding."""
         seen = [self.read(image) for image in images]
-        labels = predict_many(self.model, [self._batch(pixels)[0] for pixels, _ in seen], self.config)
+        labels = self.network.labels([pixels for pixels, _ in seen])
         return [_shown(each, visible) for each, (_, visible) in zip(labels, seen, strict=True)]
 
     def probabilities(self, image: Picture) -> np.ndarray:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
-        return probabilities(self.model, self._batch(self.pixels(image)), self.config)[0].cpu().numpy()
+        return self.network.probabilities(self.pixels(image))
 
     def raster(self, path: str | Path, out: str | Path, **options: Any) -> None:
         """Write the labels of a TIFF of any size as a TIFF, in windows: raster.predict_raster with its options."""
+        from .raster import predict_raster
+
         options = {"bands": self.input.bands, "range": self.input.range} | options
-        predict_raster(self.model, path, out, self.config, **options)
+        predict_raster(
+            self.network if isinstance(self.network, Artefact) else self.network.model,
+            path,
+            out,
+            self.config,
+            **options,
+        )
 
     def overlay(self, image: Picture, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
         """The image with its classes' colours mixed in at `alpha`: (H, W, 3) uint8 RGB."""
@@ -126,16 +151,7 @@ class Predictor:
             raise ValueError(f"{kind}; write {example}, or give Predictor the range of its values: range=(0, 1)")
         return self.input.scaled(image), nan_free(image)
 
-    def _batch(self, pixels: np.ndarray) -> torch.Tensor:
-        return as_batch(pixels).to(self.device)
 
-
-def as_batch(pixels: np.ndarray) -> torch.Tensor:
-    """An image (H, W, C) as (1, C, H, W), a copy: the array may be read-only or flipped, and torch takes neither."""
-    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))
-
-
-def _shown(labels: torch.Tensor, visible: np.ndarray | None) -> np.ndarray:
-    """Labels (H, W) as an array, 255 where the image is hidden."""
-    array = labels.cpu().numpy()
-    return array if visible is None else np.where(visible, array, np.uint8(IGNORE))
+def _shown(labels: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
+    """Labels (H, W), 255 where the image is hidden."""
+    return labels if visible is None else np.where(visible, labels, np.uint8(IGNORE))

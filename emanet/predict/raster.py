@@ -22,21 +22,24 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..atomic import replacing, write_whole
 from ..config import IGNORE, EvalConfig
 from ..data.bands import CACHE, BandReader, OnlyWhole, installed, tiff_tags
+from ..deploy.artefact import Artefact
 from ..errors import InputError
-from ..inference import probabilities
-from ..model import EMANet
 from ..show.colours import IGNORE_COLOUR
 from ..show.terminal import bar
 from ..windows import WindowGrid, window_weight
 from .inputs import channels_of
+
+if TYPE_CHECKING:  # torch is imported late, so that exported models start without it
+    import torch
+
+    from ..model import EMANet
 
 LARGE = 32_000_000  # pixels from which is_raster takes a TIFF that has no georeference
 MEMORY = 256 << 20
@@ -69,7 +72,7 @@ def _placed_beside(path: Path) -> bool:
 
 
 def predict_raster(
-    model: EMANet,
+    model: "EMANet | Artefact",
     path: str | Path,
     out: str | Path,
     config: EvalConfig = EvalConfig(),
@@ -82,9 +85,10 @@ def predict_raster(
 ) -> None:
     """Write the class indices of a TIFF as another TIFF: tiled, compressed, with the palette and the same georeference.
 
-    model: in eval mode. config: its window and overlap are used whatever its mode; scales and flip apply within each
-    window. bands, range: as in DatasetSpec; default: the model's, from its training. batch: windows that go through the
-    model at once. memory: bytes for a strip; it is at least one tile wide. progress: a bar on stderr.
+    model: in eval mode, or exported with its probabilities. config: its window and overlap are used whatever its mode;
+    scales and flip apply within each window. bands, range: as in DatasetSpec; default: the model's, from its training.
+    batch: windows that go through the model at once. memory: bytes for a strip; it is at least one tile wide.
+    progress: a bar on stderr.
 
     Pixels hidden by the file's mask, alpha band or nodata value, and NaN, get 255, the nodata value of the
     output; windows of nothing else are not predicted. CRS and transform, ground control points and RPCs are kept; a CRS
@@ -182,7 +186,7 @@ def _colours(palette: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, in
 class _Job:
     """What predict_raster was asked for."""
 
-    model: EMANet
+    model: "EMANet | Artefact"
     image: _Image
     config: EvalConfig
     batch: int
@@ -208,10 +212,14 @@ class _Strip:
         self.size, self.tops = grid.size, grid.tops
         self.lefts = [start for start in grid.lefts if start < right and start + grid.size[1] > left]
         self.config = replace(job.config, mode="whole", longest_side=0)  # each window is predicted as a whole image
-        self.weight = window_weight(grid.size, job.config.overlap).to(job.model.mean.device)
+        self.weight = window_weight(grid.size, job.config.overlap).to(
+            "cpu" if isinstance(job.model, Artefact) else job.model.mean.device
+        )
 
     def rows(self) -> Iterator[np.ndarray]:
         """Labels (rows, right - left) uint8 from top to bottom, after each row of windows."""
+        import torch
+
         h, w = self.size
         first = self.lefts[0]
         total = torch.zeros(len(self.model.classes), h, self.right - self.left, device=self.weight.device)
@@ -228,14 +236,23 @@ class _Strip:
                 plane[h - final :] = 0
             yield labels
 
-    def _add(self, total: torch.Tensor, pixels: np.ndarray, lefts: list[int]) -> None:
+    def _add(self, total: "torch.Tensor", pixels: np.ndarray, lefts: list[int]) -> None:
         """Add the weighted probabilities of the windows that begin at these columns."""
         w, first = self.size[1], self.lefts[0]  # first: the column at which `pixels` begins
         windows = np.stack([pixels[:, :, left - first : left - first + w] for left in lefts])
-        weighted = probabilities(self.model, torch.from_numpy(windows).to(total.device), self.config) * self.weight
-        for left, p in zip(lefts, weighted, strict=True):
+        for left, p in zip(lefts, self._probabilities(windows) * self.weight, strict=True):
             begin, end = max(left, self.left), min(left + w, self.right)
             total[:, :, begin - self.left : end - self.left] += p[:, :, begin - left : end - left]
+
+    def _probabilities(self, windows: np.ndarray) -> "torch.Tensor":
+        """(B, classes, h, w) of windows (B, C, h, w)."""
+        import torch
+
+        if isinstance(self.model, Artefact):
+            return torch.from_numpy(self.model.output("probabilities", windows.transpose(0, 2, 3, 1)))
+        from ..inference import probabilities
+
+        return probabilities(self.model, torch.from_numpy(windows).to(self.weight.device), self.config)
 
 
 def _write(partial: Path, out: Path, job: _Job, profile: dict[str, Any], progress: bool) -> bytes:

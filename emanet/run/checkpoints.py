@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from ..atomic import sync_folder, write_whole
 from ..config import Experiment
 from ..errors import InputError
+from ..experiments import checkpoints
 from ..weights.model_file import load_strictly, read_model, save_model
 
 STEP_DIGITS = 6
@@ -106,14 +107,6 @@ def save_checkpoint(run: Path, model: nn.Module, experiment: Experiment, trainin
             (old / "training.pt").unlink(missing_ok=True)
         else:
             shutil.rmtree(old)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first."""
-    return sorted(
-        (f for f in (run / "checkpoints").glob("*") if f.name.isdigit() and f.is_dir()),
-        key=lambda folder: int(folder.name),
-    )
 
 
 def put_back(run: Path) -> None:

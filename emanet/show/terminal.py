@@ -1,21 +1,13 @@
-"""The only place that prints. Results go to stdout; notes, warnings and progress bars go to stderr."""
+"""The only place that prints. Results go to stdout; notes, warnings and progress bars go to stderr.
+
+rich is imported when it draws something: an exported model is used without it.
+"""
 
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from ..errors import InputError, printable
 
@@ -36,6 +28,8 @@ def note(text: object) -> None:
 
 def show(*renderables: Any) -> None:
     """Tables and other rich objects on stdout."""
+    from rich.console import Console
+
     console = Console()
     console.width = max(console.width, NARROWEST)
     with console.capture() as shown:
@@ -65,8 +59,11 @@ def bar(label: str, total: int | None = None, *, unit: str = "", hidden: bool = 
 
     Yields advance(done, total=None, label=None), which is told how much is done so far. unit: "bytes" for downloads.
     """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
-    amount: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    amount: Any = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     columns = TextColumn("{task.description}", markup=False), BarColumn(), amount, TimeRemainingColumn()
     disable = hidden or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=disable) as progress:

@@ -1,0 +1,194 @@
+"""An exported model: one file that takes pixels and gives label maps, run by the one library that its kind needs.
+
+    artefact = Artefact("street.onnx")                  # .onnx: onnxruntime; .xml: OpenVINO; .pt2: torch
+    artefact(pixels)["labels"]                          # pixels (N, H, W, C) uint8 -> (N, H, W) uint8
+
+Neither torch nor any other part of emanet that needs it is imported here, so that NumPy, Pillow and onnxruntime are
+enough on a small machine. export.py writes these files.
+"""
+
+import hashlib
+import importlib
+import os
+import threading
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..config import EvalConfig
+from ..errors import InputError, out_of_memory
+from ..experiments import experiment_of, parse_header
+
+OUTPUTS = ("labels", "probabilities", "responsibilities")
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino", "torch": ""}  # library -> the extra that installs it
+SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"  # how protobuf writes the metadata entry sha256 of 64 letters, before them
+
+
+class Artefact:
+    """artefact(pixels) -> its outputs by name, for uint8 images (N, H, W, C).
+
+    labels (N, H, W) uint8; probabilities (N, classes, H, W) float32, which add up to 1 over the classes;
+    responsibilities (N, T, K, h, w) float32 of the EM iterations, which add up to 1 over the K bases, on the map of
+    the padded image. Which of them there are is in `outputs`. Calls from several threads are safe.
+
+    device: auto and cpu are the processor; cuda, for .onnx and .pt2, a GPU. threads: 0 is the library's own choice.
+    Raises InputError that names the file: damaged, not one of ours, or without its library.
+    """
+
+    def __init__(self, path: str | Path, device: str = "auto", threads: int = 0):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise InputError(f"no exported model {self.path}")
+        runtime = RUNTIMES[self.path.suffix.lower()]
+        try:
+            self.run = runtime(self.path, device, threads)
+        except InputError:
+            raise
+        except Exception as error:  # every library has its own
+            if out_of_memory(error):
+                raise
+            raise InputError(f"cannot read exported model {self.path}: {_line(error)}") from error
+        header = parse_header(self.run.metadata, self.path)
+        self.experiment, self.header = experiment_of(header["experiment"], self.path), header
+        how = header.get("exported")
+        if not isinstance(how, dict) or self.experiment.data.spec is None:
+            raise InputError(f"{self.path} was not written by `python -m emanet export`: its facts are missing")
+        self.outputs: tuple[str, ...] = tuple(how["outputs"])
+        spec = self.experiment.data.spec
+        self.classes, self.palette = spec.classes, spec.colours
+        self.bands, self.range = spec.bands, spec.range
+        self.in_channels: int = self.experiment.model.backbone.in_channels
+
+    def __call__(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != self.in_channels or not pixels.size:
+            raise ValueError(f"pixels must be uint8 (N, H, W, {self.in_channels}), got {pixels.dtype} {pixels.shape}")
+        found = self.run(np.ascontiguousarray(pixels))
+        return dict(zip(self.outputs, found, strict=True))
+
+    def labels(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Class indices (H, W) uint8 of each image (H, W, C); neighbours of one size go through together."""
+        found: list[np.ndarray] = []
+        while len(found) < len(images):
+            start = len(found)
+            end = next((i for i in range(start, len(images)) if images[i].shape != images[start].shape), len(images))
+            found += list(self.output("labels", np.stack(images[start:end])))
+        return found
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """(classes, H, W) float32 of an image (H, W, C)."""
+        return self.output("probabilities", image[None])[0]
+
+    def output(self, name: str, pixels: np.ndarray) -> np.ndarray:
+        """InputError if this file has no such output."""
+        if name not in self.outputs:
+            outputs = " ".join((*self.outputs, name))
+            raise InputError(f"{self.path} gives no {name}; export the model again with --outputs {outputs}")
+        return self(pixels)[name]
+
+    def shared_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Images of one size can share a pass; others cannot."""
+        return size
+
+
+class OnnxRuntime:
+    def __init__(self, path: Path, device: str, threads: int):
+        check_seal(path)
+        ort = require("onnxruntime")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # errors, which are raised too
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if device.startswith("cuda"):
+            if "CUDAExecutionProvider" not in ort.get_available_providers():
+                raise InputError(f"this onnxruntime has no CUDA, so {path} cannot run on {device}; give --device cpu")
+            _, _, number = device.partition(":")
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
+        self.session = ort.InferenceSession(os.fspath(path), options, providers)
+        self.metadata = self.session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(None, {"pixels": pixels})
+
+
+class OpenVINO:
+    def __init__(self, path: Path, device: str, threads: int):
+        openvino = require("openvino")
+        if device.startswith("cuda"):
+            raise InputError(f"OpenVINO does not compute on {device}; give --device cpu, or export the model to onnx")
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise InputError(f"{weights} is missing, which belongs to {path}")
+        core = openvino.Core()
+        model = core.read_model(path)
+        self.metadata = {key: model.get_rt_info(key).astype(str) for key in ("emanet", "sha256")}
+        if hashlib.sha256(weights.read_bytes()).hexdigest() != self.metadata["sha256"]:
+            raise InputError(f"{weights} is damaged, or does not belong to {path}: checksum mismatch")
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self.request, self.turn = core.compile_model(model, "CPU", settings).create_infer_request(), threading.Lock()
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        with self.turn:
+            return [array.copy() for array in self.request.infer([pixels], share_inputs=True).values()]
+
+
+class Torch:
+    def __init__(self, path: Path, device: str, threads: int):
+        torch = require("torch")
+        if not zipfile.is_zipfile(path) or (damaged := zipfile.ZipFile(path).testzip()):
+            raise InputError(f"cannot read exported model {path}: {damaged or 'the file'} is damaged")
+        extra = {"emanet": ""}
+        program = torch.export.load(os.fspath(path), extra_files=extra)
+        self.metadata, self.torch = extra, torch
+        self.device = torch.device("cpu" if device == "auto" else device)
+        self.network = program.module(check_guards=False).to(self.device)
+
+    def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
+        with self.torch.inference_mode():
+            return [each.cpu().numpy() for each in self.network(self.torch.from_numpy(pixels).to(self.device))]
+
+
+RUNTIMES: dict[str, Any] = {".onnx": OnnxRuntime, ".xml": OpenVINO, ".pt2": Torch}
+
+
+def is_artefact(source: object) -> bool:
+    """Whether a model is named that was exported, by the end of its name."""
+    return isinstance(source, str | Path) and Path(source).suffix.lower() in RUNTIMES
+
+
+def require_whole(path: Path, config: EvalConfig) -> None:
+    """InputError if images are to be predicted in another way than the file does: whole and at one scale."""
+    default = EvalConfig(longest_side=config.longest_side)
+    if config != default:
+        raise InputError(
+            f"{path} is an exported model, which takes whole images at one scale, without flips; "
+            "for --scales, --flip and --mode slide name the model that it was exported from"
+        )
+
+
+def sealed(content: bytes) -> bytes:
+    """An ONNX file with one more entry of its metadata at the end: the SHA-256 of all before it."""
+    return content + SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def check_seal(path: Path) -> None:
+    content = path.read_bytes()
+    body, seal, digest = content[: -len(SEAL) - 64], content[-len(SEAL) - 64 : -64], content[-64:]
+    if seal != SEAL or hashlib.sha256(body).hexdigest().encode() != digest:
+        raise InputError(f"{path} is damaged, or was not written by `python -m emanet export`: no valid checksum")
+
+
+def require(library: str) -> Any:
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        extra = EXTRAS[library]
+        how = f'pip install "emanet[{extra}]"' if extra else f"pip install {library}"
+        raise InputError(f"this needs {library}, which is not installed: {how}") from error
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,53 @@
+"""How a Predictor runs a model that is not exported: by torch, on any device and engine."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from ..config import Engine, EvalConfig, Precision
+from ..deploy.engines import faster
+from ..distributed import pick_device
+from ..inference import calibration_input, predict_labels, predict_many, probabilities, shared_size
+from ..loading import model_of
+from ..model import EMANet
+from ..weights.model_file import ModelFile
+
+
+class Network:
+    """What deploy.artefact.Artefact is for an exported model: images (H, W, C) uint8 to labels and probabilities."""
+
+    def __init__(self, model: EMANet | ModelFile, device: str, config: EvalConfig | None):
+        if isinstance(model, ModelFile):
+            config = config or model.experiment.eval
+            model = model_of(model)
+        self.device, self.config = pick_device(device), config or EvalConfig()
+        self.model = model.to(self.device).eval()
+
+    def quicken(self, engine: Engine, precision: Precision, images: Sequence[np.ndarray]) -> None:
+        """Go on with deploy.engines.faster; images: for int8, those that it measures the range of values on."""
+        inputs = [calibration_input(self.model, self.batch(image), self.config) for image in images]
+        self.model = faster(self.model, engine, precision, inputs)
+
+    def labels(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Class indices (H, W) uint8 of each image; those of one padded size go through in one pass."""
+        if len(images) == 1:
+            return [predict_labels(self.model, self.batch(images[0]), self.config)[0].cpu().numpy()]
+        found = predict_many(self.model, [self.batch(image)[0] for image in images], self.config)
+        return [labels.cpu().numpy() for labels in found]
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """(classes, H, W) float32."""
+        return probabilities(self.model, self.batch(image), self.config)[0].cpu().numpy()
+
+    def shared_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Images of one such (h, w) can share a pass."""
+        return shared_size(self.model, size, self.config)
+
+    def batch(self, image: np.ndarray) -> torch.Tensor:
+        return as_batch(image).to(self.device)
+
+
+def as_batch(pixels: np.ndarray) -> torch.Tensor:
+    """An image (H, W, C) as (1, C, H, W), a copy: the array may be read-only or flipped, and torch takes neither."""
+    return torch.from_numpy(np.array(pixels.transpose(2, 0, 1)[None], order="C"))
