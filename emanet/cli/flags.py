@@ -128,7 +128,9 @@ def parse_for_model(command: type[Command], arguments: list[str], name: str, *, 
         return parsed
     from ..experiments import load_experiment
     from ..loading import model_path
+    from ..weights import hub
 
+    parsed = dataclasses.replace(parsed, model=hub.pinned(parsed.model))  # settings and weights of one commit
     own = load_experiment(str(model_path(parsed.model or None))).eval
     again: Any = parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
     return dataclasses.replace(again, model=parsed.model, images=parsed.images)

@@ -40,10 +40,10 @@ class Predictor:
     unless there is a range for them, files that cannot be read InputError. Pixels that a TIFF hides (no-data, mask,
     alpha) and NaN get 255.
 
-    model: a model file, a run folder or the name of a model of the package, any of them as loading.read gives it, or an
-    EMANet, which moves to the device and into eval mode; default: the package's `street`, as a note says. config: how
-    to predict; default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
-    for int8, files, folders and globs of about a hundred images like those to come.
+    model: a model file, a run folder, the name of a model of the package, `hf:owner/name`, any of them as loading.read
+    gives it, or an EMANet, which moves to the device and into eval mode; default: the package's `street`, as a note
+    says. config: how to predict; default: what the model file says, or whole images. engine, precision: see
+    deploy/engines.py. calibrate: for int8, files, folders and globs of about a hundred images like those to come.
     max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
     with. Arrays have the model's channels already, those of uint8 also its range.
     """
