@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": "put the results of several runs side by side",
     "profile": "count parameters and multiply-adds; the paper's Table 1",
     "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
+    "push": "publish a model with its card on the Hugging Face hub",
     "data": "import, prepare, check or pack a data set, write drawn scenes",
 }
 

@@ -78,6 +78,11 @@ def _commit_of(path: Path) -> str:
     return path.parent.name  # the cache has snapshots/COMMIT/FILE
 
 
+def is_of_card(name: str) -> bool:
+    """Whether a path in a repository is the model card or one of its pictures."""
+    return name == CARD or name.startswith(f"{PICTURES}/")
+
+
 def commit(target: str, folder: Path, *, private: bool = False, replace_card: bool = False) -> Pushed:
     """Put the folder's files into the repository `owner/name`, or its branch `owner/name@branch`, in one commit.
 
@@ -100,7 +105,7 @@ def commit(target: str, folder: Path, *, private: bool = False, replace_card: bo
         kept = not replace_card and any(file.rfilename == CARD for file in info.siblings or ())
         names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         if kept:
-            names = [name for name in names if name != CARD and not name.startswith(f"{PICTURES}/")]
+            names = [name for name in names if not is_of_card(name)]
         done = api.create_commit(
             repository,
             [CommitOperationAdd(name, str(folder / name)) for name in names],

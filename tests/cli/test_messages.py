@@ -27,6 +27,7 @@ from emanet.cli import (
     plan,
     predict,
     profile,
+    push,
     submit,
     train,
 )
@@ -42,7 +43,7 @@ ABOUT = {
     ("data.datasets", "list_split"): "train",  # commands without --root only look for masks, and go on without them
 }
 # Modules that the call graph reaches, but the command does not.
-NOT_REACHED = {"explain": "deploy.engines"}  # its Predictor has the plain engine
+NOT_REACHED = dict.fromkeys(("explain", "push"), "deploy.engines")  # their Predictor has the plain engine
 
 CLASSES = {
     "train": train.Train,
@@ -54,6 +55,7 @@ CLASSES = {
     "compare": compare.Compare,
     "profile": profile.Profile,
     "submit": submit.Submit,
+    "push": push.Push,
     "config show": config.Show,
     "config diff": config.Diff,
     "data draw": data.Draw,
