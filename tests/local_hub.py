@@ -1,6 +1,6 @@
 """A stand-in for the Hugging Face hub on this machine: the HTTP interface, as far as download and push need it.
 
-Repositories are dictionaries in memory. The paths, headers and JSON are those that huggingface_hub 1.33 and 2.4 use.
+Repositories are dictionaries in memory. Paths, headers and JSON are those that huggingface_hub 1.0, 1.33 and 2.4 use.
 """
 
 import base64

@@ -140,6 +140,8 @@ def _reason(error: BaseException, repository: str, revision: str | None, what: s
         if constants.HF_HUB_OFFLINE or error.__cause__ is None:
             return f"{missing}, and HF_HUB_OFFLINE forbids to download it"
         return f"{missing}, and {_reason(error.__cause__, repository, revision, what)}"
+    if isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading", from what went wrong
+        return _reason(error.__cause__, repository, revision, what)
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"cannot {what} {repository}: HF_HUB_OFFLINE is set"
     if isinstance(error, errors.HFValidationError):

@@ -12,8 +12,10 @@ from conftest import ROOT, run_cli, sentence
 from PIL import Image
 
 import emanet
+from emanet.analysis import card as card_of
 from emanet.analysis import push as pushing
 from emanet.analysis.push import push, without_paths
+from emanet.config import EvalConfig
 from emanet.data.datasets import SPECS
 from emanet.errors import InputError
 from emanet.experiments import load_experiment
@@ -242,6 +244,12 @@ class TestCard:
         [command] = re.findall(r"^python -m emanet (.*)$", card, re.M)
         assert run_cli(*command.split(), cwd=tmp_path).returncode == 0
 
+    def test_how_it_predicts_is_said(self):
+        said = card_of._how(EvalConfig(mode="slide", window=(100, 200), scales=(0.5, 1.0), flip=True))
+        assert said == "windows of 100x200 pixels at the scales 0.5, 1.0, also flipped"
+        said = card_of._how(EvalConfig(longest_side=640))
+        assert said == "whole images at one scale, not flipped, those above 640 pixels shrunk to that"
+
     def test_an_unknown_licence_and_a_converted_model(self, run, tmp_path):
         file = read(run)
         write_model(run / "best.safetensors", file.tensors, file.experiment, {"converted_from": "other.pth"})
@@ -351,6 +359,15 @@ class TestUpload:
         hub.close()
         with pytest.raises(InputError, match=f"^{hub.url} cannot be reached: "):
             self.push(run)
+
+    def test_a_file_that_is_refused(self, hub, run, monkeypatch):
+        def answer(method, *rest, usual=hub.answer):
+            return hub.error(507, "", "no space left") if method == "PUT" else usual(method, *rest)
+
+        monkeypatch.setattr(hub, "answer", answer)
+        with pytest.raises(InputError, match=f"^{hub.url} answers with error 507: no space left$"):
+            self.push(run)
+        assert list(hub.repositories["own/scenes"].files()) == [".gitattributes"]
 
     def test_the_model_of_the_package(self, hub, capfd):
         push(model="street", repository="own/street", license="other", device="cpu")

@@ -206,6 +206,7 @@ class TestEverywhere:
             ["explain", "hf:own/scenes", "photo.png", "--bases", 1],
             ["profile", "hf:own/scenes", "--size", 33, 33],
             ["config", "show", "hf:own/scenes"],
+            ["train", "hf:own/scenes", "--help"],
             ["config", "diff", "hf:own/scenes", "drawn"],
         ],
         ids=lambda command: str(command[0]),
