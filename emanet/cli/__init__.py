@@ -25,7 +25,9 @@ COMMANDS = {
     "config": "show an experiment, or what differs between two",
     "compare": "put the results of several runs side by side",
     "profile": "count parameters and multiply-adds; the paper's Table 1",
+    "export": "write a model for ONNX, OpenVINO, torch or the web",
     "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
+    "push": "publish a model with its card on the Hugging Face hub",
     "data": "import, prepare, check or pack a data set, write drawn scenes",
 }
 

@@ -23,10 +23,12 @@ from emanet.cli import (
     data,
     evaluate,
     explain,
+    export,
     flags,
     plan,
     predict,
     profile,
+    push,
     submit,
     train,
 )
@@ -42,7 +44,7 @@ ABOUT = {
     ("data.datasets", "list_split"): "train",  # commands without --root only look for masks, and go on without them
 }
 # Modules that the call graph reaches, but the command does not.
-NOT_REACHED = {"explain": "deploy.engines"}  # its Predictor has the plain engine
+NOT_REACHED = dict.fromkeys(("explain", "push"), "deploy.engines")  # their Predictor has the plain engine
 
 CLASSES = {
     "train": train.Train,
@@ -53,7 +55,9 @@ CLASSES = {
     "convert": convert.Convert,
     "compare": compare.Compare,
     "profile": profile.Profile,
+    "export": export.Export,
     "submit": submit.Submit,
+    "push": push.Push,
     "config show": config.Show,
     "config diff": config.Diff,
     "data draw": data.Draw,
