@@ -223,7 +223,7 @@ function spread(axis, size) {
 
 function showExplorer() {
   const { bases, steps, map, size } = shown.explain;
-  Object.assign(shown, { x: spread(0, size[0]), y: spread(1, size[1]), owners: [], rows: new Float32Array(size[0] * map[1]) });
+  Object.assign(shown, { x: spread(0, size[0]), y: spread(1, size[1]), owners: [], tops: [], rows: new Float32Array(size[0] * map[1]) });
   Object.assign($(".em-attention"), { width: size[0], height: size[1] });
   const small = make("canvas", { width: size[0], height: size[1] }).getContext("2d");
   small.drawImage(shown.photo, 0, 0, ...size);
@@ -241,6 +241,8 @@ function showExplorer() {
   orderBases();
   drawMatrix();
   if (!$("[data-panel=explain]").hidden) drawExplorer();
+  const answer = shown; // the other iterations before somebody asks for them
+  for (let t = 0; t < steps; t++) setTimeout(() => shown === answer && ownersOf(t), 200 * (t + 1));
 }
 
 // One base's map in iteration t, spread over the picture: calls put(pixel, value) row by row.
@@ -260,23 +262,43 @@ function overImage(t, k, put) {
   }
 }
 
-// Bases that differ by less than a byte of answer.py tells apart count as one, the first: else rounding decides between
-// bases that have become equal, and the picture looks torn.
+// Each pixel's base with the largest value in iteration t. Between four cells of the map only those bases can win whose
+// largest corner reaches another's smallest. Bases that differ by less than a byte of answer.py tells apart count as one,
+// the first: else rounding decides between bases that have become equal, and the picture looks torn.
 function ownersOf(t) {
-  if (!shown.owners[t]) {
-    const { bases, size } = shown.explain, best = new Float32Array(size[0] * size[1]).fill(-1);
-    const owner = new Uint16Array(best.length);
-    for (let k = 0; k < bases; k++) {
-      overImage(t, k, (n, value) => {
-        if (value > best[n] * 1.02) {
-          best[n] = value;
-          owner[n] = k;
-        }
+  if (shown.owners[t]) return shown.owners[t];
+  const { map, size, bases } = shown.explain, [w, h] = map, [W, H] = size, { x, y, z } = shown;
+  const owner = new Uint16Array(W * H), most = new Uint8Array(bases);
+  for (let top = 0, rows; top < H; top = rows) {
+    for (rows = top; rows < H && y.low[rows] === y.low[top]; ) rows++;
+    for (let left = 0, columns; left < W; left = columns) {
+      for (columns = left; columns < W && x.low[columns] === x.low[left]; ) columns++;
+      const corner = (k) => (t * bases + k) * w * h + y.low[top] * w + x.low[left], right = x.next, down = y.next * w;
+      let least = 0;
+      for (let k = 0; k < bases; k++) {
+        const n = corner(k), a = z[n], b = z[n + right], c = z[n + down], d = z[n + down + right];
+        most[k] = Math.max(a, b, c, d);
+        least = Math.max(least, Math.min(a, b, c, d));
+      }
+      const able = [...most.keys()].filter((k) => most[k] >= least).map((k) => {
+        const n = corner(k);
+        return [k, DECODED[z[n]], DECODED[z[n + right]], DECODED[z[n + down]], DECODED[z[n + down + right]]];
       });
+      for (let j = top; j < rows; j++) {
+        for (let i = left; i < columns; i++) {
+          let best = -1;
+          for (const [k, a, b, c, d] of able) {
+            const upper = a + x.part[i] * (b - a), value = upper + y.part[j] * (c + x.part[i] * (d - c) - upper);
+            if (value > best * 1.02) {
+              best = value;
+              owner[j * W + i] = k;
+            }
+          }
+        }
+      }
     }
-    shown.owners[t] = owner;
   }
-  return shown.owners[t];
+  return (shown.owners[t] = owner);
 }
 
 // The responsibilities of the marked pixel in iteration t.
@@ -290,11 +312,13 @@ function here(t) {
   });
 }
 
+// The largest value of a base in all iterations, which is the top of its colours.
 function largest(k) {
+  if (shown.tops[k]) return shown.tops[k];
   const { map, bases, steps } = shown.explain, cells = map[0] * map[1];
   let most = 1;
   for (let t = 0; t < steps; t++) for (let n = (t * bases + k) * cells, end = n + cells; n < end; n++) most = Math.max(most, shown.z[n]);
-  return DECODED[most];
+  return (shown.tops[k] = DECODED[most]);
 }
 
 function timed(action) {
@@ -317,10 +341,12 @@ function drawExplorer() {
   const { size, colours, bases, steps } = shown.explain, image = new ImageData(...size), out = image.data, photo = shown.pixels;
   if (base === null) {
     const table = colours.map(rgb);
-    ownersOf(step).forEach((k, n) => {
-      for (let c = 0; c < 3; c++) out[4 * n + c] = 0.55 * table[k][c] + 0.45 * photo[4 * n + c];
-      out[4 * n + 3] = 255;
-    });
+    const owners = ownersOf(step);
+    for (let n = 0, i = 0; n < owners.length; n++) {
+      const colour = table[owners[n]];
+      for (let c = 0; c < 3; c++, i++) out[i] = 0.55 * colour[c] + 0.45 * photo[i];
+      out[i++] = 255;
+    }
   } else {
     const top = largest(base), table = Array.from({ length: 256 }, (_, i) => [...heat(i / 255), 0.85 * Math.sqrt(i / 255)]);
     overImage(step, base, (n, value) => {

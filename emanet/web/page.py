@@ -80,7 +80,8 @@ class Page:
         except Exception as error:
             sentence = "This image needs more memory than there is. Try a smaller one."
             if not out_of_memory(error):
-                traceback.print_exc()
+                for line in traceback.format_exc().splitlines():
+                    note(line)
                 sentence = "This image could not be labelled. That is a fault of the page, not of the image."
         finally:
             if future:
