@@ -47,7 +47,7 @@ function take(file) {
 }
 
 $(".em-model").textContent = facts.model;
-$(".em-about").textContent = `EMANet labels every pixel of a photo as one of ${facts.classes} classes. Photos are labelled in memory and not kept.`;
+$(".em-about").textContent = `EMANet labels every pixel of a photo as one of ${facts.classes} classes. Photos are not kept.`;
 $(".em-file").addEventListener("change", (event) => {
   take(event.target.files[0]);
   event.target.value = "";
@@ -230,7 +230,7 @@ function showExplorer() {
   shown.pixels = small.getImageData(0, 0, ...size).data;
   step = steps - 1;
   at = { u: 0.5, v: 0.6 };
-  $(".em-lead").textContent = `EM attention describes the image with ${bases} bases. Every pixel divides itself among them: its responsibilities, which add up to 100 %. In ${steps} EM iterations the bases move towards the pixels that they have, and the responsibilities sharpen.`;
+  $(".em-lead").textContent = `EM attention describes the image with ${bases} bases. Every pixel divides itself among them: its responsibilities, which add up to 100 %. In ${steps} EM ${steps === 1 ? "iteration" : "iterations"} the bases move towards the pixels that they have, and the responsibilities sharpen.`;
   $(".em-steps").replaceChildren(
     ...Array.from({ length: steps }, (_, t) => {
       const button = make("button", { type: "button", textContent: `t = ${t + 1}` });

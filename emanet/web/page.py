@@ -87,7 +87,7 @@ class Page:
             if future:
                 future.cancel()  # does nothing to one that runs or is done
         sentence = html.escape(f"{sentence[:1].upper()}{sentence[1:]}", quote=False)  # Gradio shows HTML
-        raise gradio.Error(sentence, title="Not labelled", print_exception=False)
+        raise gradio.Error(sentence, print_exception=False)
 
     def blocks(self) -> "gradio.Blocks":
         """The page as Gradio's Blocks."""
