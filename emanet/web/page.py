@@ -143,7 +143,8 @@ class Page:
                 app_kwargs={"middleware": [gate]},
             )
         except OSError as error:
-            raise InputError(f"cannot serve at {host}:{port}: {error}; choose another --port or --host") from error
+            text = f"cannot serve at {host}:{port}: the port is taken, or the address is not one of this machine"
+            raise InputError(f"{text}; choose another --port or --host") from error
         return blocks
 
 
@@ -157,7 +158,7 @@ def serve(
     limits: Limits = Limits(),
 ) -> None:
     """Serve the page until Ctrl-C. examples: files, folders and globs; default: those of `street` in a checkout."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     if importlib.util.find_spec("gradio") is None:
         raise InputError('the page needs Gradio: pip install "emanet[demo]"')
     predictor = Predictor(model or None, device=device, max_pixels=limits.pixels, **vars(how))
@@ -169,6 +170,8 @@ def serve(
     note("stop it with Ctrl-C")
     try:
         threading.Event().wait()
+    except KeyboardInterrupt:
+        pass
     finally:
         blocks.close(verbose=False)
 
