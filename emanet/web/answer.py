@@ -49,6 +49,7 @@ def answer(predictor: Predictor, name: str, content: bytes, *, explain: bool) ->
     size = max(1, round(w * scale)), max(1, round(h * scale))
     view = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
     photo = Image.fromarray(rgb(pixels)).resize(size, Image.Resampling.BILINEAR, reducing_gap=2)
+    colours = Image.fromarray(colourise(labels, predictor.palette))
     classes = _classes(labels, predictor)
     report = {"model": name, "width": w, "height": h, "classes": classes}
     return report | {
@@ -57,7 +58,7 @@ def answer(predictor: Predictor, name: str, content: bytes, *, explain: bool) ->
         "labels": _packed(np.asarray(view)),
         "files": {
             "labels.png": _base64(_index_png(labels, predictor)),
-            "colours.png": _base64(_saved(Image.fromarray(colourise(labels, predictor.palette)), "PNG")),
+            "colours.png": _base64(_saved(colours, "PNG", compress_level=1)),
             "classes.json": _base64(json.dumps(report, indent=2).encode()),
         },
         "explain": None if seen is None else _explained(seen, len(predictor.classes)),

@@ -369,7 +369,7 @@ function drawExplorer() {
   for (const tile of $(".em-tiles").children) tile.setAttribute("aria-pressed", Number(tile.dataset.base) === base);
   const column = shown.order.indexOf(base);
   Object.assign($(".em-column").style, { display: column < 0 ? "none" : "block", left: `${(100 * column) / bases}%`, width: `${100 / bases}%` });
-  drawTiles();
+  setTimeout(drawTiles); // after the picture
   drawPixel();
   drawCurve(steps, bases);
 }

@@ -76,7 +76,7 @@ class Page:
         except InputError as error:
             sentence = str(error)
         except TimeoutError:
-            sentence = f"This image took longer than {self.limits.seconds:g} seconds. Try a smaller one."
+            sentence = f"This image took longer than {self.limits.seconds:g} s. Try a smaller one."
         except Exception as error:
             sentence = "This image needs more memory than there is. Try a smaller one."
             if not out_of_memory(error):

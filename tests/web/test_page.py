@@ -438,24 +438,28 @@ class TestLimits:
 
         def slow(*arguments, **options):
             sleeping.set()
-            going.wait(30)
+            going.wait(60)
             return {}
 
         monkeypatch.setattr("emanet.web.page.answer", slow)
-        served = Served(drawn_model(), Limits(waiting=1, seconds=3))
+        served = Served(drawn_model(), Limits(waiting=1, seconds=120))
         try:
-            with ThreadPoolExecutor(2) as pool:
+            with ThreadPoolExecutor(1) as pool:
                 first = pool.submit(served.label, as_url(photo()), "slow1")
                 assert sleeping.wait(20)
-                second = pool.submit(served.label, as_url(photo()), "slow2")
+                second = {"data": [as_url(photo())], "fn_index": 0, "session_hash": "slow2"}
+                assert served.post("/gradio_api/queue/join", second)[0] == 200
                 tab = Tab(browser, served.url)
                 tab.upload(photo(), wait=False)
+                tab.page.wait_for_selector("text=busy")  # the queue holds one
                 tab.page.wait_for_selector(".em[data-state=empty]")
-                assert "busy" in tab.text("body"), "the queue holds one"
                 tab.page.close()
-                assert first.result() == (False, "This image took longer than 3 seconds. Try a smaller one.")
                 going.set()
-                assert second.result()[0]
+                assert first.result() == (True, {})
+            going.clear()
+            served.page.limits = Limits(seconds=1)
+            said = "This image took longer than 1 s. Try a smaller one."
+            assert served.label(as_url(photo()), "slow3") == (False, said)
         finally:
             going.set()
             served.close()
@@ -550,11 +554,12 @@ def test_documentation(browser, folder, request):
             image.resize((480, 360)).save(file, "JPEG")
         tab.upload(file.getvalue())
         tab.page.click("[data-tab=explain]")
-        took = []
-        for clicked in (".em-attention", ".em-tiles button >> nth=1", ".em-steps button >> nth=0", ".em-all"):
-            tab.page.click(clicked)
-            took.append(float(tab.page.get_attribute(".em", "data-took")))
-        assert max(took) < 300, took
+        took = {}
+        for clicked in (".em-attention", ".em-tiles button >> nth=1", ".em-steps button >> nth=0"):
+            for _ in range(3):
+                tab.page.click(clicked)
+                took.setdefault(clicked, []).append(float(tab.page.get_attribute(".em", "data-took")))
+        assert max(sorted(times)[1] for times in took.values()) < 300, took
         print("milliseconds a click:", took)
         if request.config.getoption("--write-docs"):
             write_pictures(tab)
