@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a model on a data set or on folders of images and masks",
     "predict": "label every pixel of images, folders and globs",
     "explain": "draw which pixels and classes use which bases of the EM attention",
+    "demo": "serve a page that labels images and shows the attention at work",
     "convert": "turn another program's checkpoint into a model file",
     "config": "show an experiment, or what differs between two",
     "compare": "put the results of several runs side by side",
