@@ -484,9 +484,11 @@ class Experiment:
     """
     seed: int = 0
     init_from: str = ""
-    """A run folder or model file to start from; the classifier is left out where the class count differs."""
+    """A run folder, model file or hf:owner/name to start from; the classifier is left out where the class count
+    differs."""
     distill: str = ""
-    """A run folder or model file with the same classes, the teacher: the network also learns its probabilities."""
+    """A run folder, model file or hf:owner/name with the same classes, the teacher: the network also learns its
+    probabilities."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True

@@ -47,18 +47,40 @@ def evaluate(
     enough memory for it; the other ranks then raise one too.
     """
     device = model.mean.device
-    matrix = ConfusionMatrix(model.classes, device)
-    indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
-    samples = delivered(_Samples(dataset, indices), workers, batch_size=None)
+
+    def labels_of(image: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
+
     training = model.training
     model.eval()
+    try:
+        matrix = ConfusionMatrix(model.classes, device)
+        return counted(labels_of, dataset, matrix, config, workers, progress, on_sample, until)
+    finally:
+        model.train(training)
+
+
+def counted(
+    labels_of: Callable[[Tensor], Tensor],
+    dataset: Any,
+    matrix: ConfusionMatrix,
+    config: EvalConfig = EvalConfig(),
+    workers: int = 0,
+    progress: bool = False,
+    on_sample: OnSample | None = None,
+    until: Callable[[], bool] = lambda: False,
+) -> ConfusionMatrix:
+    """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`."""
+    indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
+    samples = delivered(_Samples(dataset, indices), workers, batch_size=None)
     try:
         with bar("evaluate", len(indices), hidden=not progress or distributed.rank() > 0) as advance:
             for done, (i, (image, labels)) in enumerate(zip(indices, samples, strict=True), 1):
                 if until():
                     break
-                with torch.inference_mode(), enough_memory(dataset.name(i), image.shape[:2], config):
-                    predicted = predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
+                with enough_memory(dataset.name(i), image.shape[:2], config):
+                    predicted = labels_of(image)
                 try:
                     matrix.add(labels, predicted)
                 except InputError as error:
@@ -68,7 +90,6 @@ def evaluate(
                 advance(done)
     finally:
         samples.close()  # ends the workers; after an error, the garbage collector would take 5 seconds for each
-        model.train(training)
     with distributed.ending_together():
         matrix.sum_over_ranks()
     return matrix

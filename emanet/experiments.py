@@ -376,8 +376,8 @@ def what_instead(path: Path) -> str:
         return f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return f"{path} is a web page, not a model: download the file itself"
-    if suffix == ".onnx":
-        return f"{path} is an ONNX model; name a model file (.safetensors) or a run folder"
+    if suffix in (".onnx", ".xml", ".pt2"):
+        return f"{path} is an exported model, for predict, evaluate and submit; name a model file or a run folder"
     if start.startswith((b"PK\x03\x04", b"\x80")) and suffix != ".npz":
         return f"{path} is another program's checkpoint; turn it into a model: convert {path} model.safetensors"
     if start.startswith(IMAGE_STARTS):

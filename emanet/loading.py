@@ -1,4 +1,4 @@
-"""From a path to a model: a model file, a run folder, one of its checkpoints, or the name of a model of the package.
+"""From a name to a model: a model file, a run folder or a checkpoint, a model of the package, or one on the hub.
 
 file = read("runs/a")    # opened, checked and parsed once: file.experiment, file.header, file.tensors
 model = model_of(file)   # load("runs/a") does both
@@ -9,22 +9,25 @@ from pathlib import Path
 import torch
 
 from .config import DatasetSpec, Experiment
-from .distributed import pick_device
+from .distributed import pick_device, rank
 from .errors import InputError, short, suggest
 from .experiments import checkpoints, experiment_names, holds_run, override
 from .model import EMANet, build_model
 from .show.terminal import note
-from .weights import zoo
+from .weights import hub, zoo
 from .weights.model_file import ModelFile, load_strictly, read_model, require_fit
 
 
 def model_path(source: str | Path | None = None) -> Path:
     """The model file that a path means: itself, a run folder's best model or else its latest one, or a checkpoint's.
 
-    A name of weights.zoo is the package's model, unless a model or a run is at that path. None: the package's default.
+    A name of weights.zoo is the package's model, unless a model or a run is at that path. `hf:owner/name` is a model on
+    the hub, which is downloaded unless the cache has it: see weights.hub. None: the package's default.
     """
     if source is None:
         return zoo.path_of(zoo.DEFAULT)
+    if hub.is_name(source):
+        return hub.path_of(source)
     path, packaged = Path(source), str(source) in zoo.names()
     if packaged and not path.is_file() and not holds_run(path):
         return zoo.path_of(str(source))
@@ -44,8 +47,11 @@ def model_path(source: str | Path | None = None) -> Path:
 def read(source: str | Path | None = None) -> ModelFile:
     """The model file of a path as in model_path, whole. Raises InputError that names the file.
 
-    A note says that the package's default is used, or that a path was taken for what is also the name of a model.
+    A note says that the package's default is used, which commit on the hub, or that a path was taken for what is also
+    the name of a model.
     """
+    if source is not None and hub.is_name(source):
+        return read_model(hub.path_of(source, note if rank() == 0 else str))
     path = model_path(source)
     if source is None:
         note(f"no model is named: using {zoo.DEFAULT!r}, which comes with emanet and labels street photos")
@@ -55,9 +61,10 @@ def read(source: str | Path | None = None) -> ModelFile:
 
 
 def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
-    """The model of a file or a run folder, in eval mode. Only that file is read: no hub is asked and no code is run.
+    """The model of a file, a run folder or `hf:owner/name`, in eval mode. No code that comes with it is run.
 
-    device: as in distributed.pick_device. Raises InputError that names the file, the keys or the device.
+    Only `hf:` names ask a hub. device: as in distributed.pick_device. Raises InputError that names the file, the keys
+    or the device.
     """
     where = pick_device(str(device))  # before hundreds of megabytes are read
     return model_of(read(source)).to(where)

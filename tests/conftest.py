@@ -88,6 +88,30 @@ def model(tiny, tmp_path):
     return path
 
 
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub on this machine in the place of huggingface.co, with an empty cache and no token."""
+    from huggingface_hub import constants
+    from local_hub import LocalHub
+
+    hub = LocalHub()
+    home = tmp_path / "hf"
+    values = {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+    }
+    for name, value in values.items():
+        monkeypatch.setattr(constants, name, value)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between its attempts to reach a hub
+    yield hub
+    hub.close()
+
+
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     return _shared("data", "camvid")

@@ -34,7 +34,7 @@ MAY_IMPORT = {  # room: other rooms, or single modules of the method
     "heads": {"ground", "ops", "emau"},
     "method": {"ground", "show", "ops", "heads", "data", "data/check", "weights", "run"},
     "convert": {"ground", "show", "data", "weights", "heads", "model", "backbones"},
-    "deploy": {"ground", "show", "ops", "heads", "backbones", "model", "inference"},
+    "deploy": {"ground", "show", "ops", "heads", "weights", "backbones", "emau", "model", "inference", "loading"},
     "predict": {"ground", "show", "data", "weights", "deploy", "model", "inference", "loading", "windows"},
     "analysis": {"ground", "show", "ops", "heads", "data", "weights", "run", "method", "deploy", "predict", "convert"},
 }

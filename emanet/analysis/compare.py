@@ -16,6 +16,7 @@ from ..metrics import MEANS, percent
 from ..run.log import read_log
 from ..show.tables import Row, side_by_side
 from ..show.terminal import show
+from ..weights import hub
 
 # name in the tables -> (how a value is written, +1: more is better, -1: less is better, 0: neither)
 METRICS: dict[str, tuple[Callable[[Any], str], int]] = {
@@ -39,6 +40,8 @@ def compare(runs: Sequence[str | Path], picture: str | Path = "") -> dict[str, A
     """
     if not runs:
         raise InputError("compare needs at least one run folder")
+    for run in filter(hub.is_name, runs):
+        raise InputError(f"{run} is a model without the log of its run, which compare reads: use `evaluate` for models")
     folders = list(dict.fromkeys(Path(run) for run in runs))
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]

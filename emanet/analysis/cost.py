@@ -41,7 +41,9 @@ from ..experiments import load_experiment, override
 from ..losses import PixelLoss
 from ..model import EMANet, build_model
 from ..show.tables import Grid, flat, put_out, require_different
+from ..show.terminal import note
 from ..train import StepNet
+from ..weights import hub
 from .published import FIGURES, TABLE1
 
 Size = tuple[int, int]
@@ -188,7 +190,7 @@ def _experiment(
     source: str, size: Size, batch: int, device: torch.device | None, training: bool, by_module: bool
 ) -> dict[str, Any]:
     """One experiment's record: the JSON object, whose `parts` are the network's."""
-    config = load_experiment(source)
+    config = load_experiment(hub.local(source, note))
     spec = resolve(config.data).spec
     assert spec is not None  # resolve fills it in
     model = build(config.model, spec)

@@ -11,7 +11,7 @@ explain_files.py.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ..distributed import pick_device
 from ..emau import EMAU
 from ..errors import InputError
 from ..evaluate import evaluate
-from ..inference import shrunk
+from ..inference import shrunk, shrunk_size
 from ..loading import model_of, read
 from ..model import EMANet
 from ..ops.em_attention import em_step
@@ -111,6 +111,31 @@ class Explanation:
         """(K,): the share of the image's pixels that each base owns."""
         return np.bincount(self.owners.ravel(), minlength=self.z.shape[1]) / self.owners.size
 
+    def used_by(self, labels: Array, classes: int) -> Array:
+        """(classes, K): responsibilities of the last iteration, mean over each class's pixels in labels (H, W).
+
+        NaN for a class without a pixel. Upsampling is linear, so its derivative says how much each cell of the map
+        counts for a class: K maps of the image's size are not needed.
+        """
+        z, used = self.z[-1].astype(np.float64), np.full((classes, self.z.shape[1]), np.nan)
+        truth, size = torch.from_numpy(labels.astype(np.int64)), self.image.shape[:2]
+        with torch.enable_grad():
+            cells = torch.zeros(self.z.shape[2:], requires_grad=True)
+            high = _upsample(cells, self.padded, size, self.align_corners)
+            for label in (label for label in np.unique(labels) if label < classes):
+                mask = (truth == int(label)).float()
+                (weights,) = torch.autograd.grad(high, cells, mask, retain_graph=True)
+                used[label] = (z * weights.double().numpy()).sum((1, 2)) / float(mask.sum())
+        return used
+
+    def cell_of(self, axis: int) -> tuple[float, float]:
+        """(a, b) such that a * s + b is the map's cell at the share s of the image's height (axis 0) or width (1)."""
+        side, padded, cells = self.image.shape[axis], self.padded[axis], self.z.shape[2 + axis]
+        if self.align_corners:
+            scale = (cells - 1) / max(padded - 1, 1)
+            return side * scale, -0.5 * scale
+        return side * cells / padded, -0.5
+
     def top(self, count: int = 7) -> list[int]:
         """The `count` bases that own most pixels, largest first; fewer if fewer own any."""
         order = np.argsort(-self.shares, kind="stable")[:count]
@@ -159,6 +184,28 @@ def explain(model: EMANet | str | Path, image: Picture) -> Explanation:
         net.train(training)
 
 
+def predict_explained(predictor: Predictor, pixels: Array, longest_side: int = 0) -> tuple[Array, Explanation]:
+    """The predictor's labels (H, W) of pixels (H, W, channels) uint8, and the EM iterations, if possible of one pass.
+
+    longest_side: explain the image shrunk to this, or to less if the predictor does; 0: no limit of ours. Raises
+    InputError for a model without EM attention, and for a predictor with another engine than `plain`.
+    """
+    net, config = predictor.model, predictor.config
+    sides = [side for side in (config.longest_side, longest_side) if side]
+    whole = EvalConfig(longest_side=min(sides, default=0))
+    small = shrunk_pixels(pixels, whole, net)
+    with _Watch(net) as watch:
+        labels = predictor(pixels)
+        if replace(config, longest_side=0) == EvalConfig() and small.shape[:2] == shrunk_size(pixels.shape[:2], config):
+            rows, columns = (
+                (np.arange(side) * 2 + 1) * of // (2 * side)
+                for side, of in zip(small.shape[:2], labels.shape, strict=True)
+            )
+            return labels, watch.explanation(small, labels[rows][:, columns])
+        shown = Predictor(net, device=str(net.mean.device))(small)
+        return labels, watch.explanation(small, shown)
+
+
 def shrunk_pixels(pixels: Array, config: EvalConfig, model: EMANet) -> Array:
     """Pixels (H, W, C) uint8 at the size at which the model predicts them with config: see its longest_side."""
     return shrunk(as_batch(pixels), config, model.align_corners)[0].permute(1, 2, 0).numpy()
@@ -176,15 +223,9 @@ def class_use(model: EMANet, dataset: Any, *, workers: int = 0, progress: bool =
 
     def take(index: int, image: Array, truth: Array, predicted: Array) -> None:
         seen = watch.explanation(image, predicted)
-        labelled = truth < len(model.classes)
-        flat = truth[labelled]
-        count = np.bincount(flat, minlength=len(model.classes))
-        present = np.flatnonzero(count)
-        sums = np.empty((len(present), seen.z.shape[1]))
-        for base in range(seen.z.shape[1]):
-            weights = seen.over_image(base)[labelled]
-            sums[:, base] = np.bincount(flat, weights, minlength=len(model.classes))[present]
-        vectors.append((sums / count[present, None]).astype(np.float32))
+        used = seen.used_by(truth, len(model.classes))
+        present = np.flatnonzero(~np.isnan(used[:, 0]))
+        vectors.append(used[present].astype(np.float32))
         labels.extend(present.tolist())
         images.extend([dataset.name(index)] * len(present))
 

@@ -13,14 +13,16 @@ from ..data.datasets import Dataset, at_hand, open_dataset, open_folders, resolv
 from ..data.images import read_mask, read_mask_values
 from ..data.listing import number
 from ..data.synthetic import DrawnScenes
+from ..deploy.artefact import Artefact, is_artefact
 from ..errors import InputError
-from ..evaluate import evaluate
+from ..evaluate import counted, evaluate
 from ..experiments import override
 from ..loading import read, stored_spec
 from ..metrics import ConfusionMatrix, scores
 from ..predict.predictor import Predictor
 from ..show.figures import confusion_picture, require_figure
 from ..show.terminal import note, show
+from ..weights.model_file import ModelFile
 
 
 @distributed.ending_together()
@@ -85,7 +87,7 @@ def _score_model(
     model: str, images: str, masks: str, split: str, root: str, dataset: str, workers: int, how: dict[str, Any],
     partial: bool,
 ) -> ConfusionMatrix:  # fmt: skip
-    file = read(model)
+    file: ModelFile | Artefact = Artefact(model, how["device"]) if is_artefact(model) else read(model)
     data = at_hand(file.experiment.data, stored_spec(file.experiment).classes, dataset, root)
     channels = file.experiment.model.backbone.in_channels
     limit = {"max_pixels": how["max_pixels"]}
@@ -97,6 +99,10 @@ def _score_model(
     if isinstance(samples, Dataset):  # the drawn scenes have no files
         _tell(samples)
     predictor = Predictor(file, **how)
+    if isinstance(file, Artefact):
+        matrix = ConfusionMatrix(file.classes)
+        labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
+        return counted(labels_of, samples, matrix, predictor.config, workers, progress=True)
     return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True)
 
 

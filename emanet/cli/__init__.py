@@ -21,11 +21,14 @@ COMMANDS = {
     "evaluate": "score a model on a data set or on folders of images and masks",
     "predict": "label every pixel of images, folders and globs",
     "explain": "draw which pixels and classes use which bases of the EM attention",
+    "demo": "serve a page that labels images and shows the attention at work",
     "convert": "turn another program's checkpoint into a model file",
     "config": "show an experiment, or what differs between two",
     "compare": "put the results of several runs side by side",
     "profile": "count parameters and multiply-adds; the paper's Table 1",
+    "export": "write a model for ONNX, OpenVINO, torch or the web",
     "submit": "pack predictions for the test server of VOC, Cityscapes, ADE20K",
+    "push": "publish a model with its card on the Hugging Face hub",
     "data": "import, prepare, check or pack a data set, write drawn scenes",
 }
 

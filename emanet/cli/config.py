@@ -9,6 +9,8 @@ import tyro
 from ..config import Experiment
 from ..errors import InputError
 from ..experiments import flatten, load_experiment, override, to_dict
+from ..show.terminal import note
+from ..weights import hub
 from .flags import subcommand
 
 Source = Annotated[str, tyro.conf.Positional]
@@ -26,7 +28,7 @@ class Show:
     def run(self) -> None:
         from ..show.terminal import say
 
-        experiment = load_experiment(self.experiment)
+        experiment = load_experiment(hub.local(self.experiment, note))
         if self.format == "json":
             say(json.dumps(to_dict(experiment), indent=2))
         else:
@@ -45,7 +47,7 @@ class Diff:
     def run(self) -> None:
         from ..show.terminal import say
 
-        flat_a, flat_b = (flatten(_with_spec(load_experiment(source))) for source in (self.a, self.b))
+        flat_a, flat_b = (flatten(_with_spec(load_experiment(hub.local(source, note)))) for source in (self.a, self.b))
         names = [name for name in flat_a | flat_b if flat_a.get(name) != flat_b.get(name)]
         say(*(f"{name}: {flat_a.get(name)!r} -> {flat_b.get(name)!r}" for name in names))
 

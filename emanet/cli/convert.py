@@ -19,7 +19,7 @@ class Convert:
     """
 
     source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
-    """A .pth, .pdparams or .safetensors file; no code in it is run."""
+    """A .pth, .pdparams or .safetensors file, or hf:owner/name; no code in it is run."""
     destination: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
     """The .safetensors file to write."""
     layout: Annotated[Name, tyro.conf.arg(name="from")] = ""

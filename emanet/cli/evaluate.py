@@ -17,7 +17,7 @@ class Evaluate:
     """
 
     model: Model = ""
-    """A model file, a run folder or `street`, the model that comes with the package."""
+    """A model file, a run folder, hf:owner/name on the hub, or `street`, which comes with the package."""
     images: Folder = ""
     """Folder of images instead of a data set; each needs a mask of the same stem under --masks."""
     masks: Folder = ""

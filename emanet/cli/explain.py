@@ -11,7 +11,7 @@ class Explain:
     """Draw which pixels the bases of the EM attention take, for every image."""
 
     model: ModelOrNone = ""
-    """A model file or a run folder; default `street`, which comes with the package and labels street photos."""
+    """A model file, a run folder or hf:owner/name; default `street`, which labels photos of streets."""
     images: Images
     """Files, folders and quoted globs; none is needed with --split."""
     out: Folder = "attention"

@@ -126,9 +126,15 @@ def parse_for_model(command: type[Command], arguments: list[str], name: str, *, 
     parsed = model_first(parsed) if images else parsed
     if not parsed.model and not images:
         return parsed
+    from ..deploy.artefact import is_artefact
+
+    if is_artefact(parsed.model):  # it predicts in one way only, and torch stays out
+        return parsed
     from ..experiments import load_experiment
     from ..loading import model_path
+    from ..weights import hub
 
+    parsed = dataclasses.replace(parsed, model=hub.pinned(parsed.model))  # settings and weights of one commit
     own = load_experiment(str(model_path(parsed.model or None))).eval
     again: Any = parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
     return dataclasses.replace(again, model=parsed.model, images=parsed.images)

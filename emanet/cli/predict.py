@@ -20,7 +20,7 @@ class Predict:
     """
 
     model: ModelOrNone = ""
-    """A model file or a run folder; default `street`, which comes with the package and labels street photos."""
+    """A model file, a run folder or hf:owner/name; default `street`, which labels photos of streets."""
     images: Images
     """Files, folders and quoted globs."""
     out: Folder

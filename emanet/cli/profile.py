@@ -17,7 +17,7 @@ class Profile:
     """
 
     experiments: Annotated[tuple[str, ...], tyro.conf.Positional, shown_as("[EXPERIMENT ...]")] = ()
-    """Names, .py files, config.json files, run folders or model files."""
+    """Names, .py files, config.json files, run folders, model files or hf:owner/name on the hub."""
     size: tuple[int, int] = (513, 513)
     """Height and width of the images, in pixels."""
     batch: int = 1

@@ -14,7 +14,7 @@ class Submit:
     """Predict test images and pack the result for an evaluation server."""
 
     model: Model
-    """A model file, a run folder or `street`, the model that comes with the package."""
+    """A model file, a run folder, hf:owner/name on the hub, or `street`, which comes with the package."""
     images: Annotated[str, tyro.conf.arg(metavar="DIR|FILE")]
     """Folder of images, or a text file that lists one a line, relative to its own folder."""
     out: File

@@ -11,6 +11,8 @@ import tyro
 from ..config import BackboneConfig, Experiment
 from ..errors import InputError
 from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override, read_json
+from ..show.terminal import note
+from ..weights import hub
 from .flags import Folder, parse, shown_as
 
 
@@ -74,7 +76,7 @@ def main(arguments: list[str]) -> None:
     if is_data(source):
         _train_data(source, flags)
         return
-    experiment = load_experiment(source)
+    experiment = load_experiment(hub.local(source, note))
     asked = parse(Train, flags, f"train {source}", default=Train(config=experiment))
     if asked.hours is not None:
         raise InputError(f"--hours is for a data set, not for the experiment {source}, whose length is --steps")

@@ -25,7 +25,7 @@ from ..data.datasets import SPECS, resolve
 from ..errors import InputError, some, suggest
 from ..experiments import override, read_json
 from ..model import build_model
-from ..weights import foreign, zoo
+from ..weights import foreign, hub, zoo
 from ..weights.model_file import save_model
 from .layouts import LAYOUTS, NET, Layout, Shapes, recognise, resnet_name, stem_of
 from .mmconfig import Stated, mmseg_classes, mmseg_settings
@@ -80,7 +80,7 @@ def convert(
     A segmentation model becomes a model file for emanet.load. A backbone becomes a .safetensors file with timm's keys,
     for model.backbone.pretrained; the returned experiment has that setting.
 
-    source: .pth, .pdparams or .safetensors; nothing in it is run, and it is never written to.
+    source: .pth, .pdparams or .safetensors, or `hf:owner/name`; nothing in it is run, and it is never written to.
     layout: a name of LAYOUTS; empty: recognised by the keys. entry: which table of the file holds the weights. prefix:
     take only the keys that begin with it, as in `encoder.`; default: what wrappers put before all keys is removed.
     dataset: names and colours of the classes, as in DataConfig.dataset. backbone: timm's name. force: overwrite
@@ -89,7 +89,7 @@ def convert(
 
     Raises InputError; keys are named as the file names them.
     """
-    source, destination = Path(source), Path(destination)
+    source, destination = Path(hub.local(str(source), tell)), Path(destination)
     if str(source) in zoo.names() and not source.exists():
         source = zoo.path_of(str(source))
     _require_place(source, destination, force)

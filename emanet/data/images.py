@@ -225,7 +225,7 @@ def read_mask_values(path: str | File, *, max_pixels: int | None = None) -> np.n
         return values.astype(np.uint8) if image.mode == "1" else values
 
 
-def write_mask(path: str | Path, labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
+def write_mask(path: str | Path | IO[bytes], labels: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> None:
     """Write labels (H, W) uint8 as an 8-bit palette PNG: read_mask returns them, an image viewer shows the colours."""
     if labels.dtype != np.uint8 or labels.ndim != 2:
         raise ValueError(f"labels must be uint8 (H, W), got {labels.dtype} {labels.shape}")

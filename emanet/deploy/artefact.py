@@ -23,7 +23,13 @@ from ..errors import InputError, out_of_memory
 from ..experiments import experiment_of, parse_header
 
 OUTPUTS = ("labels", "probabilities", "responsibilities")
-EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino", "torch": ""}  # library -> the extra that installs it
+EXTRAS = {
+    "onnxruntime": "onnx",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "openvino": "openvino",
+    "nncf": "int8",
+}  # library -> the extra that installs it
 SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"  # how protobuf writes the metadata entry sha256 of 64 letters, before them
 
 
@@ -185,7 +191,7 @@ def require(library: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:
-        extra = EXTRAS[library]
+        extra = EXTRAS.get(library)
         how = f'pip install "emanet[{extra}]"' if extra else f"pip install {library}"
         raise InputError(f"this needs {library}, which is not installed: {how}") from error
 

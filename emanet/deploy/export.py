@@ -6,6 +6,7 @@ program.py has the one program that every target is made from, artefact.py what 
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +31,20 @@ from ..weights.model_file import ModelFile
 from .artefact import Artefact, require, sealed
 from .program import program_of, quiet
 
-Target = Literal["onnx", "openvino", "torch"]
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 PRECISIONS = {"onnx": ("fp32",), "openvino": ("fp32", "fp16", "int8"), "torch": ("fp32",)}
 OPSET = 20
-MOST_LABELS = 1e-4  # share of the pixels whose label may be another: two logits that are equal to rounding
-MOST_PROBABILITY = 1e-4
-MOST_IN_HALF = 1e-2  # of fp16, for labels and probabilities
-WORDS = {"onnx": "onnx", "openvino": "openvino", "torch": "torch"}
+NEEDS = {  # what writes and runs the file
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+LIMITS = {  # share of the pixels that may have another label, and how far a probability may be off
+    "fp32": (1e-4, 1e-4),  # two logits that are equal to rounding
+    "fp16": (1e-2, 0.1),
+    "int8": (1.0, 1.0),  # the caller measures what it costs
+}
+IN_FLOAT32 = ("MatMul", "Softmax", "ReduceSum", "ReduceL2", "Divide", "Interpolate")  # operations of OpenVINO
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Comparison:
 
 def export(
     file: ModelFile,
-    to: Target,
+    to: str,
     out: Path,
     *,
     outputs: Sequence[str] = ("labels",),
@@ -67,21 +74,12 @@ def export(
 ) -> Comparison:
     """Write `out` and compare it with PyTorch on `images`, (H, W, C) uint8, and on random ones of three sizes.
 
-    int8 measures its ranges on `images`. The file appears only if it agrees: at most MOST_LABELS of the pixels have
-    another label and no probability differs by more than MOST_PROBABILITY, in fp16 MOST_IN_HALF; int8 is not held to a
-    limit, and the caller reports what it costs. Raises InputError, with the difference where there is one.
+    The file predicts whole images at one scale, with the model's `longest_side`, if it has one. int8 measures its
+    ranges on `images`. The file appears only if it agrees with PyTorch within LIMITS; else InputError has the
+    difference.
     """
-    if out.suffix.lower() != SUFFIXES[to]:
-        raise InputError(f"a model for {to} is a file named *{SUFFIXES[to]}, not {out.name}")
-    if precision not in PRECISIONS[to]:
-        kinds = " or ".join(PRECISIONS[to])
-        raise InputError(f"--precision {precision} is not one of --to {to}, which has {kinds}")
-    if precision == "int8" and not images:
-        raise InputError("int8 needs images to measure the range of values on; name a folder of them with --images")
-    require_writable(out)
-    model, config = model_of(file), file.experiment.eval
-    if config != EvalConfig(longest_side=config.longest_side):
-        config = EvalConfig(longest_side=config.longest_side)  # whole, at one scale
+    require_exportable(to, out, outputs, precision, bool(images))
+    model, config = model_of(file), EvalConfig(longest_side=file.experiment.eval.longest_side)
     program = program_of(model, outputs, config)
     how = {"to": to, "outputs": list(outputs), "precision": precision, "opset": OPSET if to == "onnx" else None}
     facts = {key: value for key, value in file.header.items() if key not in ("experiment", "exported")}
@@ -90,13 +88,29 @@ def export(
         partial = Path(folder) / out.name
         WRITERS[to](program, partial, json.dumps(header), precision, images)
         found = compare(Artefact(partial), model, config, images)
-        limit = MOST_IN_HALF if precision == "fp16" else MOST_LABELS
-        if precision != "int8" and (found.other_labels > limit or (found.probability or 0) > limit):
+        most_labels, most_probability = LIMITS[precision]
+        if found.other_labels > most_labels or (found.probability or 0) > most_probability:
             raise InputError(f"{out} was not written, because it does not compute what the model does: {found}")
         for each in sorted(Path(folder).iterdir(), reverse=True):  # .bin before .xml
             os.replace(each, out.parent / each.name)
     sync_folder(out.parent)
     return found
+
+
+def require_exportable(to: str, out: Path, outputs: Sequence[str], precision: str, images: bool) -> None:
+    """InputError, before the work begins, for what could not be written; `images`: whether there are some."""
+    if out.suffix.lower() != SUFFIXES[to]:
+        raise InputError(f"a model for {to} is a file named *{SUFFIXES[to]}, not {out.name}")
+    if precision not in PRECISIONS[to]:
+        kinds = " or ".join(PRECISIONS[to])
+        raise InputError(f"--precision {precision} is not one of --to {to}, which has {kinds}")
+    if precision == "int8" and not images:
+        raise InputError("int8 needs images to measure the range of values on; name a folder of them with --images")
+    if not outputs or len({*outputs}) < len(outputs):
+        raise InputError("--outputs names one or more outputs, each once")
+    for library in NEEDS[to] + ("nncf",) * (precision == "int8"):
+        require(library)
+    require_writable(out)
 
 
 def compare(artefact: Artefact, model: EMANet, config: EvalConfig, images: Sequence[np.ndarray]) -> Comparison:
@@ -128,7 +142,7 @@ def compare(artefact: Artefact, model: EMANet, config: EvalConfig, images: Seque
 
 def to_onnx(program: Any, path: Path, header: str, precision: str, images: Sequence[np.ndarray]) -> None:
     """One file with the weights inside. Axes are called N, H and W."""
-    onnx, _ = require("onnx"), require("onnxscript")
+    onnx = require("onnx")
     outputs = json.loads(header)["exported"]["outputs"]
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         exported = torch.onnx.export(
@@ -158,4 +172,48 @@ def to_torch(program: Any, path: Path, header: str, precision: str, images: Sequ
     torch.export.save(program, os.fspath(path), extra_files={"emanet": header})
 
 
-WRITERS: dict[str, Callable[..., None]] = {"onnx": to_onnx, "torch": to_torch}
+def to_openvino(program: Any, path: Path, header: str, precision: str, images: Sequence[np.ndarray]) -> None:
+    """.xml with its .bin; fp16 is how the weights are stored, int8 how convolutions multiply."""
+    openvino = require("openvino")
+    onnx = path.with_suffix(".onnx")
+    to_onnx(program, onnx, header, precision, images)
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # the file goes, the model stays
+    model = core.read_model(onnx)
+    onnx.unlink()
+    _antialias(model)
+    if precision == "int8":
+        model = _quantised(model, images)
+    model.set_rt_info(header, "emanet")
+    model.set_rt_info("", "sha256")
+    for _ in range(2):  # the second time with the checksum
+        openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+        model.set_rt_info(hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest(), "sha256")
+
+
+def _antialias(model: Any) -> None:
+    """Shrink with Pillow's filter, which is torch's: OpenVINO ignores that an ONNX Resize asks for antialiasing."""
+    from openvino import opset13
+    from openvino.utils import replace_node
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Interpolate" and node.get_attributes()["antialias"]:
+            sizes = opset13.gather(node.input_value(1), opset13.constant([2, 3]), opset13.constant(0))
+            mode, axes = "bilinear_pillow", opset13.constant([2, 3])
+            replace_node(node, opset13.interpolate(node.input_value(0), sizes, mode, "sizes", axes=axes))
+
+
+def _quantised(model: Any, images: Sequence[np.ndarray]) -> Any:
+    """Convolutions in int8; the matrix products and softmaxes of EM attention and its relatives stay in float32."""
+    nncf = require("nncf")
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+        return nncf.quantize(
+            model,
+            nncf.Dataset([image[None] for image in images]),
+            preset=nncf.QuantizationPreset.MIXED,  # activations other than ReLU's have both signs
+            subset_size=len(images),
+            ignored_scope=nncf.IgnoredScope(types=list(IN_FLOAT32), validate=False),
+        )
+
+
+WRITERS: dict[str, Callable[..., None]] = {"onnx": to_onnx, "openvino": to_openvino, "torch": to_torch}

@@ -12,12 +12,13 @@ import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.padding import get_same_padding
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from ..config import EvalConfig
@@ -40,7 +41,7 @@ def program_of(model: EMANet, outputs: Sequence[str] = ("labels",), config: Eval
     torch.export cannot follow the network, or an output is not one of this model's.
     """
     whole = Whole(model, outputs, config.longest_side)
-    sample = torch.zeros(*SAMPLE, model.backbone.in_channels, dtype=torch.uint8)
+    sample = torch.zeros(*SAMPLE, model.in_channels, dtype=torch.uint8)
     free = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
     with quiet(), torch.no_grad():
         try:
@@ -73,7 +74,7 @@ class Whole(nn.Module):
                 raise InputError("responsibilities are those of EM attention, which this model's head does not have")
         pad_explicitly(self.network, model)
         pool_by_matrices(self.network)
-        fold(self.network, torch.zeros(1, model.backbone.in_channels, *sides(model, (65, 97))))
+        fold(self.network, torch.zeros(1, model.in_channels, *sides(model, (65, 97))))
         self.register_buffer("mean", model.mean.detach().clone())
         self.register_buffer("std", model.std.detach().clone())
 
@@ -98,14 +99,23 @@ class Whole(nn.Module):
         found: dict[str, Tensor] = {}
         if self.seen is not None:
             found["responsibilities"] = self.seen.z_NTKHW()
+        full = spread
         if self.longest_side:  # as in inference._labels
             ends = zip(spread, (h, w), (small_h, small_w), strict=True)
-            spread = [extra + _rounded((s - extra) * (side - extra), small - extra) for s, side, small in ends]
-        if "labels" in self.outputs or "probabilities" in self.outputs:
-            high = F.interpolate(low, tuple(spread), mode="bilinear", align_corners=self.align_corners)[:, :, :h, :w]
+            full = [extra + _rounded((s - extra) * (side - extra), small - extra) for s, side, small in ends]
+        if "labels" in self.outputs or not self.longest_side:
+            high = self.resize(low, full)[:, :, :h, :w]
             found["labels"] = high.argmax(1).to(torch.uint8)
-            found["probabilities"] = high.softmax(1)
+        if "probabilities" in self.outputs:  # as in inference._probabilities: spread over the smaller image first
+            if self.longest_side:
+                p = self.resize(low, spread)[:, :, :small_h, :small_w].softmax(1)
+                found["probabilities"] = self.resize(p, (h, w))
+            else:
+                found["probabilities"] = high.softmax(1)
         return tuple(found[name] for name in self.outputs)
+
+    def resize(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        return F.interpolate(x, tuple(size), mode="bilinear", align_corners=self.align_corners)
 
 
 def _rounded(numerator: int, denominator: int) -> int:
@@ -156,47 +166,56 @@ class _Kept:
 
 
 def pad_explicitly(network: Network, model: EMANet) -> None:
-    """Replace TensorFlow's SAME convolutions, whose padding depends on the map's size, by constant padding.
+    """Replace TensorFlow's SAME layers, whose padding depends on the map's size, by constant padding and plain layers.
 
     On the model's grid every map of a layer needs the same padding; three sizes are tried. Some runtimes compute SAME
     with a stride of 2 wrongly. Raises InputError where the padding differs.
     """
     paddings: dict[str, set[tuple[int, ...]]] = {}
-    same = {name: module for name, module in network.named_modules() if isinstance(module, Conv2dSame)}
+    same = {name: layer for name, layer in network.named_modules() if isinstance(layer, SAME)}
 
-    def note_of(name: str) -> Any:
-        def hook(conv: nn.Conv2d, inputs: tuple[Tensor]) -> None:
-            each = zip(inputs[0].shape[2:], conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    def remembering(name: str) -> Any:
+        def hook(layer: Any, inputs: tuple[Tensor]) -> None:
+            sides, kernel, stride = inputs[0].shape[2:], _pair(layer.kernel_size), _pair(layer.stride)
+            dilation = _pair(getattr(layer, "dilation", 1))
+            each = zip(sides, kernel, stride, dilation, strict=True)
             paddings.setdefault(name, set()).add(tuple(get_same_padding(*values) for values in each))
 
         return hook
 
-    hooks = [module.register_forward_pre_hook(note_of(name)) for name, module in same.items()]
+    hooks = [layer.register_forward_pre_hook(remembering(name)) for name, layer in same.items()]
     with torch.no_grad():
         for size in (33, 65), (64, 128), (200, 97):
-            network(torch.zeros(1, model.backbone.in_channels, *sides(model, size)))
+            network(torch.zeros(1, model.in_channels, *sides(model, size)))
     for hook in hooks:
         hook.remove()
     for name, seen in paddings.items():
         if len(seen) > 1:
             raise InputError(f"{name} pads differently at different image sizes, which an exported model cannot")
-        (h, w), conv = seen.pop(), same[name]
-        plain = nn.Conv2d(
-            conv.in_channels,
-            conv.out_channels,
-            cast(Any, conv.kernel_size),
-            cast(Any, conv.stride),
-            dilation=cast(Any, conv.dilation),
-            groups=conv.groups,
-            bias=conv.bias is not None,
-        )
-        plain.load_state_dict(conv.state_dict())
-        new: nn.Module = plain.requires_grad_(False)
-        if h % 2 or w % 2:
-            new = nn.Sequential(nn.ZeroPad2d((w // 2, w - w // 2, h // 2, h - h // 2)), plain)
-        else:
-            plain.padding = h // 2, w // 2
+        (h, w), layer = seen.pop(), same[name]
+        ends = (w // 2, w - w // 2, h // 2, h - h // 2)
+        new = nn.Sequential(nn.ConstantPad2d(ends, -torch.inf if isinstance(layer, MaxPool2dSame) else 0), plain(layer))
         _replace(network, name, new)
+
+
+SAME = (Conv2dSame, AvgPool2dSame, MaxPool2dSame)
+
+
+def plain(layer: Any) -> nn.Module:
+    """A SAME layer without its padding."""
+    if isinstance(layer, AvgPool2dSame):
+        return nn.AvgPool2d(layer.kernel_size, layer.stride, 0, layer.ceil_mode, layer.count_include_pad)
+    if isinstance(layer, MaxPool2dSame):
+        return nn.MaxPool2d(layer.kernel_size, layer.stride, 0, layer.dilation, ceil_mode=layer.ceil_mode)
+    bias = layer.bias is not None
+    sizes = layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, 0, layer.dilation
+    conv = nn.Conv2d(*sizes, groups=layer.groups, bias=bias)
+    conv.load_state_dict(layer.state_dict())
+    return conv.requires_grad_(False)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 class MatrixPool(nn.Module):

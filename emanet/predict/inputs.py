@@ -14,7 +14,7 @@ from ..data.images import IMAGE_SUFFIXES
 from ..errors import InputError, some, suggest
 from ..experiments import IMAGE_STARTS, experiment_names, holds_run
 from ..show.terminal import note
-from ..weights import zoo
+from ..weights import hub, zoo
 
 
 def means_model(argument: str) -> bool:
@@ -23,6 +23,8 @@ def means_model(argument: str) -> bool:
     A run folder means its model even before it holds one, and so does a file that is not an image: the error is then
     about the model. Raises InputError if nothing of that name is there.
     """
+    if hub.is_name(argument):
+        return True
     path = located(Path(), argument)
     if path.is_dir():
         if argument in zoo.names() and not holds_run(path):

@@ -40,10 +40,10 @@ class Predictor:
     unless there is a range for them, files that cannot be read InputError. Pixels that a TIFF hides (no-data, mask,
     alpha) and NaN get 255.
 
-    model: a model file, a run folder or the name of a model of the package, any of them as loading.read gives it, or an
-    EMANet, which moves to the device and into eval mode; or an exported model (.onnx, .xml, .pt2), which predicts in
-    the one way that it was exported with. Default: the package's `street`, as a note says. config: how to predict;
-    default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
+    model: a model file, a run folder, the name of a model of the package, `hf:owner/name`, any of them as loading.read
+    gives it; an EMANet, which moves to the device and into eval mode; or an exported model (.onnx, .xml, .pt2), which
+    predicts in the one way that it was exported with. Default: the package's `street`, as a note says. config: how to
+    predict; default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
     for int8, files, folders and globs of about a hundred images like those to come.
     max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
     with. Arrays have the model's channels already, those of uint8 also its range.
@@ -51,7 +51,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: "EMANet | ModelFile | str | Path | None" = None,
+        model: "EMANet | ModelFile | Artefact | str | Path | None" = None,
         *,
         device: str = "auto",
         config: EvalConfig | None = None,
@@ -65,10 +65,11 @@ class Predictor:
         if calibrate:
             checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
         self.max_pixels, quick = max_pixels, (engine, precision) != ("plain", "fp32")
-        if is_artefact(model):
+        if isinstance(model, Artefact) or is_artefact(model):
+            artefact = model if isinstance(model, Artefact) else Artefact(str(model), device)
             if quick:
-                raise InputError(f"{model} is an exported model, which has its own engine: name none, and no precision")
-            artefact = Artefact(str(model), device)
+                text = f"{artefact.path} is an exported model, which has its own engine and precision"
+                raise InputError(f"{text}; leave out --engine and --precision")
             require_whole(artefact.path, config or EvalConfig())
             self.network: Artefact | Network = artefact
             self.function: Artefact | EMANet = artefact

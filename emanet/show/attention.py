@@ -1,10 +1,11 @@
 """Figures of the EM attention: which pixels the bases take, over the iterations and for each class.
 
-Arrays in; arrays (H, W, 3) uint8 or files out. All heat maps of a figure share one scale, from 0 to `top`. All of it
-needs matplotlib.
+Arrays in; arrays (H, W, 3) uint8 or files out. All heat maps of a figure share one scale, from 0 to `top`. All but
+the colours of bases needs matplotlib.
 """
 
 from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
 from functools import cache
 from pathlib import Path
 
@@ -51,11 +52,9 @@ def base_colours(count: int) -> Array:
     The hue advances by the golden ratio, so that each base falls between the hues before it, and saturation and
     brightness take turns of 4 and 7: of 64 colours, any two differ by 40 or more, summed over RGB.
     """
-    from matplotlib.colors import hsv_to_rgb
-
     k = np.arange(count) % 256
     hsv = np.stack([k * 0.6180339887 % 1, 0.3 + 0.7 * (k * 3 % 4) / 3, 0.6 + 0.4 * (k * 4 % 7) / 6], axis=1)
-    return np.rint(255 * hsv_to_rgb(hsv)).astype(np.uint8)
+    return np.rint(255 * np.array([hsv_to_rgb(*row) for row in hsv.tolist()])).astype(np.uint8)
 
 
 def responsibilities_figure(

@@ -34,8 +34,13 @@ class ModelFile:
 
 def save_model(path: Path, model: nn.Module, experiment: Experiment, **facts: Any) -> None:
     """Write the model file. experiment.data.spec must be set; facts (step, metrics) are JSON values."""
-    header = json.dumps({"emanet": __version__, "experiment": to_dict(experiment), **facts})
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_model(path, tensors, experiment, facts)
+
+
+def write_model(path: Path, tensors: dict[str, torch.Tensor], experiment: Experiment, facts: dict[str, Any]) -> None:
+    """The same for a model's tensors, contiguous and on the CPU. Facts may hold an `emanet` version of their own."""
+    header = json.dumps({"emanet": __version__, "experiment": to_dict(experiment), **facts})
     write_whole(path, save(tensors, {"emanet": header, "sha256": _digest(header, tensors)}))
 
 

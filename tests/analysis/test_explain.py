@@ -10,8 +10,8 @@ import torch
 from conftest import run_cli, sentence
 from PIL import Image
 
-from emanet.analysis.explain import class_use, explain, principal_components
-from emanet.config import IGNORE
+from emanet.analysis.explain import class_use, explain, predict_explained, principal_components, shrunk_pixels
+from emanet.config import IGNORE, EvalConfig
 from emanet.data.datasets import SPECS
 from emanet.data.synthetic import draw_scene
 from emanet.emau import EMAU
@@ -20,6 +20,7 @@ from emanet.experiments import load_experiment, override
 from emanet.inference import padded_logits, predict_labels
 from emanet.loading import load
 from emanet.model import build_model
+from emanet.predict.predictor import Predictor
 from emanet.show.attention import base_colours
 from emanet.weights.model_file import save_model
 
@@ -95,6 +96,31 @@ class TestExplanation:
         np.testing.assert_allclose(maps, expected, atol=1e-6)
         np.testing.assert_array_equal(seen.owners, expected.argmax(0))
         assert seen.shares.sum() == pytest.approx(1) and seen.top(3)[0] == np.bincount(seen.owners.ravel()).argmax()
+
+    @pytest.mark.parametrize("variant", ["resnet", "half-pixel", "padded-backbone"])
+    def test_cells_of_pixels_are_where_upsampling_reads_them(self, tiny, variant):
+        seen = explain(build(tiny, VARIANTS[variant]), scene((50, 37)))
+        for axis, side in enumerate((50, 37)):
+            a, b = seen.cell_of(axis)
+            cells = np.clip(a * (np.arange(side) + 0.5) / side + b, 0, seen.z.shape[2 + axis] - 1)
+            ramp = np.arange(seen.z.shape[2 + axis], dtype=np.float32)
+            seen.z[-1, 0] = ramp[:, None] if axis == 0 else ramp  # a map that holds the numbers of its cells
+            read = seen.over_image(0)[:, 0] if axis == 0 else seen.over_image(0)[0]
+            np.testing.assert_allclose(read, cells, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        "config", [EvalConfig(), EvalConfig(longest_side=40), EvalConfig(flip=True), EvalConfig(mode="slide")]
+    )
+    def test_labels_and_iterations_together(self, tiny, config):
+        model, image = build(tiny), scene((50, 67))
+        predictor = Predictor(model, device="cpu", config=config)
+        labels, seen = predict_explained(predictor, image, longest_side=60)
+        np.testing.assert_array_equal(labels, predictor(image))
+        alone = explain(model, shrunk_pixels(image, EvalConfig(longest_side=config.longest_side or 60), model))
+        # The network's input is shrunk in floating point, `image` to whole numbers.
+        assert np.abs(seen.z - alone.z).mean() < (0.02 if config.longest_side else 1e-6)
+        assert seen.labels.shape == seen.image.shape[:2] == alone.image.shape[:2]
+        assert (seen.labels == alone.labels).mean() > 0.9
 
     def test_padding_counts_in_no_number(self, tiny):
         for variant, size, inside in (

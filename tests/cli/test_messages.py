@@ -21,12 +21,15 @@ from emanet.cli import (
     config,
     convert,
     data,
+    demo,
     evaluate,
     explain,
+    export,
     flags,
     plan,
     predict,
     profile,
+    push,
     submit,
     train,
 )
@@ -42,7 +45,7 @@ ABOUT = {
     ("data.datasets", "list_split"): "train",  # commands without --root only look for masks, and go on without them
 }
 # Modules that the call graph reaches, but the command does not.
-NOT_REACHED = {"explain": "deploy.engines"}  # its Predictor has the plain engine
+NOT_REACHED = dict.fromkeys(("explain", "push"), "deploy.engines")  # their Predictor has the plain engine
 
 CLASSES = {
     "train": train.Train,
@@ -50,10 +53,13 @@ CLASSES = {
     "evaluate": evaluate.Evaluate,
     "predict": predict.Predict,
     "explain": explain.Explain,
+    "demo": demo.Demo,
     "convert": convert.Convert,
     "compare": compare.Compare,
     "profile": profile.Profile,
+    "export": export.Export,
     "submit": submit.Submit,
+    "push": push.Push,
     "config show": config.Show,
     "config diff": config.Diff,
     "data draw": data.Draw,

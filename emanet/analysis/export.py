@@ -1,0 +1,140 @@
+"""The export command: which model, what it is compared on, and what int8 costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..config import EvalConfig
+from ..data.datasets import open_folders
+from ..data.images import read_image
+from ..deploy.artefact import Artefact, is_artefact
+from ..deploy.export import SUFFIXES, export, require_exportable
+from ..errors import InputError
+from ..evaluate import counted, evaluate
+from ..inference import predict_labels
+from ..loading import model_of, model_path, read, stored_spec
+from ..metrics import ConfusionMatrix
+from ..model import EMANet
+from ..predict.inputs import channels_of, find_images
+from ..predict.network import as_batch
+from ..show.terminal import note, say
+from ..weights.model_file import ModelFile
+
+COMPARED, MEASURED = 8, 100  # images, evenly spread over those given: to compare on, and for int8 to measure on
+
+
+def export_model(
+    *,
+    model: str = "",
+    to: str,
+    out: str = "",
+    outputs: Sequence[str] = ("labels",),
+    precision: str = "fp32",
+    images: str = "",
+    masks: str = "",
+    runtime: str = "",
+    max_pixels: int | None = None,
+) -> Path:
+    """Write a model for another runtime and say how it compares; see the command's help. Returns what was written.
+
+    Raises InputError, before the work begins where it can be known.
+    """
+    if masks and precision != "int8":
+        raise InputError("--masks is for --precision int8, which is measured against them")
+    if masks and not images:
+        raise InputError("--images and --masks belong together")
+    if runtime and to != "web":
+        raise InputError(f"--runtime is for --to web, not for {to}")
+    if is_artefact(model):
+        raise InputError(f"{model} is an exported model already; name the one that it was made from")
+    target = Path(out or f"{name_of(model)}{'-web' if to == 'web' else SUFFIXES[to]}")
+    if to == "web":
+        if precision != "fp32" or tuple(outputs) != ("labels",) or images:
+            raise InputError(
+                "--to web has the outputs that its page needs, in fp32: leave out --outputs, --precision and --images"
+            )
+        from ..deploy.web import export_web
+
+        export_web(read(model or None), target, runtime=runtime)
+        say(f"{target}: to look at it, python -m http.server --directory {target}")
+        return target
+    require_exportable(to, target, outputs, precision, bool(images))
+    paths = [path for path, _ in find_images([images])] if images else []
+    file = read(model or None)
+    channels = channels_of(_Reads(file))
+    limit = MEASURED if precision == "int8" else COMPARED
+    chosen = [read_image(path, channels, max_pixels=max_pixels) for path in paths[:: max(1, -(-len(paths) // limit))]]
+    left_out = _left_out(file.experiment.eval)
+    if left_out:
+        note(f"the exported model takes whole images at one scale; left out: {left_out}")
+    found = export(file, to, target, outputs=outputs, precision=precision, images=chosen)
+    sizes = sum(path.stat().st_size for path in {target, target.with_suffix(".bin")} if path.is_file())
+    say(f"{target}: {sizes / 1e6:.1f} MB, {found}")
+    if not images:
+        note("compared on random images only; --images DIR compares on yours")
+    if precision == "int8":
+        say(_cost(file, Artefact(target), paths, images, masks, max_pixels))
+    return target
+
+
+def name_of(model: str) -> str:
+    """What the result is called where nothing else is said: the run's or the file's name."""
+    path = model_path(model or None)
+    if path.stem in ("best", "model"):
+        folder = path.resolve().parent
+        return (folder.parent.parent if folder.parent.name == "checkpoints" else folder).name
+    return path.stem
+
+
+class _Reads:
+    """How a model file's images are read, before its model is built."""
+
+    def __init__(self, file: ModelFile):
+        spec = stored_spec(file.experiment)
+        self.in_channels, self.bands, self.range = file.experiment.model.backbone.in_channels, spec.bands, spec.range
+
+
+def _left_out(config: EvalConfig) -> str:
+    parts = [f"--mode {config.mode}"] if config.mode != "whole" else []
+    parts += ["--scales " + " ".join(map(str, config.scales))] if config.scales != (1.0,) else []
+    return ", ".join([*parts, *(["--flip"] if config.flip else [])])
+
+
+def _cost(
+    file: ModelFile, artefact: Artefact, paths: Sequence[Path], images: str, masks: str, max_pixels: int | None
+) -> str:
+    """What int8 costs in mIoU: on the masks, or else against the labels of the model itself."""
+    model, config = model_of(file), EvalConfig(longest_side=file.experiment.eval.longest_side)
+    labels_of = lambda image: torch.from_numpy(artefact.labels([image.numpy()])[0])  # noqa: E731
+    if masks:
+        spec, channels = stored_spec(file.experiment), model.in_channels
+        samples = open_folders(Path(images), Path(masks), spec, channels, max_pixels=max_pixels)
+        whole = evaluate(model, samples, config, progress=True).report()["mIoU"]
+        quick = counted(labels_of, samples, ConfusionMatrix(model.classes), config, progress=True).report()["mIoU"]
+        return (
+            f"int8: mIoU {100 * quick:.2f}, PyTorch in float32 {100 * whole:.2f}: {100 * (quick - whole):+.2f} points"
+        )
+    own: Any = _Own(model, config, paths, max_pixels)
+    report = counted(labels_of, own, ConfusionMatrix(model.classes), config, progress=True).report()
+    text = f"int8: mIoU {100 * report['mIoU']:.2f} against the labels of PyTorch in float32 on {len(paths)} images"
+    return f"{text} (100 is no difference); with --masks it is measured against yours"
+
+
+class _Own:
+    """Images with the labels that a model gives them, as a data set."""
+
+    def __init__(self, model: EMANet, config: EvalConfig, paths: Sequence[Path], max_pixels: int | None):
+        self.model, self.config, self.paths, self.max_pixels = model.eval(), config, paths, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> str:
+        return str(self.paths[i])
+
+    def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        image = read_image(self.paths[i], channels_of(self.model), max_pixels=self.max_pixels)
+        return image, predict_labels(self.model, as_batch(image), self.config)[0].numpy()
