@@ -1,6 +1,6 @@
 """A trained model as a folder of static files: a page that labels images in the visitor's browser.
 
-    export_web(read("runs/a"), Path("page"))        # then: python -m http.server --directory page
+    export_web(read("runs/a"), Path("page"), title="a")        # then: python -m http.server --directory page
 
 browser/ has the page itself, export.py makes its model.onnx, and onnxruntime-web, which runs that in a browser, comes
 from its npm package.
@@ -17,48 +17,44 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..atomic import require_writable_folder, write_json, write_whole
 from ..emau import EMAU
 from ..errors import InputError
 from ..loading import model_of
 from ..show.attention import base_colours
 from ..weights.model_file import ModelFile
-from .export import Comparison, export
+from .export import Comparison, export, require_exportable
 
 PAGE = Path(__file__).parent / "browser"
+STYLE = Path(__file__).parent.parent / "web" / "page.css"  # of the page that `demo` serves
 PACKAGE = "onnxruntime-web@1.30.0"
-INTEGRITY = (
-    "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # SHA-512 of its .tgz
-)
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # of its .tgz
 RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 PATIENCE = 600.0  # seconds for npm: 33 MB
 
 
-def export_web(
-    file: ModelFile, out: Path, *, runtime: Path | None = None, images: Sequence[np.ndarray] = (), title: str = ""
-) -> Comparison:
+def export_web(file: ModelFile, out: Path, *, title: str, runtime: str | Path = "") -> Comparison:
     """Write the page into the folder `out`, which is made, and compare its model with PyTorch as `export` does.
 
-    runtime: the .tgz of PACKAGE or a folder with its files, in place of a download by npm. images: see `export`. title:
-    of the page; default: the name of the model or of its run. The files are replaced where `out` has them already.
-    Raises InputError, for a wrong runtime or a model that takes other images than RGB before the work begins.
+    title: of the page. runtime: the .tgz of PACKAGE or a folder with its files, in place of a download by npm. Files
+    that `out` has already are replaced. Raises InputError: before the work begins for a wrong runtime, or a model that
+    takes other images than RGB.
     """
     model = model_of(file)
     if model.backbone.in_channels != 3 or model.bands or model.range:
         raise InputError(f"{file.path} does not take RGB images of 8 bits, and a browser gives no others")
-    require_writable_folder(out)
-    files = runtime_files(runtime)
     emau: Any = next((module for module in model.head.children() if isinstance(module, EMAU)), None)
     outputs = ("labels", "responsibilities") if emau else ("labels",)
-    found = export(file, "onnx", out / "model.onnx", outputs=outputs, images=images)
+    require_writable_folder(out)
+    require_exportable("onnx", out / "model.onnx", outputs, "fp32", False)
+    files = runtime_files(runtime)
+    found = export(file, "onnx", out / "model.onnx", outputs=outputs)
     bases, side = emau.bases.shape[-1] if emau else 0, file.experiment.eval.longest_side
     (out / "onnxruntime").mkdir(exist_ok=True)
     for name, content in files.items():
         write_whole(out / "onnxruntime" / name, content)
     facts = {
-        "name": title or _name(file.path),
+        "name": title,
         "classes": model.classes,
         "palette": _hexadecimal(model.palette),
         "bytes": sum(map(len, files.values())) + (out / "model.onnx").stat().st_size,
@@ -72,22 +68,24 @@ def export_web(
         "base_colours": _hexadecimal(base_colours(bases).tolist()) if bases else [],
     }
     write_json(out / "model.json", facts)
-    for path in sorted(PAGE.iterdir(), reverse=True):  # index.html after what it needs
-        write_whole(out / path.name, path.read_bytes())
+    write_whole(out / "emanet.css", STYLE.read_bytes() + b"\n" + (PAGE / "emanet.css").read_bytes())
+    for name in ("emanet.js", "index.html"):  # last the page, after what it needs
+        write_whole(out / name, (PAGE / name).read_bytes())
     return found
 
 
-def runtime_files(source: Path | None = None) -> dict[str, bytes]:
+def runtime_files(source: str | Path = "") -> dict[str, bytes]:
     """RUNTIME by name: from npm, the package's .tgz or a folder. Raises InputError that says how to get them."""
-    if source is not None and source.is_dir():
-        for folder in (source, source / "dist", source / "package" / "dist"):
+    given = Path(source) if source else None
+    if given and given.is_dir():
+        for folder in (given, given / "dist", given / "package" / "dist"):
             if all((folder / name).is_file() for name in RUNTIME):
                 return {name: (folder / name).read_bytes() for name in RUNTIME}
         raise InputError(f"{source} has no {', '.join(RUNTIME)}; --runtime takes an unpacked {PACKAGE}, or its .tgz")
-    if source is not None and not source.is_file():
+    if given and not given.is_file():
         raise InputError(f"there is no {source}; --runtime takes a folder with {PACKAGE}, or its .tgz")
-    packed, origin = (source.read_bytes(), source) if source else (_from_npm(), "what npm has downloaded")
-    if base64.b64encode(hashlib.sha512(packed).digest()).decode() != INTEGRITY:
+    packed, origin = (given.read_bytes(), given) if given else (_from_npm(), "what npm has downloaded")
+    if base64.b64encode(hashlib.sha512(packed).digest()).decode() != SHA512:
         raise InputError(f"{origin} is not {PACKAGE}, or is damaged: checksum mismatch")
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         members: dict[str, Any] = {name: archive.extractfile(f"package/dist/{name}") for name in RUNTIME}
@@ -111,10 +109,6 @@ def _from_npm() -> bytes:
         if not paths:
             raise InputError(f"npm could not download {PACKAGE} ({reason}); try again, {other}")
         return paths[0].read_bytes()
-
-
-def _name(path: Path) -> str:
-    return path.resolve().parent.name if path.stem in ("best", "model") else path.stem
 
 
 def _hexadecimal(colours: Sequence[Sequence[int]]) -> list[str]:

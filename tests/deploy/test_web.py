@@ -76,7 +76,7 @@ def browser():
 @pytest.fixture(scope="module")
 def folder(browser, saved, runtime, tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
-    export_web(read(saved), out, runtime=runtime)
+    export_web(read(saved), out, title="drawn", runtime=runtime)
     return out
 
 
@@ -349,7 +349,7 @@ class TestSurroundings:
             tab = Tab(browser, address).ready()
             tab.upload(scene()[1])
             tab.page.click("[data-tab=explain]")
-            assert tab.text(".em-lead") == "This model's head has no EM attention: there are no bases to see."
+            assert tab.text(".em-refusal") == "This model's head has no EM attention: there are no bases to see."
             assert not tab.page.is_visible(".em-attention") and not tab.faults
             tab.page.close()
 
@@ -430,7 +430,7 @@ class TestRuntime:
         import hashlib
 
         digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
-        monkeypatch.setattr(web, "INTEGRITY", digest)
+        monkeypatch.setattr(web, "SHA512", digest)
         assert runtime_files(path) == {name: name.encode() for name in RUNTIME}
 
     def test_npm(self, tmp_path, monkeypatch):
@@ -455,7 +455,7 @@ class TestRuntime:
         experiment = override(load_experiment("drawn"), SMALL | values)
         save_model(tmp_path / "five.safetensors", build_model(experiment.model, spec), experiment, step=0)
         with pytest.raises(InputError, match=r"five.safetensors does not take RGB images of 8 bits"):
-            export_web(read(tmp_path / "five.safetensors"), tmp_path / "page")
+            export_web(read(tmp_path / "five.safetensors"), tmp_path / "page", title="five")
         assert not (tmp_path / "page").exists()
 
     def test_the_script_is_small(self):
@@ -465,7 +465,7 @@ class TestRuntime:
 @pytest.mark.slow
 def test_documentation(browser, runtime, tmp_path, request):
     """The model of the package at 480 x 360, and the picture of docs/export.md."""
-    export_web(read("street"), tmp_path, runtime=runtime)
+    export_web(read("street"), tmp_path, title="street", runtime=runtime)
     with Image.open(ROOT / "examples" / "photos" / "crossing.jpg") as image:
         small, whole = io.BytesIO(), io.BytesIO()
         image.resize((480, 360)).save(small, "PNG")

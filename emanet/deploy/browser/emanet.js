@@ -35,6 +35,9 @@ const say = (text, bad = false) => {
   $(".em-message").classList.toggle("bad", bad);
 };
 
+const dark = matchMedia("(prefers-color-scheme: dark)");
+(dark.onchange = () => document.documentElement.classList.toggle("dark", dark.matches))();
+
 // ---- the model
 
 async function start() {
@@ -49,8 +52,9 @@ async function start() {
   $(".em-about").textContent = `EMANet labels every pixel of a photo as one of ${facts.classes.length} classes.`;
   $(".em-size select").value = facts.side;
   const about = `EM attention describes the image with ${facts.bases} bases. Every pixel divides itself among them: its responsibilities, which add up to 100 %. In ${facts.steps} EM iterations the bases move towards the pixels that they have, and the responsibilities sharpen.`;
-  $(".em-lead").textContent = facts.bases ? about : "This model's head has no EM attention: there are no bases to see.";
-  for (const part of $$("[data-panel=explain] > :not(.em-lead)")) part.hidden = !facts.bases;
+  $(".em-lead").textContent = about;
+  $(".em-explorer").hidden = !facts.bases;
+  $(".em-refusal").hidden = facts.bases > 0;
   say(`Loading the model (${(facts.bytes / 1e6).toFixed(1)} MB) …`);
   ort = await import("./onnxruntime/ort.wasm.min.mjs");
   const wasm = ort.env.wasm;
@@ -188,7 +192,7 @@ function show(found) {
   for (const each of found.labels) counts[each]++;
   const classes = facts.classes.map((name, index) => ({ index, name, colour: facts.palette[index], share: counts[index] / found.labels.length }));
   shown = { ...found, classes: classes.filter((entry) => entry.share).sort((a, b) => b.share - a.share), owners: [], tops: [] };
-  $(".em-result").hidden = false;
+  root.classList.add("shown");
   root.dataset.images++;
   if (!shown.classes.some((entry) => entry.index === pinned)) pinned = null;
   for (const canvas of [$(".em-photo"), $(".em-colours")]) Object.assign(canvas, { width: found.w, height: found.h });
@@ -230,8 +234,7 @@ function showLegend() {
 function paint(index) {
   const table = new Uint32Array(256), context = $(".em-colours").getContext("2d");
   for (const entry of shown.classes) {
-    const veiled = index !== null && entry.index !== index;
-    table[entry.index] = veiled ? rgba(18, 24, 32, 225) : rgba(...rgb(entry.colour), 255);
+    table[entry.index] = index === null || entry.index === index ? rgba(...rgb(entry.colour), 255) : rgba(18, 24, 32, 225);
   }
   context.clearRect(0, 0, shown.w, shown.h);
   context.drawImage(drawn(shown.w, shown.h, (n) => table[shown.labels[n]]), 0, 0);
@@ -264,9 +267,9 @@ for (const button of $$(".em-downloads button")) {
     const palette = facts.palette.map(rgb), colours = palette.map((colour) => rgba(...colour, 255));
     const coloured = () => new Promise((done) => drawn(width, height, (n) => colours[label(n)]).toBlob(done));
     const file = await (button.dataset.file === "labels" ? indexPng(width, height, label, palette) : coloured());
-    const url = URL.createObjectURL(file);
-    make("a", { href: url, download: `${shown.stem}_${button.dataset.file}.png` }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+    const link = make("a", { href: URL.createObjectURL(file), download: `${shown.stem}_${button.dataset.file}.png` });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   };
 }
 
@@ -393,10 +396,8 @@ function choose(k) {
 
 function drawExplorer() {
   const canvas = $(".em-attention"), { width: W, height: H } = canvas, context = canvas.getContext("2d");
-  const fill = (mode, colour) => {
-    context.globalCompositeOperation = mode;
-    context.fillStyle = colour;
-    context.fillRect(0, 0, W, H);
+  const fill = (globalCompositeOperation, fillStyle) => {
+    Object.assign(context, { globalCompositeOperation, fillStyle }).fillRect(0, 0, W, H);
     context.globalCompositeOperation = "source-over";
   };
   context.drawImage(shown.canvas, 0, 0, W, H);
