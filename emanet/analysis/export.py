@@ -58,7 +58,7 @@ def export_model(
             )
         from ..deploy.web import export_web
 
-        export_web(read(model or None), target, runtime=runtime)
+        export_web(read(model or None), target, title=name_of(model), runtime=runtime)
         say(f"{target}: to look at it, python -m http.server --directory {target}")
         return target
     require_exportable(to, target, outputs, precision, bool(images))

@@ -31,8 +31,8 @@ class Export:
     """Images like those to come: compared on them, and for int8 measured."""
     masks: Folder = ""
     """Their masks: int8's mIoU is then of these instead of the labels that PyTorch gives."""
-    runtime: Annotated[str, shown_as("DIR")] = ""
-    """For web: a folder with the files of onnxruntime-web; default: taken from its npm package."""
+    runtime: Annotated[str, shown_as("PATH")] = ""
+    """For web: the .tgz of onnxruntime-web's npm package or a folder with its files; default: npm downloads it."""
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million."""
 
