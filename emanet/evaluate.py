@@ -62,15 +62,9 @@ def evaluate(
 
 
 def counted(
-    labels_of: Callable[[Tensor], Tensor],
-    dataset: Any,
-    matrix: ConfusionMatrix,
-    config: EvalConfig = EvalConfig(),
-    workers: int = 0,
-    progress: bool = False,
-    on_sample: OnSample | None = None,
-    until: Callable[[], bool] = lambda: False,
-) -> ConfusionMatrix:
+    labels_of: Callable[[Tensor], Tensor], dataset: Any, matrix: ConfusionMatrix, config: EvalConfig, workers: int = 0,
+    progress: bool = False, on_sample: OnSample | None = None, until: Callable[[], bool] = lambda: False,
+) -> ConfusionMatrix:  # fmt: skip
     """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`."""
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
     samples = delivered(_Samples(dataset, indices), workers, batch_size=None)

@@ -53,13 +53,11 @@ def export_model(
     target = Path(out or f"{name_of(model)}{'-web' if to == 'web' else SUFFIXES[to]}")
     if to == "web":
         if precision != "fp32" or tuple(outputs) != ("labels",) or images:
-            raise InputError(
-                "--to web has the outputs that its page needs, in fp32: leave out --outputs, --precision and --images"
-            )
+            raise InputError("--to web writes what its page needs: leave out --outputs, --precision and --images")
         from ..deploy.web import export_web
 
-        export_web(read(model or None), target, title=name_of(model), runtime=runtime)
-        say(f"{target}: to look at it, python -m http.server --directory {target}")
+        found = export_web(read(model or None), target, title=name_of(model), runtime=runtime)
+        say(f"{target}: {found}", f"to look at it: python -m http.server --directory {target}")
         return target
     require_exportable(to, target, outputs, precision, bool(images))
     paths = [path for path, _ in find_images([images])] if images else []
