@@ -99,9 +99,9 @@ def _from_npm() -> bytes:
     if npm is None:
         raise InputError(f"the page needs {PACKAGE} from npm, which is not installed; install npm, {other}")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", PACKAGE, "--prefer-offline", "--ignore-scripts", "--pack-destination", folder]
+        command = [npm, "pack", PACKAGE, "--prefer-offline"]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
             reason = next((line for line in done.stderr.splitlines() if "error" in line.lower()), "no file")
         except subprocess.TimeoutExpired:
             reason = f"no answer in {PATIENCE:g} seconds"

@@ -445,7 +445,7 @@ class TestRuntime:
         with pytest.raises(InputError) as error:
             runtime_files()
         assert str(error.value) == f"npm could not download {PACKAGE} (npm error code ENOTFOUND); try again, {other}"
-        npm.write_text('#!/bin/sh\nfor last; do :; done\necho other > "$last/other.tgz"\n')
+        npm.write_text("#!/bin/sh\necho other > other.tgz\n")
         with pytest.raises(InputError, match="what npm has downloaded is not onnxruntime-web.*checksum mismatch"):
             runtime_files()
 
