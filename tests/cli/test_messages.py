@@ -37,7 +37,8 @@ from emanet.experiments import load_experiment
 
 PACKAGE = ROOT / "emanet"
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:[.-][a-z0-9]+)*(?![\w.-]*[{:=]|[.-]\w)")
-OF_OTHERS = {"--max-restarts", "--nproc-per-node", "--shm-size", "--porcelain"}  # of torchrun, docker run and git
+# Of torchrun, docker run, git, npm and http.server.
+OF_OTHERS = {"--max-restarts", "--nproc-per-node", "--shm-size", "--porcelain", "--prefer-offline", "--directory"}
 # Texts about another command than the one that prints them.
 ABOUT = {
     ("convert.convert", "use_of_backbone"): "train",

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from browser import ISOLATED, chromium, serving
-from conftest import ROOT
+from conftest import ROOT, run_cli, sentence
 from PIL import Image
 
 from emanet.analysis.explain import explain
@@ -457,6 +457,21 @@ class TestRuntime:
         with pytest.raises(InputError, match=r"five.safetensors does not take RGB images of 8 bits"):
             export_web(read(tmp_path / "five.safetensors"), tmp_path / "page", title="five")
         assert not (tmp_path / "page").exists()
+
+    def test_the_command(self, saved, tmp_path, monkeypatch):
+        for name in RUNTIME:
+            (tmp_path / name).write_text(name)
+        monkeypatch.setattr(web, "export", lambda file, to, out, **options: out.write_bytes(b"model"))
+        done = run_cli("export", saved, "--to", "web", "--runtime", tmp_path, cwd=tmp_path)
+        assert done.returncode == 0 and "python -m http.server --directory drawn-web" in done.stdout, done.stderr
+        written = {path.relative_to(tmp_path / "drawn-web").as_posix() for path in tmp_path.glob("drawn-web/**/*.*")}
+        page = {"index.html", "emanet.js", "emanet.css", "model.json", "model.onnx"}
+        assert written == page | {f"onnxruntime/{name}" for name in RUNTIME}
+        facts = json.loads((tmp_path / "drawn-web" / "model.json").read_text())
+        assert (facts["name"], facts["bases"], facts["steps"], facts["side"]) == ("drawn", 8, 3, 640)
+        assert facts["bytes"] == 5 + sum(map(len, RUNTIME))
+        missing = run_cli("export", saved, "--to", "web", "--runtime", tmp_path / "no.tgz", cwd=tmp_path)
+        assert "there is no " in sentence(missing)
 
     def test_the_script_is_small(self):
         assert len((PAGE / "emanet.js").read_text("utf-8").splitlines()) <= 500
