@@ -1,6 +1,6 @@
 """The export command: which model, what it is compared on, and what int8 costs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,16 @@ import numpy as np
 import torch
 
 from ..config import EvalConfig
-from ..data.datasets import open_folders
-from ..data.images import read_image
+from ..data.images import read_image, read_mask
+from ..data.listing import list_folders
 from ..deploy.artefact import Artefact, is_artefact
 from ..deploy.export import SUFFIXES, export, require_exportable
 from ..errors import InputError
-from ..evaluate import counted, evaluate
+from ..evaluate import counted
 from ..inference import predict_labels
 from ..loading import model_of, model_path, read, stored_spec
 from ..metrics import ConfusionMatrix
-from ..model import EMANet
 from ..predict.inputs import channels_of, find_images
-from ..predict.network import as_batch
 from ..show.terminal import note, say
 from ..weights.model_file import ModelFile
 
@@ -96,9 +94,9 @@ class _Reads:
 
 
 def _left_out(config: EvalConfig) -> str:
-    parts = [f"--mode {config.mode}"] if config.mode != "whole" else []
-    parts += ["--scales " + " ".join(map(str, config.scales))] if config.scales != (1.0,) else []
-    return ", ".join([*parts, *(["--flip"] if config.flip else [])])
+    parts = [f"mode {config.mode}"] if config.mode != "whole" else []
+    parts += ["scales " + " ".join(map(str, config.scales))] if config.scales != (1.0,) else []
+    return ", ".join([*parts, *(["flip"] if config.flip else [])])
 
 
 def _cost(
@@ -106,33 +104,46 @@ def _cost(
 ) -> str:
     """What int8 costs in mIoU: on the masks, or else against the labels of the model itself."""
     model, config = model_of(file), EvalConfig(longest_side=file.experiment.eval.longest_side)
-    labels_of = lambda image: torch.from_numpy(artefact.labels([image.numpy()])[0])  # noqa: E731
+    spec, channels = stored_spec(file.experiment), channels_of(model)
+
+    def by_file(image: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(artefact.labels([image.numpy()])[0])
+
+    def mean(samples: Any, labels_of: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        matrix = counted(labels_of, samples, ConfusionMatrix(model.classes), config, progress=True)
+        return 100 * matrix.report()["mIoU"]
+
+    def by_torch(image: torch.Tensor) -> torch.Tensor:
+        return predict_labels(model, image.permute(2, 0, 1)[None], config)[0]
+
+    def read(path: Path) -> np.ndarray:
+        return read_image(path, channels, max_pixels=max_pixels)
+
     if masks:
-        spec, channels = stored_spec(file.experiment), model.in_channels
-        samples = open_folders(Path(images), Path(masks), spec, channels, max_pixels=max_pixels)
-        whole = evaluate(model, samples, config, progress=True).report()["mIoU"]
-        quick = counted(labels_of, samples, ConfusionMatrix(model.classes), config, progress=True).report()["mIoU"]
-        return (
-            f"int8: mIoU {100 * quick:.2f}, PyTorch in float32 {100 * whole:.2f}: {100 * (quick - whole):+.2f} points"
-        )
-    own: Any = _Own(model, config, paths, max_pixels)
-    report = counted(labels_of, own, ConfusionMatrix(model.classes), config, progress=True).report()
-    text = f"int8: mIoU {100 * report['mIoU']:.2f} against the labels of PyTorch in float32 on {len(paths)} images"
+        pairs = list_folders(Path(images), Path(masks), spec).sound()
+        samples = _Samples(pairs, lambda pair: (read(pair[0]), read_mask(pair[1], spec, max_pixels=max_pixels)))
+        quick, whole = mean(samples, by_file), mean(samples, by_torch)
+        return f"int8: mIoU {quick:.2f}, PyTorch in float32 {whole:.2f}: {quick - whole:+.2f} points"
+    own = _Samples([(path,) for path in paths], lambda each: _with_labels(read(each[0]), by_torch))
+    text = f"int8: mIoU {mean(own, by_file):.2f} against the labels of PyTorch in float32 on {len(paths)} images"
     return f"{text} (100 is no difference); with --masks it is measured against yours"
 
 
-class _Own:
-    """Images with the labels that a model gives them, as a data set."""
+def _with_labels(image: np.ndarray, labels_of: Callable[[torch.Tensor], torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    return image, labels_of(torch.from_numpy(image)).numpy()
 
-    def __init__(self, model: EMANet, config: EvalConfig, paths: Sequence[Path], max_pixels: int | None):
-        self.model, self.config, self.paths, self.max_pixels = model.eval(), config, paths, max_pixels
+
+class _Samples:
+    """Pairs of image and labels as evaluate takes a data set, each read when it is asked for."""
+
+    def __init__(self, files: Sequence[Any], read: Callable[[Any], tuple[np.ndarray, np.ndarray]]):
+        self.files, self.of = files, read
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.files)
 
     def name(self, i: int) -> str:
-        return str(self.paths[i])
+        return str(self.files[i][0])
 
     def read(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(self.paths[i], channels_of(self.model), max_pixels=self.max_pixels)
-        return image, predict_labels(self.model, as_batch(image), self.config)[0].numpy()
+        return self.of(self.files[i])

@@ -91,8 +91,16 @@ class Artefact:
         """InputError if this file has no such output."""
         if name not in self.outputs:
             outputs = " ".join((*self.outputs, name))
-            raise InputError(f"{self.path} gives no {name}; export the model again with --outputs {outputs}")
+            raise InputError(f"{self.path} gives no {name}; export the model again with the outputs {outputs}")
         return self(pixels)[name]
+
+    def require_way(self, config: EvalConfig) -> None:
+        """InputError if images are to be predicted in another way than the file does: whole and at one scale."""
+        side = self.experiment.eval.longest_side
+        if config not in (EvalConfig(), EvalConfig(longest_side=side)):
+            inside = f", and shrinks those with a longer side of more than {side} pixels" if side else ""
+            text = f"{self.path} is an exported model, which takes whole images at one scale without flips{inside}"
+            raise InputError(f"{text}; to predict in another way, name the model that it was exported from")
 
     def shared_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Images of one size can share a pass; others cannot."""
@@ -109,7 +117,9 @@ class OnnxRuntime:
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.startswith("cuda"):
             if "CUDAExecutionProvider" not in ort.get_available_providers():
-                raise InputError(f"this onnxruntime has no CUDA, so {path} cannot run on {device}; give --device cpu")
+                raise InputError(
+                    f"this onnxruntime has no CUDA, so {path} cannot run on {device}; choose the device cpu"
+                )
             _, _, number = device.partition(":")
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
         self.session = ort.InferenceSession(os.fspath(path), options, providers)
@@ -123,7 +133,9 @@ class OpenVINO:
     def __init__(self, path: Path, device: str, threads: int):
         openvino = require("openvino")
         if device.startswith("cuda"):
-            raise InputError(f"OpenVINO does not compute on {device}; give --device cpu, or export the model to onnx")
+            raise InputError(
+                f"OpenVINO does not compute on {device}; choose the device cpu, or export the model to onnx"
+            )
         weights = path.with_suffix(".bin")
         if not weights.is_file():
             raise InputError(f"{weights} is missing, which belongs to {path}")
@@ -163,16 +175,6 @@ RUNTIMES: dict[str, Any] = {".onnx": OnnxRuntime, ".xml": OpenVINO, ".pt2": Torc
 def is_artefact(source: object) -> bool:
     """Whether a model is named that was exported, by the end of its name."""
     return isinstance(source, str | Path) and Path(source).suffix.lower() in RUNTIMES
-
-
-def require_whole(path: Path, config: EvalConfig) -> None:
-    """InputError if images are to be predicted in another way than the file does: whole and at one scale."""
-    default = EvalConfig(longest_side=config.longest_side)
-    if config != default:
-        raise InputError(
-            f"{path} is an exported model, which takes whole images at one scale, without flips; "
-            "for --scales, --flip and --mode slide name the model that it was exported from"
-        )
 
 
 def sealed(content: bytes) -> bytes:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..config import IGNORE, Engine, EngineConfig, EvalConfig, Precision
 from ..data.images import image_array, nan_free, read_visible
-from ..deploy.artefact import Artefact, is_artefact, require_whole
+from ..deploy.artefact import Artefact, is_artefact
 from ..errors import InputError
 from ..experiments import checked
 from ..show import colours
@@ -69,8 +69,8 @@ class Predictor:
             artefact = model if isinstance(model, Artefact) else Artefact(str(model), device)
             if quick:
                 text = f"{artefact.path} is an exported model, which has its own engine and precision"
-                raise InputError(f"{text}; leave out --engine and --precision")
-            require_whole(artefact.path, config or EvalConfig())
+                raise InputError(f"{text}; choose none")
+            artefact.require_way(config or EvalConfig())
             self.network: Artefact | Network = artefact
             self.function: Artefact | EMANet = artefact
             self.config = EvalConfig()

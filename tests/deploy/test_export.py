@@ -313,7 +313,13 @@ class TestOpenVINO:
             Image.fromarray(noise(1, 65, 81 + 8 * i, 3)[0]).save(tmp_path / f"images/{i}.png")
         options = {"to": "openvino", "out": str(tmp_path / "q.xml"), "precision": "int8"}
         export_model(model=str(file.path), images=str(tmp_path / "images"), **options)
-        assert "int8: mIoU" in capsys.readouterr().out
+        assert "against the labels of PyTorch" in capsys.readouterr().out
+        (tmp_path / "masks").mkdir()
+        for i in range(4):
+            Image.fromarray(np.full((65, 81 + 8 * i), i, np.uint8)).save(tmp_path / f"masks/{i}.png")
+        folders = {"images": str(tmp_path / "images"), "masks": str(tmp_path / "masks")}
+        export_model(model=str(file.path), **folders, **options)
+        assert "PyTorch in float32" in capsys.readouterr().out
         half = export_model(model=str(file.path), **(options | {"precision": "fp16", "out": str(tmp_path / "h.xml")}))
         assert half.with_suffix(".bin").stat().st_size < 0.6 * sum(t.nbytes for t in file.tensors.values())
 
