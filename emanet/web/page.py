@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ..config import EngineConfig
+from ..deploy.artefact import Artefact
 from ..errors import InputError, out_of_memory
 from ..predict.inputs import find_images
 from ..predict.predictor import Predictor
@@ -220,8 +221,8 @@ def _decoded(image: Any, megabytes: float) -> bytes:
 
 def _refusal(predictor: Predictor) -> str:
     """Why the page cannot explain this model; "" if it can."""
-    net: Any = getattr(predictor, "model", None)
-    if not hasattr(net, "modules"):
+    net: Any = predictor.function
+    if isinstance(net, Artefact):
         return "An exported file gives labels alone. Serve the model file or the run folder to see its attention."
     from ..analysis.explain import emau_of
     from ..deploy.network import Whole

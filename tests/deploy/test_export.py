@@ -1,6 +1,7 @@
 """Exported models compute what the model does, at any size, without torch where torch is not needed."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -215,6 +216,17 @@ class TestOnnx:
         assert "already" in sentence(run_cli("export", onnx, "--to", "onnx"))
         with pytest.raises(InputError, match="needs the one that it was made from"):
             _ = Predictor(str(onnx)).model
+
+    def test_the_page_of_demo_labels_with_it(self, onnx):
+        from emanet.web.answer import answer
+        from emanet.web.page import Page
+
+        page = Page(Predictor(str(onnx)), "tiny")
+        assert "gives labels alone" in page.refusal
+        content = io.BytesIO()
+        Image.fromarray(noise(1, 40, 48, 3)[0]).save(content, "PNG")
+        found = answer(page.predictor, "tiny", content.getvalue(), explain=not page.refusal)
+        assert found["explain"] is None and found["files"]["labels.png"]
 
     def test_rasters_need_its_probabilities(self, file, onnx, tmp_path):
         pytest.importorskip("rasterio")
