@@ -6,19 +6,17 @@ Nothing of this machine goes along: the experiment and the facts in the model fi
 """
 
 import contextlib
-import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..atomic import write_json, write_text
-from ..config import Experiment
 from ..errors import InputError
-from ..experiments import flatten, override, read_json, to_dict
+from ..experiments import read_json, to_dict
 from ..loading import read
 from ..predict.inputs import find_images
 from ..predict.predictor import Predictor
@@ -27,14 +25,9 @@ from ..show.colours import GAP, rgb
 from ..show.terminal import note, say
 from ..weights import hub
 from ..weights.model_file import ModelFile, write_model
+from ..weights.paths import facts_without_paths, without_paths
 from .card import About, card, eval_results, is_share
 
-PATHS = ("model.backbone.pretrained", "data.dataset", "data.root", "init_from", "distill")
-"""Settings that may name a file or a folder."""
-LAYOUT = ("data.spec.images", "data.spec.masks", "data.spec.split_list")
-"""Settings that are paths below the data set's root, and could leave it."""
-# An absolute path, or one that leaves the folder, at the start of a word: /a/b, ~/a, C:\a, ../a.
-PATH = re.compile(r"(?<![^\s\"'(=,;])(?:~\w*|[A-Za-z]:|\.\.)?[\\/][^\s\"'<>|]+")
 MOST_PICTURES = 4
 LONGEST_SIDE = 640  # of a picture in the card, in pixels
 
@@ -88,8 +81,7 @@ def _write(
     """Write everything, and return the paths below the folder."""
     predictor = Predictor(file, device=device)  # also shows that the file fits its model
     experiment = without_paths(file.experiment)
-    facts = {name: value for name, value in file.header.items() if name not in ("experiment", "training_sha256")}
-    facts = {name: value if name == "metrics" else _clean(value) for name, value in facts.items()}  # it names classes
+    facts = facts_without_paths(file.header)
     run = _run_of(file.path)
     drawn = _drawn(predictor, images) if images else _of_run(run, facts.get("step")) if run and pictures else []
     about = About(
@@ -115,34 +107,6 @@ def _write(
     write_json(folder / "config.json", to_dict(experiment))
     write_model(folder / hub.FILE, file.tensors, experiment, facts)
     return [hub.FILE, "config.json", *texts, *about.pictures]
-
-
-def without_paths(experiment: Experiment) -> Experiment:
-    """The experiment with the last part of every path to a file or folder of this machine, and without its root."""
-    values = flatten(experiment)
-    changes: dict[str, Any] = {"data.root": ""}
-    for name in PATHS:
-        value = values.get(name)
-        if isinstance(value, str) and value and name != "data.root" and not hub.is_name(value):
-            changes[name] = _last(value.removesuffix("dataset.json") or value)
-    for name in LAYOUT:
-        value = values.get(name, "")
-        if PATH.match(value):
-            changes[name] = _last(value)
-    return override(experiment, changes)
-
-
-def _last(path: str) -> str:
-    return PurePosixPath(path.replace("\\", "/")).name
-
-
-def _clean(value: Any) -> Any:
-    """A fact of a model file without paths of this machine."""
-    if isinstance(value, dict):
-        return {key: _clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    return PATH.sub(lambda match: _last(match[0]), value) if isinstance(value, str) else value
 
 
 def _run_of(path: Path) -> Path | None:

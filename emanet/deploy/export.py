@@ -28,6 +28,7 @@ from ..inference import predict_labels, probabilities
 from ..loading import model_of
 from ..model import EMANet
 from ..weights.model_file import ModelFile
+from ..weights.paths import facts_without_paths, without_paths
 from .artefact import Artefact, require, sealed
 from .program import program_of, quiet
 
@@ -75,15 +76,15 @@ def export(
     """Write `out` and compare it with PyTorch on `images`, (H, W, C) uint8, and on random ones of three sizes.
 
     The file predicts whole images at one scale, with the model's `longest_side`, if it has one. int8 measures its
-    ranges on `images`. The file appears only if it agrees with PyTorch within LIMITS; else InputError has the
-    difference.
+    ranges on `images`. Paths of this machine are left out of the metadata. The file appears only if it agrees with
+    PyTorch within LIMITS; else InputError has the difference.
     """
     require_exportable(to, out, outputs, precision, bool(images))
     model, config = model_of(file), EvalConfig(longest_side=file.experiment.eval.longest_side)
     program = program_of(model, outputs, config)
     how = {"to": to, "outputs": list(outputs), "precision": precision, "opset": OPSET if to == "onnx" else None}
-    facts = {key: value for key, value in file.header.items() if key not in ("experiment", "exported")}
-    header = facts | {"emanet": __version__, "experiment": to_dict(file.experiment), "exported": how}
+    facts = facts_without_paths(file.header) | {"emanet": __version__, "exported": how}
+    header = facts | {"experiment": to_dict(without_paths(file.experiment))}
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem[:40]}.") as folder:
         partial = Path(folder) / out.name
         WRITERS[to](program, partial, json.dumps(header), precision, images)

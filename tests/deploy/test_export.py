@@ -262,6 +262,16 @@ class TestOnnx:
             export(replace(file, experiment=wrong), "onnx", tmp_path / "other.onnx")
         assert [path.name for path in tmp_path.iterdir()] == ["same.onnx"]
 
+    def test_paths_of_this_machine_stay_here(self, file, tmp_path, monkeypatch):
+        headers = []
+        monkeypatch.setattr(export_module, "program_of", lambda *rest: None)
+        monkeypatch.setitem(export_module.WRITERS, "onnx", lambda program, path, header, *rest: headers.append(header))
+        monkeypatch.setattr(export_module, "Artefact", lambda path: None)
+        monkeypatch.setattr(export_module, "compare", lambda *rest: export_module.Comparison(1, 1, 0, None))
+        ours = override(file.experiment, {"data.root": "/home/me/drawn", "init_from": "/home/me/runs/a"})
+        export(replace(file, experiment=ours), "onnx", tmp_path / "x.onnx")
+        assert "/home/me" not in headers[0] and json.loads(headers[0])["experiment"]["init_from"] == "a"
+
     def test_it_runs_without_torch(self, onnx, tmp_path):
         """In a process in which neither torch nor anything that needs it can be imported."""
         Image.fromarray(noise(1, 40, 48, 3)[0]).save(tmp_path / "x.png")
