@@ -338,7 +338,7 @@ def test_config_show_and_diff_print_what_differs():
     [
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("a.safetensors", b"\n<!DOCTYPE html>", "a web page, not a model"),
-        ("a.onnx", b"\x08\x0apytorch", "an ONNX model"),
+        ("a.onnx", b"\x08\x0apytorch", "an exported model"),
         ("a.pth", b"PK\x03\x04rest", "another program's checkpoint; turn it into a model: convert"),
         ("a.ckpt", b"\x80\x02}q", "another program's checkpoint"),
         ("a.jpg", b"\xff\xd8\xff\xe0", "the model comes first, then the images"),

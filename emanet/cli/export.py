@@ -10,7 +10,7 @@ from .flags import Folder, ModelOrNone, Whole, parse, shown_as
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write a model for another runtime: raw pixels in, label maps of the same size out.
+    """Write a model for another runtime: raw pixels in, label maps out.
 
     The result is compared with PyTorch, and not left there if it differs.
     """

@@ -99,7 +99,7 @@ def test_figures_and_limits_are_those_of_the_command(model, scenes, tmp_path):
 
 @pytest.mark.parametrize("command", ["predict", "submit"])
 def test_outputs_are_tried_before_the_model_is_read(model, scenes, tmp_path, monkeypatch, command):
-    monkeypatch.setattr("emanet.predict.predictor.read", lambda path: pytest.fail("the model was read"))
+    monkeypatch.setattr("emanet.loading.read", lambda path: pytest.fail("the model was read"))
     out = tmp_path / "file" / ("a.tar.gz" if command == "submit" else "folder")
     (tmp_path / "file").touch()
     images = ["--images", scenes / "val/images"] if command == "submit" else [scenes / "val/images"]

@@ -217,13 +217,13 @@ def test_every_output_is_tried_before_the_work(arguments, model, scenes, tmp_pat
     from emanet.convert import convert
     from emanet.data import pack
     from emanet.data.check import splits
-    from emanet.predict import predictor, submit
+    from emanet.predict import network, submit
 
     def work(*_, **__):
         raise AssertionError("the work began")
 
     works = [(evaluate, "predict_labels"), (cost, "multiply_adds"), (splits, "inspect_pair"), (pack, "_content")]
-    for module, name in [*works, (predictor, "predict_labels"), (convert.foreign, "weights")]:
+    for module, name in [*works, (network, "predict_labels"), (convert.foreign, "weights")]:
         monkeypatch.setattr(module, name, work)
     (tmp_path / "file").touch()
     (tmp_path / "log.jsonl").write_text(json.dumps({"kind": "train", "step": 1, "loss": 1.0}))

@@ -16,6 +16,7 @@ from conftest import ROOT, run_cli, sentence
 from PIL import Image
 from test_evaluate import tiny_model
 
+from emanet import inference
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.inference import predict_labels, probabilities
@@ -182,9 +183,7 @@ class TestNoData:
         pixels[0, :10, :10] = 0  # zero in one band is a value
         path = write(tmp_path / "x.tif", pixels, nodata=0)
         ran = []
-        monkeypatch.setattr(
-            "emanet.predict.raster.probabilities", lambda *a: ran.append(len(a[1])) or probabilities(*a)
-        )
+        monkeypatch.setattr("emanet.inference.probabilities", lambda *a: ran.append(len(a[1])) or probabilities(*a))
         found = labelled(model, path)
         hidden = np.zeros(SIZE, bool)
         hidden[:, 150:] = True
@@ -254,7 +253,7 @@ class TestFile:
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("emanet.predict.raster.probabilities", interrupt)
+        monkeypatch.setattr("emanet.inference.probabilities", interrupt)
         with pytest.raises(KeyboardInterrupt):
             predict_raster(model, path, out, CONFIG)
         assert list(out.parent.iterdir()) == []
@@ -325,7 +324,9 @@ class TestFile:
         before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
         try:
             monkeypatch.setattr(
-                raster, "probabilities", lambda *a: (heard or signal.raise_signal(signal.SIGTERM), probabilities(*a))[1]
+                inference,
+                "probabilities",
+                lambda *a: (heard or signal.raise_signal(signal.SIGTERM), probabilities(*a))[1],
             )
             assert np.array_equal(labelled(model, path), blended(model, drawn()))  # a caller's handler is the caller's
         finally:

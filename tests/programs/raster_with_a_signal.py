@@ -11,10 +11,11 @@ from pathlib import Path
 from test_evaluate import tiny_model
 from test_raster import CONFIG
 
-from emanet.predict import raster
+from emanet import inference
+from emanet.predict.raster import predict_raster
 
 path, out, number = Path(sys.argv[1]), Path(sys.argv[2]), getattr(signal, sys.argv[3])
-probabilities = raster.probabilities
+probabilities = inference.probabilities
 
 
 def interrupt(*arguments):
@@ -27,5 +28,5 @@ def interrupt(*arguments):
 
 
 signal.signal(number, signal.SIG_DFL)  # under nohup SIGHUP is ignored, and children inherit that
-raster.probabilities = interrupt
-raster.predict_raster(tiny_model(), path, out, CONFIG)
+inference.probabilities = interrupt
+predict_raster(tiny_model(), path, out, CONFIG)
