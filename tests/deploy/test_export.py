@@ -22,7 +22,7 @@ from emanet.data.images import read_mask_values
 from emanet.deploy import export as export_module
 from emanet.deploy.artefact import Artefact, is_artefact
 from emanet.deploy.export import export
-from emanet.deploy.program import MatrixPool, Whole, pad_explicitly, program_of
+from emanet.deploy.program import MatrixPool, Whole, pad_explicitly
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
 from emanet.heads import HEADS
@@ -110,14 +110,6 @@ def onnx(folder, file) -> Path:
 
 
 class TestProgram:
-    @pytest.mark.slow
-    @pytest.mark.parametrize("head", HEADS)
-    def test_every_head_at_every_size(self, head, tmp_path):
-        file = model_file(tmp_path, head__name=head)
-        model = model_of(file)
-        program = program_of(model, ("labels", "probabilities")).module(check_guards=False)
-        assert_equal(lambda pixels: program(torch.from_numpy(pixels)), model)
-
     def test_longest_side_is_inside(self, tmp_path):
         model = model_of(model_file(tmp_path, align_corners=False))
         whole = Whole(model, ("labels", "probabilities"), longest_side=60)
@@ -164,6 +156,14 @@ class TestOnnx:
         z = artefact(noise(2, 65, 81, 3))["responsibilities"]
         assert z.shape[:3] == (2, 3, 8)
         np.testing.assert_allclose(z.sum(2), 1, rtol=0, atol=1e-5)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("head", HEADS)
+    def test_every_head_at_every_size(self, head, tmp_path):
+        file, path = model_file(tmp_path, head__name=head), tmp_path / "x.onnx"
+        export(file, "onnx", path, outputs=("labels", "probabilities"))
+        artefact = Artefact(path)
+        assert_equal(lambda pixels: [artefact(pixels)[name] for name in ("labels", "probabilities")], model_of(file))
 
     def test_responsibilities_are_those_that_explain_shows(self, file, onnx):
         from emanet.analysis.explain import explain
