@@ -13,8 +13,7 @@ from PIL import Image
 
 import emanet
 from emanet.analysis import card as card_of
-from emanet.analysis import push as pushing
-from emanet.analysis.push import push, without_paths
+from emanet.analysis.push import push
 from emanet.config import EvalConfig
 from emanet.data.datasets import SPECS
 from emanet.errors import InputError
@@ -23,6 +22,7 @@ from emanet.loading import read
 from emanet.metrics import ConfusionMatrix
 from emanet.model import build_model
 from emanet.weights.model_file import read_model, save_model, write_model
+from emanet.weights.paths import PATHS, without_paths
 
 CLASSES = SPECS["drawn"].classes
 
@@ -112,7 +112,7 @@ class TestFolder:
         named = {
             name for call in re.findall(r"expand_home\(self, (.*?)\)", source) for name in re.findall(r"\w+", call)
         }
-        assert named == {name.rpartition(".")[2] for name in pushing.PATHS}
+        assert named == {name.rpartition(".")[2] for name in PATHS}
 
     def test_paths_below_the_root_stay_as_they_are(self, tiny):
         spec = emanet.override(
