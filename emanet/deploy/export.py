@@ -5,9 +5,7 @@
 program.py has the one program that every target is made from, artefact.py what runs the files.
 """
 
-import contextlib
 import hashlib
-import io
 import json
 import os
 import tempfile
@@ -30,7 +28,8 @@ from ..model import EMANet
 from ..weights.model_file import ModelFile
 from ..weights.paths import facts_without_paths, without_paths
 from .artefact import Artefact, require, sealed
-from .program import program_of, quiet
+from .network import quiet
+from .program import program_of
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 PRECISIONS = {"onnx": ("fp32",), "openvino": ("fp32", "fp16", "int8"), "torch": ("fp32",)}
@@ -145,7 +144,7 @@ def to_onnx(program: Any, path: Path, header: str, precision: str, images: Seque
     """One file with the weights inside. Axes are called N, H and W."""
     onnx = require("onnx")
     outputs = json.loads(header)["exported"]["outputs"]
-    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -207,7 +206,7 @@ def _antialias(model: Any) -> None:
 def _quantised(model: Any, images: Sequence[np.ndarray]) -> Any:
     """Convolutions in int8; the matrix products and softmaxes of EM attention and its relatives stay in float32."""
     nncf = require("nncf")
-    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         return nncf.quantize(
             model,
             nncf.Dataset([image[None] for image in images]),

@@ -1,6 +1,10 @@
-"""The network that an engine runs, and how an EMANet calls an engine."""
+"""The network that an engine runs, how an EMANet calls an engine, and converters without their chatter."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -39,3 +43,16 @@ class Whole(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         return self.run(features[-1])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what tracers, exporters and quantisers print and warn of: the results are compared afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -5,23 +5,16 @@ EM attention and the attention of the other heads stay in float32 (`in_float32`)
 that type to the whole network.
 """
 
-import contextlib
-import importlib
-import io
-import logging
 import re
 import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from .network import Network
-
-EXTRAS = {"openvino": "openvino", "nncf": "int8"}  # package -> the extra that installs it
+from .artefact import require
+from .network import Network, quiet
 
 
 class OpenVINO:
@@ -34,7 +27,7 @@ class OpenVINO:
     """
 
     def __init__(self, network: Network, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
-        openvino = _import("openvino")
+        openvino = require("openvino")
         self.network, self.turn = network, threading.Lock()
         model = convert(network, sample)
         if precision == "int8":
@@ -57,7 +50,7 @@ class OpenVINO:
 
 def convert(network: nn.Module, sample: Tensor) -> Any:
     """The OpenVINO model of a network in eval mode, for images (1, C, H, W) of any size."""
-    openvino = _import("openvino")
+    openvino = require("openvino")
     from openvino.frontend.pytorch import ConversionExtension
 
     def transposed(context: Any) -> Any:  # OpenVINO has no rule for aten::mT
@@ -67,15 +60,15 @@ def convert(network: nn.Module, sample: Tensor) -> Any:
         return openvino.opset13.transpose(x, openvino.opset13.constant(order)).outputs()
 
     extension = [ConversionExtension("aten::mT", transposed)]
-    with _silent(), torch.no_grad():
+    with quiet(), torch.no_grad():
         return openvino.convert_model(network, example_input=sample, extension=extension)
 
 
 def quantise(model: Any, calibration: Sequence[Tensor]) -> Any:
     """The int8 model, with ranges measured on normalised images (1, C, H, W)."""
-    nncf = _import("nncf")
+    nncf = require("nncf")
     kept = [op.get_friendly_name() for op in in_float32(model)]
-    with _silent():
+    with quiet():
         return nncf.quantize(
             model,
             nncf.Dataset([image.numpy() for image in calibration]),
@@ -95,24 +88,3 @@ def in_float32(model: Any) -> list[Any]:
         if re.match(r"__module\.head\.emau/", op.get_friendly_name())
         or (op.get_friendly_name().startswith("__module.head") and op.get_type_name() in ("MatMul", "Softmax"))
     ]
-
-
-def _import(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        extra = EXTRAS[name]
-        raise InputError(f'this needs {name}, which is not installed: pip install "emanet[{extra}]"') from error
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without the warnings of tracers and quantisers: sizes stay free, and the tests compare the results."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

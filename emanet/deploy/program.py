@@ -7,11 +7,8 @@ Inside are what inference.predict_labels does for whole images at one scale: nor
 padding to the model's grid, the network with its EM iterations, upsampling and argmax.
 """
 
-import contextlib
 import copy
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +26,7 @@ from ..model import EMANet
 from ..ops.em_attention import em_step
 from .artefact import OUTPUTS
 from .engines import fold
-from .network import Network
+from .network import Network, quiet
 
 SAMPLE = (2, 97, 130)  # images, rows and columns that the program is traced with; none of them is fixed by it
 
@@ -249,16 +246,3 @@ def pool_by_matrices(network: nn.Module) -> None:
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, own = name.rpartition(".")
     setattr(network.get_submodule(parent), own, module.eval())
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the warnings of tracers and exporters: the results are compared afterwards."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
