@@ -16,7 +16,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from browser import ISOLATED, chromium, serving
+from browser import CONTRAST, ISOLATED, chromium, serving
 from conftest import ROOT, run_cli, sentence
 from PIL import Image
 
@@ -375,29 +375,6 @@ class TestSurroundings:
             assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
             ratio = tab.page.evaluate(CONTRAST)
             assert min(ratio.values()) >= 4.5, ratio
-
-
-# Of the text in front of its nearest background that is not transparent, as WCAG 2 defines it.
-CONTRAST = """() => {
-  const parts = (colour) => colour.match(/[0-9.]+/g).map(Number);
-  const light = (colour) => {
-    const [r, g, b] = parts(colour).map((v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const colour = getComputedStyle(node).backgroundColor, values = parts(colour);
-      if (values.length === 3 || values[3] > 0.9) return colour;
-    }
-    return "rgb(255 255 255)";
-  };
-  const written = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-  const texts = [...document.querySelectorAll(".em *")].filter((node) => node.offsetParent && written(node));
-  return Object.fromEntries(texts.map((node) => {
-    const [a, b] = [light(getComputedStyle(node).color), light(behind(node))].sort((x, y) => y - x);
-    return [`${node.className}: ${node.textContent}`, (a + 0.05) / (b + 0.05)];
-  }));
-}"""
 
 
 class TestRuntime:

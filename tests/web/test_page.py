@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import os
-import shutil
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, CONTRAST, chromium
 from conftest import ROOT, run_cli, sentence
 from PIL import Image
 
@@ -35,8 +35,7 @@ from emanet.show.attention import owners_overlay
 from emanet.web.page import PHOTOS, Limits, Page
 
 pytest.importorskip("gradio", reason="the page needs Gradio")
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by Playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytest.importorskip("playwright.sync_api", reason="the browser is driven by Playwright")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 pytestmark = pytest.mark.xdist_group("web")  # one server and one browser for all
 SIZE = (48, 64)
@@ -138,13 +137,8 @@ def served(folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium")
-    options = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Tab:
@@ -358,29 +352,6 @@ def test_it_fits_and_can_be_read(browser, served, width, scheme):
         ratio = tab.page.evaluate(CONTRAST)
         assert min(ratio.values()) >= 4.5, ratio
     tab.page.close()
-
-
-# Of the text in front of its nearest background that is not transparent, as WCAG 2 defines it.
-CONTRAST = """() => {
-  const parts = (colour) => colour.match(/[0-9.]+/g).map(Number);
-  const light = (colour) => {
-    const [r, g, b] = parts(colour).map((v) => ((v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const colour = getComputedStyle(node).backgroundColor, values = parts(colour);
-      if (values.length === 3 || values[3] > 0.9) return colour;
-    }
-    return "rgb(255 255 255)";
-  };
-  const written = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
-  const texts = [...document.querySelectorAll(".em *")].filter((node) => node.offsetParent && written(node));
-  return Object.fromEntries(texts.map((node) => {
-    const [a, b] = [light(getComputedStyle(node).color), light(behind(node))].sort((x, y) => y - x);
-    return [`${node.className}: ${node.textContent}`, (a + 0.05) / (b + 0.05)];
-  }));
-}"""
 
 
 class TestLimits:
