@@ -65,6 +65,12 @@ BESIDES = {
     "reduce-zero-label": "label_map in the data set's dataset.json says what each mask value means",
 }
 
+# How Python says that a text is no number, and what is needed.
+NUMBERS = {
+    "invalid literal for int() with base 10: ": "a whole number",
+    "could not convert string to float: ": "a number",
+}
+
 
 def _default(text: str) -> str:
     """The end of an option's help: its default, unless that only means that the option was not given."""
@@ -222,7 +228,11 @@ def _sentence(event: Any, flags: list[str], alone: list[str], name: str) -> str:
         flag, values = _parts(event.argument)
         return f"{flag} needs {values}"
     if kind == "InstantiationFailure" and event.argument is not None:
-        return f"{_parts(event.argument)[0]}: {event.message}"
+        flag, message = _parts(event.argument)[0], str(event.message)
+        for start, needed in NUMBERS.items():
+            if message.startswith(start):
+                return f"{flag} is {message.removeprefix(start)}, but must be {needed}"
+        return f"{flag}: {message}"
     return ""
 
 
