@@ -136,13 +136,16 @@ def parse_for_model(command: type[Command], arguments: list[str], name: str, *, 
 
     if is_artefact(parsed.model):  # it predicts in one way only, and torch stays out
         return parsed
-    from ..experiments import load_experiment
+    from ..experiments import load_experiment, unused
     from ..loading import model_path
     from ..weights import hub
 
     parsed = dataclasses.replace(parsed, model=hub.pinned(parsed.model))  # settings and weights of one commit
     own = load_experiment(str(model_path(parsed.model or None))).eval
     again: Any = parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
+    for setting, reason in unused(again.settings).items():  # a large TIFF goes in windows in either mode
+        if getattr(again.settings, setting) != getattr(own, setting) and not (images and setting != "longest_side"):
+            raise InputError(reason)
     return dataclasses.replace(again, model=parsed.model, images=parsed.images)
 
 

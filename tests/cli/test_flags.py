@@ -33,6 +33,11 @@ from emanet.errors import InputError
         (["compare", "--picture"], "--picture needs FILE"),
         (["predict"], "predict needs --out DIR; `python -m emanet predict --help` explains them"),
         (["predict", "m", "x.jpg", "--ot", "y"], "unknown option --ot; did you mean --out?"),
+        (["evaluate", "street", "--window", "9", "9"], "window is 9 9, but nothing uses it while mode is 'whole'"),
+        (
+            ["predict", "street", "x.jpg", "--out", "y", "--mode", "slide", "--longest-side", "9"],
+            "longest_side is 9, but",
+        ),
         (["data", "check"], "data check needs EXPERIMENT|DATASET"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
