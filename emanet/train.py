@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from . import distributed
-from .advice import about_settings, about_start, check_data
+from .advice import about_ranks, about_settings, about_start, check_data
 from .config import Experiment
 from .data.datasets import open_dataset, resolve
 from .data.listing import number
@@ -38,6 +38,7 @@ from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
 from .ops import recompute
 from .ops.averaging import average_in, freeze_bn
+from .ops.dropout import DrawnAsBefore, step_seed
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
@@ -58,7 +59,8 @@ def train(
 
     Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
     checkpoint, if it has one, and so does a restart by torchrun; on one kind of CPU it ends with the weights of a run
-    that was never interrupted, to the bit. SIGTERM and SIGINT finish the step, save, and raise Interrupted.
+    that was never interrupted, to the bit; with another number of ranks, to rounding. SIGTERM and SIGINT finish the
+    step, save, and raise Interrupted.
     Raises InputError before the first step for anything wrong with the data, the config or the weights; later if the
     loss or the gradient stays infinite or NaN, if a checkpoint cannot be written, or if another rank ends.
     """
@@ -69,7 +71,8 @@ def train(
     distributed.first_on_rank_zero(open_folder, run)
     step_net = wrap(run)
     run.clock = Clock(run.state.progress.seconds, run.state.step)
-    batches = training_loader(run.samples, run.config, run.state.step, distributed.rank(), distributed.world_size())
+    ranks = distributed.rank(), distributed.world_size(), run.state.progress.ranks
+    batches = training_loader(run.samples, run.config, run.state.step, *ranks)
     with Interruption(tell=distributed.rank() == 0) as interruption:
         limits = limits_told(run.config, run.device, run.folder.path, partial(save_before_error, run))
         with run.log.bar(run.state.step, run.config.steps), limits:
@@ -124,6 +127,8 @@ class Run:
     state: State
     undo: BufferUndo
     clock: Clock = field(default_factory=Clock)
+    drawn: DrawnAsBefore | None = None
+    """Dropout, if the run was started with another number of ranks."""
     matrix: ConfusionMatrix | None = None
     """Of the last validation."""
 
@@ -180,8 +185,9 @@ def restore(run: Run) -> dict[str, Any] | None:
 
     Returns the report if the run is complete and there is nothing left to do.
     """
-    config, path, state = run.config, run.folder.path, run.state
+    config, path, state, world = run.config, run.folder.path, run.state, distributed.world_size()
     if not run.has_checkpoint:
+        state.progress.ranks = world
         if run.resume:
             run.log.say(f"no checkpoint in {path}: starting from step 0")
         if config.init_from:
@@ -200,7 +206,11 @@ def restore(run: Run) -> dict[str, Any] | None:
         run.log.say(f"warning: {problem}; continuing from {source.name}")
     distributed.first_on_rank_zero(set_aside, broken)
     state.load_state_dict(saved, int(source.name))
+    before = state.progress.ranks = state.progress.ranks or run.folder.ranks() or world
     run.log.say(f"resumed at step {state.step} of {config.steps}")
+    if before != world:
+        run.drawn = DrawnAsBefore(run.net, before, run.device)
+        run.log.say(about_ranks(config, run.net, before, world))
     done = state.step == config.steps
     if done and not state.progress.unvalidated and run.folder.result.is_file() and config.eval == earlier.eval:
         return read_json(run.folder.result)
@@ -242,8 +252,9 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> Outc
     config, device, state = run.config, run.device, run.state
     rank, world = distributed.rank(), distributed.world_size()
     images, labels, positions = batch
-    # What a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
+    torch.manual_seed(step_seed(config.seed, state.step, rank))
+    if run.drawn:
+        run.drawn.start(config.seed, state.step)
     lr = lr_at(state.step, config.steps, config.optim)
     set_lr(state.optimizer, lr)
     freezes = config.last(config.optim.freeze_bn)

@@ -39,6 +39,8 @@ class Progress:
     """The latest of them that came one after another."""
     unvalidated: bool = False
     """A signal cut this step's validation short."""
+    ranks: int = 0
+    """Processes that the run was started with, whose draws and passes it keeps; 0 in older checkpoints: not known."""
     recent: list[float] = field(default_factory=list)
     """Losses since the last line of the log."""
 
