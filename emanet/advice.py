@@ -100,6 +100,11 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
         yield from _about_grid(name, size, net)
     if config.model.backbone.frozen and not config.model.backbone.pretrained and not config.init_from:
         yield "model.backbone.frozen keeps the backbone's random weights; give it weights by model.backbone.pretrained"
+    if config.deterministic and all(p.is_cpu for p in net.parameters()):
+        yield (
+            "deterministic changes little on the CPU, where runs with the same number of threads on one kind of "
+            "processor are equal to the bit anyway; it adds that torch refuses operations that are not"
+        )
     changing = ["data.scales"] if len(set(config.data.scales)) > 1 else []
     changing += [f"data.{name}" for name in ("colour", "hue", "gamma", "rotate") if getattr(config.data, name)]
     if config.model.backbone.keep and changing:

@@ -43,6 +43,7 @@ from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
+from .run.deterministic import fix_workspace, same_bits
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told
 from .run.log import Clock, Drawings, RunLog
@@ -64,6 +65,7 @@ def train(
     Raises InputError before the first step for anything wrong with the data, the config or the weights; later if the
     loss or the gradient stays infinite or NaN, if a checkpoint cannot be written, or if another rank ends.
     """
+    fix_workspace(config)
     run = prepare(checked(config), out, name, resume, plan)
     report = restore(run)
     if report is not None:
@@ -75,7 +77,7 @@ def train(
     batches = training_loader(run.samples, run.config, run.state.step, *ranks)
     with Interruption(tell=distributed.rank() == 0) as interruption:
         limits = limits_told(run.config, run.device, run.folder.path, partial(save_before_error, run))
-        with run.log.bar(run.state.step, run.config.steps), limits:
+        with run.log.bar(run.state.step, run.config.steps), limits, same_bits(run.config, run.device):
             if run.state.progress.unvalidated:
                 validate_and_save(run, interruption, validate=True)
             unread: list[Outcome] = []
@@ -133,8 +135,13 @@ class Run:
     """Of the last validation."""
 
 
-def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: str = "") -> Run:
-    """Data, model and optimiser. Writes nothing, but locks the run folder if it exists."""
+def prepare(
+    config: Experiment, out: str | Path, name: str, resume: bool, plan: str = "", *, untouched: bool = False
+) -> Run:
+    """Data, model and optimiser. Writes nothing, but locks the run folder if it exists.
+
+    untouched: not even that, and says nothing: for a look at the run in `out`, which may be going on.
+    """
     if distributed.restarts()[1] and not str(out):
         raise InputError("torchrun --max-restarts needs a run folder to continue in: train ... --out FOLDER")
     device = distributed.pick_device(config.device)
@@ -147,11 +154,12 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     train_set = open_dataset(config.data, config.data.train_split, channels)
     val_set = open_dataset(config.data, config.data.val_split, channels)
     require_agreement(config, train_set, val_set)
-    path, resume = pick_run_folder(out, name, resume)
-    folder, log = RunFolder(path, plan), RunLog(path, distributed.rank() == 0)
-    distributed.first_on_rank_zero(folder.lock)
-    distributed.first_on_rank_zero(put_back, path)
-    if config.data.check:
+    path, resume = (Path(out), resume) if untouched else pick_run_folder(out, name, resume)
+    folder, log = RunFolder(path, plan), RunLog(path, distributed.rank() == 0 and not untouched)
+    if not untouched:
+        distributed.first_on_rank_zero(folder.lock)
+        distributed.first_on_rank_zero(put_back, path)
+    if config.data.check and not untouched:
         distributed.first_on_rank_zero(check_data, config, train_set, val_set, log.say)
     last_from = config.last(config.data.last_share) * config.batch_size
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed, last_from)
@@ -206,16 +214,23 @@ def restore(run: Run) -> dict[str, Any] | None:
         run.log.say(f"warning: {problem}; continuing from {source.name}")
     distributed.first_on_rank_zero(set_aside, broken)
     state.load_state_dict(saved, int(source.name))
-    before = state.progress.ranks = state.progress.ranks or run.folder.ranks() or world
     run.log.say(f"resumed at step {state.step} of {config.steps}")
+    before = draw_as(run, state.progress.ranks or run.folder.ranks() or world)
     if before != world:
-        run.drawn = DrawnAsBefore(run.net, before, run.device)
         run.log.say(about_ranks(config, run.net, before, world))
     done = state.step == config.steps
     if done and not state.progress.unvalidated and run.folder.result.is_file() and config.eval == earlier.eval:
         return read_json(run.folder.result)
     state.progress.unvalidated |= done
     return None
+
+
+def draw_as(run: Run, ranks: int) -> int:
+    """Draw and share out the passes as so many ranks do. Returns their number."""
+    run.state.progress.ranks = ranks
+    if ranks != distributed.world_size():
+        run.drawn = DrawnAsBefore(run.net, ranks, run.device)
+    return ranks
 
 
 def open_folder(run: Run) -> None:
@@ -318,7 +333,8 @@ def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> N
     log = last or done % config.log_every == 0
     validate = last or (config.val_every > 0 and done % config.val_every == 0)
     save = done % config.save_every == 0 or (config.keep_every > 0 and done % config.keep_every == 0)
-    stop = read_outcomes(run, unread, everything=log or validate or save)
+    # A skipped step's weights are kept before the next step changes them.
+    stop = read_outcomes(run, unread, everything=log or validate or save or config.keep_skipped > 0)
     if stop:
         read_outcomes(run, unread, everything=True)
     if log:

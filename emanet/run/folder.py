@@ -1,7 +1,7 @@
 """The run folder: which one, who may write in it, and what says how the run was made. Only rank 0 writes.
 
 config.json  environment.json (environment-STEP.json where it was resumed)  code/  log.jsonl  tensorboard/  pictures/
-checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
+checkpoints/STEP/  skipped/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
 import contextlib
