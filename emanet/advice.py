@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from .config import Experiment
 from .data.check.overlap import shared_images
@@ -99,6 +100,11 @@ def about_settings(config: Experiment, net: EMANet) -> Iterator[str]:
         yield from _about_grid(name, size, net)
     if config.model.backbone.frozen and not config.model.backbone.pretrained and not config.init_from:
         yield "model.backbone.frozen keeps the backbone's random weights; give it weights by model.backbone.pretrained"
+    if config.deterministic and all(p.is_cpu for p in net.parameters()):
+        yield (
+            "deterministic changes little on the CPU, where runs with the same number of threads on one kind of "
+            "processor are equal to the bit anyway; it adds that torch refuses operations that are not"
+        )
     changing = ["data.scales"] if len(set(config.data.scales)) > 1 else []
     changing += [f"data.{name}" for name in ("colour", "hue", "gamma", "rotate") if getattr(config.data, name)]
     if config.model.backbone.keep and changing:
@@ -136,6 +142,29 @@ def about_start(config: Experiment, source: Experiment) -> Iterator[str]:
         if value != before:
             texts = [" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in (value, before)]
             yield f"model.{name} is {texts[0]}, but {config.init_from} was trained with {texts[1]}"
+
+
+def about_ranks(config: Experiment, net: EMANet, before: int, now: int) -> str:
+    """What a run that goes on with another number of ranks keeps, and what it cannot."""
+    reasons = []
+    if not config.sync_bn and any(isinstance(m, nn.modules.batchnorm._NormBase) for m in net.modules()):
+        reasons.append("BatchNorm sees one process's images, with sync_bn off")
+    if "ohem" in dict(config.loss.terms):
+        reasons.append("ohem chooses among one process's images")
+    draws = {
+        type(module).__name__
+        for module in net.modules()
+        if type(module).__name__ == "DropPath"
+        and module.drop_prob
+        or isinstance(module, nn.modules.dropout._DropoutNd)
+        and module.p
+        and not isinstance(module, nn.Dropout2d)
+    }
+    reasons += [f"each process draws what the backbone's {name} drops" for name in sorted(draws)]
+    said = f"started with {before} process{'es' * (before > 1)}, goes on with {now}: the same images in the same order"
+    if not reasons:
+        return f"{said}, and the same result to rounding"
+    return f"note: {said}, but the result will differ, because {' and '.join(reasons)}"
 
 
 def _about_grid(name: str, crop: tuple[int, int], net: EMANet) -> Iterator[str]:

@@ -493,6 +493,9 @@ class Experiment:
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
     compile: bool = setting(False, resume=True)
+    deterministic: bool = setting(False, resume=True)
+    """Use only operations that give the same bits every time, which costs time on a GPU; where there is none, the run
+    ends with the operation's name."""
     recompute: bool = setting(False, resume=True)
     """Compute the backbone's blocks again in the backward pass instead of keeping their activations: the same
     gradients with less memory, in more time."""
@@ -512,6 +515,9 @@ class Experiment:
     """Above 0: also keep the models of all steps divisible by it. The best model is always kept."""
     skip_limit: int = setting(10, resume=True)
     """A step whose loss or gradient is not finite is skipped; so many in a row end the run."""
+    keep_skipped: int = setting(0, resume=True)
+    """Keep the weights and the optimiser of so many skipped steps, the first ones, for `train RUN --replay STEP`. A GPU
+    is then waited for at every step."""
     pictures: int = setting(4, resume=True)
     """How many images to draw at each validation: image, label, prediction."""
 
@@ -521,7 +527,7 @@ class Experiment:
         require(self.batch_size <= MOST, "batch_size", self.batch_size, f"1 to {MOST}")
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep_last", "skip_limit"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("seed", "val_every", "keep_every", "pictures"):
+        for name in ("seed", "val_every", "keep_every", "keep_skipped", "pictures"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if self.compile and self.recompute:
             raise InputError("compile and recompute cannot be combined: compiled code decides what it recomputes")

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from . import distributed
-from .advice import about_settings, about_start, check_data
+from .advice import about_ranks, about_settings, about_start, check_data
 from .config import Experiment
 from .data.datasets import open_dataset, resolve
 from .data.listing import number
@@ -38,10 +38,12 @@ from .metrics import ConfusionMatrix
 from .model import EMANet, build_model
 from .ops import recompute
 from .ops.averaging import average_in, freeze_bn
+from .ops.dropout import DrawnAsBefore, step_seed
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
+from .run.deterministic import fix_workspace, same_bits
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told
 from .run.log import Clock, Drawings, RunLog
@@ -58,10 +60,12 @@ def train(
 
     Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
     checkpoint, if it has one, and so does a restart by torchrun; on one kind of CPU it ends with the weights of a run
-    that was never interrupted, to the bit. SIGTERM and SIGINT finish the step, save, and raise Interrupted.
+    that was never interrupted, to the bit; with another number of ranks, to rounding. SIGTERM and SIGINT finish the
+    step, save, and raise Interrupted.
     Raises InputError before the first step for anything wrong with the data, the config or the weights; later if the
     loss or the gradient stays infinite or NaN, if a checkpoint cannot be written, or if another rank ends.
     """
+    fix_workspace(config)
     run = prepare(checked(config), out, name, resume, plan)
     report = restore(run)
     if report is not None:
@@ -69,10 +73,11 @@ def train(
     distributed.first_on_rank_zero(open_folder, run)
     step_net = wrap(run)
     run.clock = Clock(run.state.progress.seconds, run.state.step)
-    batches = training_loader(run.samples, run.config, run.state.step, distributed.rank(), distributed.world_size())
+    ranks = distributed.rank(), distributed.world_size(), run.state.progress.ranks
+    batches = training_loader(run.samples, run.config, run.state.step, *ranks)
     with Interruption(tell=distributed.rank() == 0) as interruption:
         limits = limits_told(run.config, run.device, run.folder.path, partial(save_before_error, run))
-        with run.log.bar(run.state.step, run.config.steps), limits:
+        with run.log.bar(run.state.step, run.config.steps), limits, same_bits(run.config, run.device):
             if run.state.progress.unvalidated:
                 validate_and_save(run, interruption, validate=True)
             unread: list[Outcome] = []
@@ -124,12 +129,19 @@ class Run:
     state: State
     undo: BufferUndo
     clock: Clock = field(default_factory=Clock)
+    drawn: DrawnAsBefore | None = None
+    """Dropout, if the run was started with another number of ranks."""
     matrix: ConfusionMatrix | None = None
     """Of the last validation."""
 
 
-def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: str = "") -> Run:
-    """Data, model and optimiser. Writes nothing, but locks the run folder if it exists."""
+def prepare(
+    config: Experiment, out: str | Path, name: str, resume: bool, plan: str = "", *, untouched: bool = False
+) -> Run:
+    """Data, model and optimiser. Writes nothing, but locks the run folder if it exists.
+
+    untouched: not even that, and says nothing: for a look at the run in `out`, which may be going on.
+    """
     if distributed.restarts()[1] and not str(out):
         raise InputError("torchrun --max-restarts needs a run folder to continue in: train ... --out FOLDER")
     device = distributed.pick_device(config.device)
@@ -142,11 +154,12 @@ def prepare(config: Experiment, out: str | Path, name: str, resume: bool, plan: 
     train_set = open_dataset(config.data, config.data.train_split, channels)
     val_set = open_dataset(config.data, config.data.val_split, channels)
     require_agreement(config, train_set, val_set)
-    path, resume = pick_run_folder(out, name, resume)
-    folder, log = RunFolder(path, plan), RunLog(path, distributed.rank() == 0)
-    distributed.first_on_rank_zero(folder.lock)
-    distributed.first_on_rank_zero(put_back, path)
-    if config.data.check:
+    path, resume = (Path(out), resume) if untouched else pick_run_folder(out, name, resume)
+    folder, log = RunFolder(path, plan), RunLog(path, distributed.rank() == 0 and not untouched)
+    if not untouched:
+        distributed.first_on_rank_zero(folder.lock)
+        distributed.first_on_rank_zero(put_back, path)
+    if config.data.check and not untouched:
         distributed.first_on_rank_zero(check_data, config, train_set, val_set, log.say)
     last_from = config.last(config.data.last_share) * config.batch_size
     samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed, last_from)
@@ -180,8 +193,9 @@ def restore(run: Run) -> dict[str, Any] | None:
 
     Returns the report if the run is complete and there is nothing left to do.
     """
-    config, path, state = run.config, run.folder.path, run.state
+    config, path, state, world = run.config, run.folder.path, run.state, distributed.world_size()
     if not run.has_checkpoint:
+        state.progress.ranks = world
         if run.resume:
             run.log.say(f"no checkpoint in {path}: starting from step 0")
         if config.init_from:
@@ -201,11 +215,22 @@ def restore(run: Run) -> dict[str, Any] | None:
     distributed.first_on_rank_zero(set_aside, broken)
     state.load_state_dict(saved, int(source.name))
     run.log.say(f"resumed at step {state.step} of {config.steps}")
+    before = draw_as(run, state.progress.ranks or run.folder.ranks() or world)
+    if before != world:
+        run.log.say(about_ranks(config, run.net, before, world))
     done = state.step == config.steps
     if done and not state.progress.unvalidated and run.folder.result.is_file() and config.eval == earlier.eval:
         return read_json(run.folder.result)
     state.progress.unvalidated |= done
     return None
+
+
+def draw_as(run: Run, ranks: int) -> int:
+    """Draw and share out the passes as so many ranks do. Returns their number."""
+    run.state.progress.ranks = ranks
+    if ranks != distributed.world_size():
+        run.drawn = DrawnAsBefore(run.net, ranks, run.device)
+    return ranks
 
 
 def open_folder(run: Run) -> None:
@@ -242,8 +267,9 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> Outc
     config, device, state = run.config, run.device, run.state
     rank, world = distributed.rank(), distributed.world_size()
     images, labels, positions = batch
-    # What a step draws (dropout) is a function of (seed, step, rank): resuming needs no generator state.
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, state.step, rank]).generate_state(1)[0]))
+    torch.manual_seed(step_seed(config.seed, state.step, rank))
+    if run.drawn:
+        run.drawn.start(config.seed, state.step)
     lr = lr_at(state.step, config.steps, config.optim)
     set_lr(state.optimizer, lr)
     freezes = config.last(config.optim.freeze_bn)
@@ -307,7 +333,8 @@ def after_step(run: Run, unread: list[Outcome], interruption: Interruption) -> N
     log = last or done % config.log_every == 0
     validate = last or (config.val_every > 0 and done % config.val_every == 0)
     save = done % config.save_every == 0 or (config.keep_every > 0 and done % config.keep_every == 0)
-    stop = read_outcomes(run, unread, everything=log or validate or save)
+    # A skipped step's weights are kept before the next step changes them.
+    stop = read_outcomes(run, unread, everything=log or validate or save or config.keep_skipped > 0)
     if stop:
         read_outcomes(run, unread, everything=True)
     if log:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from emanet import train as training
-from emanet.advice import about_settings, about_start, check_data
+from emanet.advice import about_ranks, about_settings, about_start, check_data
 from emanet.config import DataConfig, DatasetSpec
 from emanet.data.datasets import open_dataset, resolve
 from emanet.errors import InputError
@@ -211,3 +211,22 @@ def test_one_class_trains_background_and_object(tiny, tmp_path, capsys):
     assert [*report["IoU"]] == ["background", "crack"]
     spec = load_experiment(str(tmp_path / "run")).data.spec
     assert spec.classes == ("background", "crack") and spec.label_map == {0: 0, 255: 1}
+
+
+SAME = "started with 2 processes, goes on with 1: the same images in the same order, "
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, f"{SAME}and the same result to rounding"),
+        ({"sync_bn": False}, "because BatchNorm sees one process's images, with sync_bn off"),
+        ({"loss.terms": (("ohem", 1.0),)}, "because ohem chooses among one process's images"),
+        ({"model.backbone.name": "convnext_atto", "model.backbone.options": {"drop_path_rate": 0.2}}, "DropPath drops"),
+    ],
+    ids=str,
+)
+def test_what_another_number_of_processes_keeps_is_said(tiny, changes, said):
+    config = override(tiny, {"model.head.dropout": 0.3} | changes)
+    text = about_ranks(config, build_model(config.model, ["a", "b"]), 2, 1)
+    assert text.endswith(said) and text.startswith(SAME if not changes else f"note: {SAME}but the result will differ")

@@ -1,3 +1,5 @@
+import contextlib
+import gc
 import itertools
 import json
 import os
@@ -532,6 +534,48 @@ def test_two_processes_train_as_one(tiny, tmp_path, options):
         torch.testing.assert_close(first[name], value, rtol=2e-3, atol=2e-5, msg=lambda m, name=name: f"{name}: {m}")
         assert torch.equal(first[name], second[name]), name
     assert losses(tmp_path / "run2") == pytest.approx(losses(tmp_path / "run1"), rel=1e-4)
+
+
+def killed_at(monkeypatch, step):
+    """From here on, runs die once that step is done."""
+    advance = training.RunLog.advance
+    monkeypatch.setattr(training.RunLog, "advance", lambda self, s, *a: 1 / 0 if s == step else advance(self, s, *a))
+
+
+def test_a_run_goes_on_with_another_number_of_processes(tiny, scenes, tmp_path, monkeypatch, capsys):
+    """Started with two gloo processes and resumed by one, and the other way round: the same weights to 1e-9."""
+    changes = {
+        "model.head.dropout": 0.3,
+        "save_every": 2,
+        "batch_size": 8,
+        "device": "cpu",
+        "data.dataset": str(scenes),
+    }
+    config = override(tiny, changes | {"accumulate": 2, "loss.average": "valid"} | LAST_STEPS)
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    build_model = training.build_model
+    monkeypatch.setattr(training, "build_model", lambda *arguments: build_model(*arguments).double())
+    training.train(config, tmp_path / "whole1")
+    with monkeypatch.context() as patch, contextlib.suppress(ZeroDivisionError):
+        killed_at(patch, 5)
+        training.train(config, tmp_path / "cut1")
+    gc.collect()  # closes the lock
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    program = [PROGRAMS / "train_in_double.py", tmp_path / "config.json", tmp_path]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    goes_on = "the same images in the same order, and the same result to rounding"
+    assert f"started with 1 process, goes on with 2: {goes_on}" in done.stdout
+    training.train(config, tmp_path / "cut2", resume=True)
+    assert f"started with 2 processes, goes on with 1: {goes_on}" in capsys.readouterr().out
+    for ranks in (1, 2):
+        whole, cut = weights(tmp_path / f"whole{ranks}"), weights(tmp_path / f"cut{ranks}")
+        assert whole["head.classifier.weight"].dtype == torch.float64
+        for name, value in whole.items():
+            torch.testing.assert_close(cut[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    one, two = (weights(tmp_path / name)["head.classifier.weight"] for name in ("whole1", "whole2"))
+    assert (one - two).abs().max() > 1e-4, "they draw differently from the start, so the test can fail"
 
 
 def test_norms_that_are_not_synchronised_are_the_same_on_all_ranks_once_they_are_frozen(tiny, tmp_path):

@@ -30,6 +30,9 @@ class Train:
     """Run folder; default runs/NAME, or the next free runs/NAME-2."""
     resume: bool = False
     """Continue from the run folder's latest checkpoint, if it has one."""
+    replay: Annotated[int | None, shown_as("STEP")] = None
+    """On a run folder, which is left alone: compute this step again, and show where the first value appears that is not
+    finite."""
     hours: Annotated[float | None, shown_as("HOURS")] = None
     """On a data set: how long it may take, the planning included; default 1."""
 
@@ -64,6 +67,7 @@ def is_data(source: str) -> bool:
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m emanet train EXPERIMENT [--out DIR] [--resume] [--FIELD VALUE]")
+        print("       python -m emanet train RUN --replay STEP")
         print("       python -m emanet train DATA [--hours H] [--out DIR] [--FIELD VALUE]\n")
         print("EXPERIMENT is a name, a .py file, a config.json or a run folder. Names:")
         print("\n".join(f"  {name}" for name in experiment_names()))
@@ -80,7 +84,14 @@ def main(arguments: list[str]) -> None:
     asked = parse(Train, flags, f"train {source}", default=Train(config=experiment))
     if asked.hours is not None:
         raise InputError(f"--hours is for a data set, not for the experiment {source}, whose length is --steps")
-    asked.run(source, experiment)
+    if asked.replay is None:
+        asked.run(source, experiment)
+        return
+    if asked.resume or asked.out:
+        raise InputError("--replay looks at a step of the run and writes nothing; leave out --resume and --out")
+    from ..analysis.replay import replay
+
+    replay(inherit(asked.config, experiment), Path(source), asked.replay)
 
 
 def _train_data(source: str, flags: list[str]) -> None:
@@ -93,6 +104,8 @@ def _train_data(source: str, flags: list[str]) -> None:
     # What the plan depends on is needed first: the flags are parsed once with any experiment, then with the plan.
     anything = override(Experiment(), {"data.dataset": source})
     asked = parse(Train, flags, f"train {source}", default=Train(config=anything))
+    if asked.replay is not None:
+        raise InputError(f"{source} is a data set; to repeat a step of a run, name its folder: train RUN --replay STEP")
     if asked.resume:
         raise InputError(f"{source} is a data set; to continue a run, name its folder: train RUN --resume")
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which measures memory, chats on stderr

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -129,22 +130,30 @@ def _is_torchs(handler: object) -> bool:
 
 @dataclass(frozen=True)
 class StepPositions:
-    """For every step from `start` on, the positions of this rank's share of the batch."""
+    """For every step from `start` on, the positions of this rank's share of the batch, pass by pass.
+
+    passes: of a step; what is in one, in which order, is as the run was started, with `ranks` ranks. 0: as many as now.
+    """
 
     start: int
     steps: int
     batch_size: int
     rank: int = 0
     world_size: int = 1
+    passes: int = 1
+    ranks: int = 0
 
     def __len__(self) -> int:
         return self.steps - self.start
 
-    def __iter__(self) -> Iterator[range]:
-        share = self.batch_size // self.world_size
+    def __iter__(self) -> Iterator[list[int]]:
+        ranks = self.ranks or self.world_size
+        of_pass = self.batch_size // self.passes
+        # A rank has its share of the batch in a row; its first images are in the first pass, and so on.
+        batch = np.arange(self.batch_size).reshape(ranks, self.passes, -1).swapaxes(0, 1).reshape(self.passes, of_pass)
+        own = batch.reshape(self.passes, self.world_size, -1)[:, self.rank].flatten()
         for step in range(self.start, self.steps):
-            first = step * self.batch_size + self.rank * share
-            yield range(first, first + share)
+            yield (step * self.batch_size + own).tolist()
 
 
 @dataclass(frozen=True)
@@ -177,9 +186,11 @@ class _Slots:
 
 
 def training_loader(
-    samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int
+    samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int, ranks: int = 0
 ) -> Iterator[list[Tensor]]:
     """Batches [images (b, C, h, w) uint8 channels last, labels (b, h, w) uint8, positions (b,)] from step `start` on.
+
+    ranks: how many the run was started with; 0: as many as now.
 
     Raises InputError at once if shared memory is too small for the workers, and as `delivered` does from the iterator.
     """
@@ -194,7 +205,7 @@ def training_loader(
     filled = delivered(
         samples,
         workers,
-        batch_sampler=StepPositions(start, config.steps, config.batch_size, rank, world_size),
+        batch_sampler=StepPositions(start, config.steps, config.batch_size, rank, world_size, config.accumulate, ranks),
         collate_fn=_Slots(images, labels, config.batch_size),
         prefetch_factor=PREFETCH if workers else None,
     )

@@ -30,8 +30,9 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     def __init__(self, of: nn.BatchNorm2d):
         super().__init__(of.num_features, of.eps, of.momentum, of.affine, of.track_running_stats)
-        self.load_state_dict(of.state_dict())
         self.weight, self.bias = of.weight, of.bias  # the same parameters, frozen or not
+        for name, buffer in of.named_buffers(recurse=False):
+            self.register_buffer(name, buffer)
         self.drop = getattr(of, "drop", nn.Identity())
         self.act = getattr(of, "act", nn.Identity())
         self.train(of.training)

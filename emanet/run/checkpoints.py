@@ -39,6 +39,8 @@ class Progress:
     """The latest of them that came one after another."""
     unvalidated: bool = False
     """A signal cut this step's validation short."""
+    ranks: int = 0
+    """Processes that the run was started with, whose draws and passes it keeps; 0 in older checkpoints: not known."""
     recent: list[float] = field(default_factory=list)
     """Losses since the last line of the log."""
 
@@ -83,10 +85,26 @@ def save_checkpoint(run: Path, model: nn.Module, experiment: Experiment, trainin
     raises InputError and leaves the earlier ones as they were.
     """
     folder = run / "checkpoints" / f"{step:0{STEP_DIGITS}d}"
+    before = checkpoints(run)
+    try:
+        write_checkpoint(folder, model, experiment, training, step)
+    except OSError as error:
+        rest = f"--resume continues from {before[-1].name}" if before else "there is none before it"
+        raise InputError(f"cannot write the checkpoint {folder}: {error.strerror or error}; {rest}") from error
+    for old in checkpoints(run)[: -experiment.keep_last]:
+        if experiment.keep_every and int(old.name) % experiment.keep_every == 0:
+            (old / "training.pt").unlink(missing_ok=True)
+        else:
+            shutil.rmtree(old)
+
+
+def write_checkpoint(
+    folder: Path, model: nn.Module, experiment: Experiment, training: dict[str, Any], step: int
+) -> None:
+    """Write a checkpoint into `folder`, which is complete or as it was before. Raises OSError."""
     partial = folder.with_name(f".{folder.name}.partial")
     content = io.BytesIO()
     torch.save(training, content)
-    before = checkpoints(run)
     try:
         for left in folder.parent.glob(".*.partial"):
             shutil.rmtree(left)
@@ -98,15 +116,9 @@ def save_checkpoint(run: Path, model: nn.Module, experiment: Experiment, trainin
         partial.rename(folder)
         sync_folder(folder.parent)
         shutil.rmtree(_replaced(folder), ignore_errors=True)
-    except OSError as error:
+    except OSError:
         shutil.rmtree(partial, ignore_errors=True)
-        rest = f"--resume continues from {before[-1].name}" if before else "there is none before it"
-        raise InputError(f"cannot write the checkpoint {folder}: {error.strerror or error}; {rest}") from error
-    for old in checkpoints(run)[: -experiment.keep_last]:
-        if experiment.keep_every and int(old.name) % experiment.keep_every == 0:
-            (old / "training.pt").unlink(missing_ok=True)
-        else:
-            shutil.rmtree(old)
+        raise
 
 
 def put_back(run: Path) -> None:
@@ -132,13 +144,14 @@ def load_checkpoint(run: Path, model: nn.Module, device: torch.device) -> tuple[
     broken: dict[Path, str] = {}
     for folder in checkpoints(run)[::-1]:
         try:
-            return folder, _read_checkpoint(folder, model, device), broken
+            return folder, read_checkpoint(folder, model, device), broken
         except InputError as error:
             broken[folder] = str(error)
     raise InputError(f"{run} has no checkpoint to resume from{': ' * bool(broken)}{'; '.join(broken.values())}")
 
 
-def _read_checkpoint(folder: Path, model: nn.Module, device: torch.device) -> dict[str, Any]:
+def read_checkpoint(folder: Path, model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """Load a checkpoint's weights into the model; returns its training state. Raises InputError."""
     path = folder / "training.pt"
     file = read_model(folder / "model.safetensors")
     try:

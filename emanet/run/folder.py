@@ -1,7 +1,7 @@
 """The run folder: which one, who may write in it, and what says how the run was made. Only rank 0 writes.
 
 config.json  environment.json (environment-STEP.json where it was resumed)  code/  log.jsonl  tensorboard/  pictures/
-checkpoints/STEP/  best.safetensors  evaluation.json  confusion.png  curves.png
+checkpoints/STEP/  skipped/  best.safetensors  evaluation.json  confusion.png  curves.png
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from .. import __version__, distributed
 from ..atomic import replacing, require_writable_folder, write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import experiment_names, flatten, names_with, to_dict
+from ..experiments import experiment_names, flatten, names_with, read_json, to_dict
 from ..metrics import ConfusionMatrix
 from .log import RunLog, read_log
 
@@ -127,6 +127,12 @@ class RunFolder:
         except OSError:
             pass  # a file system without locks
 
+    def ranks(self) -> int:
+        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it cannot be read."""
+        with contextlib.suppress(IndexError, InputError, KeyError, TypeError):
+            return int(read_json(sorted(self.path.glob("environment*.json"), key=_step_of)[-1])["ranks"])
+        return 0
+
     def write_origin(self, config: Experiment, net: nn.Module, step: int) -> None:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
         require_writable_folder(self.path)
@@ -149,6 +155,12 @@ class RunFolder:
             log.say(f"no plots: {error or 'not enough memory'}")
         write_json(self.result, matrix.report())  # last: with it the run is complete
         log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+
+
+def _step_of(environment: Path) -> int:
+    """The step of an environment file; 0 for the first."""
+    digits = environment.stem.removeprefix("environment").removeprefix("-")
+    return int(digits) if digits.isdecimal() else 0
 
 
 def copy_code(folder: Path) -> None:

@@ -5,12 +5,14 @@ import math
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import distributed
 from ..config import Experiment
 from ..errors import InputError, some
+from . import skipped
 from .checkpoints import State
+from .folder import RunFolder
 from .log import RunLog
 
 
@@ -19,10 +21,14 @@ class Training(Protocol):
 
     config: Experiment
     device: torch.device
+    folder: RunFolder
     log: RunLog
     samples: Any
     """See data.transforms.TrainingSamples."""
     state: State
+
+    @property
+    def model(self) -> nn.Module: ...
 
 
 class Outcome:
@@ -70,6 +76,29 @@ def _report_skipped(run: Training, outcome: Outcome, loss: float, norm: float, o
     names = distributed.gather([run.samples.name(int(p)) for p in outcome.positions] if blamed else [])
     figures = f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}, the learning rate {outcome.lr:.3g}"
     text = f"step {outcome.step} is skipped: {figures}, the batch {some(itertools.chain(*names), 8)}"
+    distributed.first_on_rank_zero(_keep, run, outcome, loss, norm)
     if progress.in_a_row >= run.config.skip_limit:
-        distributed.end(InputError(f"{text}; that makes {progress.in_a_row} in a row"))
+        first = outcome.step - progress.in_a_row + 1
+        look = f"`train {run.folder.path} --replay {first}` shows where the first one's begin"
+        distributed.end(InputError(f"{text}; that makes {progress.in_a_row} in a row; {look}"))
     run.log.say(text)
+
+
+def _keep(run: Training, outcome: Outcome, loss: float, norm: float) -> None:
+    """Write what a replay of the step needs; a disk without room for it does not end the run."""
+    config, first = run.config, outcome.step * run.config.batch_size
+    positions = list(range(first, first + config.batch_size))
+    facts = skipped.Skipped(
+        step=outcome.step,
+        loss=str(loss),
+        gradient_norm=str(norm),
+        lr=outcome.lr,
+        seed=config.seed,
+        ranks=run.state.progress.ranks,
+        positions=positions,
+        images=[run.samples.name(position) for position in positions],
+    )
+    try:
+        skipped.keep(run.folder.path, facts, run.model, config, run.state)
+    except OSError as error:
+        run.log.say(f"warning: cannot keep what step {outcome.step} was, for --replay: {error.strerror or error}")

@@ -6,12 +6,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from emanet.data import loader
 from emanet.data.datasets import open_dataset
-from emanet.data.loader import training_loader
+from emanet.data.loader import StepPositions, training_loader
 from emanet.data.transforms import TrainingSamples
 from emanet.errors import InputError
 from emanet.experiments import load_experiment, override
@@ -112,6 +113,20 @@ def test_workers_that_are_spawned_give_the_same(scenes, monkeypatch):
         multiprocessing.set_start_method(method, force=True)
     for batch, other in zip(found, wanted, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(batch, other, strict=True))
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_another_number_of_ranks_has_the_same_images_in_every_pass(passes):
+    def of(world, ranks=0):
+        """(steps, passes, images): each pass's images of all ranks, in the order of the ranks."""
+        own = [[*StepPositions(1, 4, 12, rank, world, passes, ranks)] for rank in range(world)]
+        return np.array(own).reshape(world, 3, passes, -1).transpose(1, 2, 0, 3).reshape(3, passes, -1)
+
+    assert [*StepPositions(1, 4, 12, 1, 3, passes)] == [list(range(12 * step + 4, 12 * step + 8)) for step in (1, 2, 3)]
+    for world in (1, 2, 3, 6):
+        for ranks in (1, 2, 3):
+            assert np.array_equal(of(world, ranks), of(ranks)), (world, ranks)
+    assert np.array_equal(of(2), of(1)) == (passes == 1)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
