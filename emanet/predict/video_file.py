@@ -177,7 +177,10 @@ class Writer:
             if self.folder and item.wanted:
                 with replacing(self.folder / f"{item.index:06}.png", durable=False) as temporary:
                     write_mask(temporary, item.labels, self.palette)
-            self.container.mux(self._kept(item) if item.index < self.kept else self._encoded(item))
+            if item.index < self.kept:
+                self._keep(item)
+            else:
+                self.container.mux(self._encoded(item))
             self.frames += 1
             return self.frames
 
@@ -189,7 +192,9 @@ class Writer:
         h, w = size[0], size[1] * (1 + (self.view == "side"))
         if h % 2 or w % 2:
             self.remarks.append(f"one row or column more than {w} x {h}, as encoders need even numbers")
-        self.container = self.files.enter_context(closing(av.open(os.fspath(self.path), "w", options=CONTAINER)))
+        ticks = self.video.video.time_base.denominator
+        options = CONTAINER | {"movie_timescale": str(ticks * max(1, 90000 // ticks))}  # of offsets between streams
+        self.container = self.files.enter_context(closing(av.open(os.fspath(self.path), "w", options=options)))
         self.container.metadata["comment"] = self.mark
         self.stream = self.container.add_stream(encoder, rate=self.video.rate, options=ENCODERS[encoder])
         self.stream.width, self.stream.height, self.stream.pix_fmt = w + w % 2, h + h % 2, "yuv420p"
@@ -203,14 +208,21 @@ class Writer:
         if aspect:
             turned = size != (self.video.video.height, self.video.video.width)
             context.sample_aspect_ratio = 1 / aspect if turned else aspect
-        self.copies: dict[int, Any] = {}
+        self.copies: dict[int, tuple[Any, Any]] = {}  # an audio stream's index -> its copy, and a filter of packets
         for audio in self.video.audio:
             try:
-                self.copies[audio.index] = self.container.add_stream_from_template(audio)
+                # Broadcasts repeat AAC's settings in every packet; MP4 has them once.
+                form = "null" if audio.codec_context.name != "aac" or audio.codec_context.extradata else "aac_adtstoasc"
+                form = av.bitstream.BitStreamFilterContext(form, audio)
+                self.copies[audio.index] = self.container.add_stream_from_template(audio), form
             except ValueError:
                 self.remarks.append(f"left out: audio of the kind {audio.codec_context.name}, which MP4 does not take")
         if self.kept:
-            self.packets = self.files.enter_context(av.open(os.fspath(self.before))).demux(video=0)
+            file = self.files.enter_context(av.open(os.fspath(self.before)))
+            self.packets, stream = file.demux(video=0), file.streams.video[0]
+            # The muxer takes packets as an encoder gives them, and MP4 stores those of H.264 in another form.
+            form = "h264_mp4toannexb" if stream.codec_context.name == "h264" else "null"
+            self.as_encoded = av.bitstream.BitStreamFilterContext(form, stream)
         early, self.early = self.early, []
         for packet in early:
             self._copy(packet)
@@ -219,15 +231,21 @@ class Writer:
         if self.container is None:
             self.early.append(packet)
         elif packet.stream.index in self.copies:
-            packet.stream = self.copies[packet.stream.index]
-            self.container.mux(packet)
+            stream, form = self.copies[packet.stream.index]
+            self._mux(packet, form, stream)
 
-    def _kept(self, frame: Frame) -> Any:
+    def _mux(self, packet: Any, form: Any, stream: Any) -> None:
+        """Write a packet of another file into a stream, in the form that the muxer takes."""
+        base = packet.time_base
+        for each in form.filter(packet):
+            each.time_base, each.stream = base, stream
+            self.container.mux(each)
+
+    def _keep(self, frame: Frame) -> None:
         packet = next(self.packets)
         if packet.pts * packet.time_base != frame.pts * self.video.video.time_base:
             raise InputError(f"{self.before} does not belong to {self.video.name}; start again without --resume")
-        packet.stream = self.stream
-        return packet
+        self._mux(packet, self.as_encoded, self.stream)
 
     def _encoded(self, frame: Frame) -> Any:
         if self.view == "overlay":
