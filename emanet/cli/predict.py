@@ -62,6 +62,9 @@ class Predict:
 
         videos, images = find_videos(self.images)
         for_videos = {name: getattr(self, name) for name in ("view", "every", "frames", "carry_bases", "resume")}
+        for name, value in for_videos.items():
+            if not videos and value != getattr(Predict, name):
+                raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none among the inputs")
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}

@@ -27,7 +27,7 @@ from .inputs import folders_of, is_stream, shown
 from .predictor import Predictor
 from .video_file import Frame, Source, View, Writer, library, reporting
 
-AHEAD = 8  # frames that wait between two of the threads
+AHEAD = 4  # frames that wait between two of the threads
 
 
 def predict_videos(
@@ -74,8 +74,10 @@ def predict_video(
 
     Until it is whole, the video is TARGET.partial.mp4, which plays up to where the work ended, also after a kill.
     resume: go on from there, if it was made from this file by this model and with these options, and do nothing where
-    TARGET.mp4 was. SIGINT and SIGTERM end the work; of a camera, the video is whole then, else Interrupted is raised.
-    Raises InputError for what cannot be read or written, options that do not fit and without PyAV.
+    TARGET.mp4 was. Addresses start again, and so does work with carried bases, which are not kept.
+
+    SIGINT and SIGTERM end the work; of a camera, the video is whole then, else Interrupted is raised. Raises InputError
+    for what cannot be read or written, options that do not fit and without PyAV.
     """
     check(predictor, view, every, batch, carry_bases)
     done, partial = (target.with_name(target.name + end) for end in (".mp4", ".partial.mp4"))
@@ -87,7 +89,7 @@ def predict_video(
 
             stack.enter_context(carried_bases(predictor.model))
         mark, kept = _mark(predictor, source, view, every, frames, carry_bases), 0
-        if resume and not video.live:
+        if resume and video.is_file:
             if _mark_of(done) == mark:
                 note(f"done before: {done}")
                 return
@@ -103,9 +105,9 @@ def predict_video(
             advance(number)
     if interruption and not video.live:
         of = f" of about {video.total}" if video.total else ""
-        hint = "the bases that were carried are lost" if carry_bases else "the same command with --resume goes on"
         text = f"stopped by {interruption.by} after {writer.frames}{of} frames of {shown(source)}"
-        raise Interrupted(f"{text}; {partial} plays up to there; {hint}")
+        hint = "; the same command with --resume goes on" if video.is_file and not carry_bases else ""
+        raise Interrupted(f"{text}; {partial} plays up to there{hint}")
     if not writer.frames:
         partial.unlink(missing_ok=True)
         raise InputError(f"cannot read {shown(source)} as a video: none of its frames can be decoded")

@@ -82,7 +82,8 @@ class Source:
         self.video.thread_type = "AUTO"
         self.audio = list(self.container.streams.audio)
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
-        self.live = self.container.duration is None and not os.path.isfile(source)
+        self.is_file = os.path.isfile(source)
+        self.live = self.container.duration is None and not self.is_file
         self.total = self.video.frames or round((self.container.duration or 0) * self.rate / 1_000_000)
         self.damaged = self.late = 0
         self.end = ""

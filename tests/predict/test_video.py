@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +20,8 @@ from PIL import Image
 from test_predictor import TINY, tiny, write
 
 from emanet.config import DataConfig, DatasetSpec, EvalConfig, Experiment
+from emanet.deploy.artefact import Artefact
+from emanet.emau import carried_bases
 from emanet.errors import InputError, Interrupted
 from emanet.model import build_model
 from emanet.predict import video, video_file
@@ -192,6 +195,20 @@ class TestFrames:
         for pixels, labels in zip(decoded(source)[0], label_maps(tmp_path / "b").values(), strict=True):
             np.testing.assert_array_equal(labels, grey(Image.fromarray(pixels)))
 
+    def test_carried_bases_change_labels_of_all_but_the_first_frame(self, tmp_path):
+        torch.manual_seed(0)
+        model = build_model(replace(TINY, head=replace(TINY.head, em_steps=1)), ["a", "b", "c"])  # depends on the start
+        predictor = Predictor(model, device="cpu")
+        source = clip(tmp_path / "a.mp4", 6)
+        predict_video(predictor, str(source), tmp_path / "b", frames=True, carry_bases=True)
+        alone = [predictor(pixels) for pixels in decoded(source)[0]]
+        carried = label_maps(tmp_path / "b")
+        differ = [(carried[i] != labels).any() for i, labels in enumerate(alone)]
+        assert not differ[0] and any(differ)
+        with carried_bases(predictor.model):
+            for i, pixels in enumerate(decoded(source)[0]):
+                np.testing.assert_array_equal(carried[i], predictor(pixels))
+
 
 class TestTimesAndSound:
     @pytest.mark.parametrize(
@@ -266,6 +283,15 @@ class TestFaults:
         assert 1 <= len(decoded(tmp_path / "b.mp4")[0]) < 20
         assert "the file says that it has 20 frames" in capsys.readouterr().err
 
+    def test_packets_that_cannot_be_decoded_are_left_out_and_counted(self, predictor, tmp_path, capsys):
+        source = clip(tmp_path / "a.avi", 10, codec="mpeg4")
+        whole = source.read_bytes()
+        third = packets(source, "video")[3][1]
+        source.write_bytes(whole.replace(third, bytes(len(third))))
+        predict_video(predictor, str(source), tmp_path / "b")
+        assert decoded(tmp_path / "b.mp4")[1] == [Fraction(i, 25) for i in range(10) if i != 3]
+        assert "left out: 1 packets that cannot be decoded" in capsys.readouterr().err
+
     def test_no_video(self, predictor, tmp_path):
         with av.open(str(tmp_path / "a.mp4"), "w") as file:
             audio = file.add_stream("aac", rate=48000)
@@ -306,6 +332,17 @@ class TestFaults:
     def test_options_that_do_not_fit(self, predictor, tmp_path, options: dict[str, Any], words):
         with pytest.raises(InputError, match=words):
             predict_video(predictor, "a.mp4", tmp_path / "b", **options)
+
+    def test_bases_are_only_carried_by_the_network_itself(self, predictor, tmp_path, monkeypatch):
+        source = str(clip(tmp_path / "a.mp4", 1))
+        with pytest.raises(InputError, match="with --engine plain"):
+            eager = Predictor(predictor.model, device="cpu", engine="eager")
+            predict_video(eager, source, tmp_path / "b", carry_bases=True)
+        exported = Artefact.__new__(Artefact)
+        exported.path = Path("x.onnx")
+        monkeypatch.setattr(predictor, "function", exported)
+        with pytest.raises(InputError, match="x.onnx is an exported model; this needs the one"):
+            predict_video(predictor, source, tmp_path / "b", carry_bases=True)
 
     def test_a_folder_of_the_videos_is_no_output_folder(self, predictor, tmp_path):
         source = clip(tmp_path / "a.mp4", 1)
@@ -551,5 +588,7 @@ class TestInputs:
         (tmp_path / "in" / "a.mp4").write_bytes(b"damaged")
         done = run_cli("predict", model, tmp_path / "in" / "a.mp4", "--out", tmp_path / "out")
         assert "could not be predicted: 1" in sentence(done) and "skipped: cannot read" in done.stderr
+        done = run_cli("predict", model, tmp_path / "in" / "x.png", "--out", tmp_path / "out", "--every", "2")
+        assert "--every is for videos, and there is none among the inputs" in sentence(done)
         done = run_cli("predict", model, tmp_path / "no.mp4", "--out", tmp_path / "out")
         assert "no image" in sentence(done) and "no.mp4" in done.stderr
