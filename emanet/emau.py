@@ -3,12 +3,15 @@
 Shapes: B images, C channels, N = H * W pixels, K bases.
 """
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from . import distributed
+from .errors import InputError
 from .ops.em_attention import EPS, Backend, Gradient, em_attention, unit_columns
 
 
@@ -49,12 +52,14 @@ class EMAU(nn.Module):
             nn.init.normal_(conv.weight, 0, math.sqrt(2 / channels))  # sqrt(2 / (kh * kw * out_channels))
         bases_1CK = torch.randn(1, channels, num_bases) * math.sqrt(2 / num_bases)
         self.register_buffer("bases", unit_columns(bases_1CK))
+        self.carried: Tensor | None = None  # (1, C, K), what the next image starts from: see carried_bases
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         pixels_BCN = self.conv_in(x_BCHW).flatten(2)  # a view, also of channels_last memory
         rebuilt_BCN, mu_BCK = em_attention(
             pixels_BCN,
-            self.bases.clone(),  # the buffer changes below, but the backward pass may need its value from here
+            # The buffer changes below, but the backward pass may need its value from here.
+            self.bases.clone() if self.carried is None else self.carried,
             self.em_steps,
             gradient=self.gradient,
             eps=self.eps,
@@ -62,6 +67,8 @@ class EMAU(nn.Module):
         )
         if self.training:
             self.update_bases(mu_BCK)
+        if self.carried is not None:
+            self.carried = mu_BCK
         rebuilt_BCHW = rebuilt_BCN.unflatten(2, x_BCHW.shape[2:]).relu()
         return torch.relu(x_BCHW + self.relu_out(self.bn_out(self.conv_out(rebuilt_BCHW))))
 
@@ -79,3 +86,21 @@ class EMAU(nn.Module):
             mean_1CK = unit_columns(mean_1CK, self.eps)
         # In place: DDP and compiled graphs hold this buffer's memory.
         self.bases.mul_(self.bases_keep).add_(mean_1CK, alpha=1 - self.bases_keep)
+
+
+@contextlib.contextmanager
+def carried_bases(model: nn.Module) -> Iterator[None]:
+    """Within it, EM starts from the bases that it ended with on the image before, instead of the trained ones.
+
+    For the frames of a video, one at a time. The trained bases stay as they are. InputError for a model without EMAU.
+    """
+    units = [module for module in model.modules() if isinstance(module, EMAU)]
+    if not units:
+        raise InputError("bases can only be carried by a network with EM attention, with --engine plain")
+    try:
+        for unit in units:
+            unit.carried = unit.bases.clone()
+        yield
+    finally:
+        for unit in units:
+            unit.carried = None

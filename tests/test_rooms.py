@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt"}
+GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt", "stages"}
 METHOD = {
     "emau",
     "backbones",
@@ -35,7 +35,7 @@ MAY_IMPORT = {  # room: other rooms, or single modules of the method
     "method": {"ground", "show", "ops", "heads", "data", "data/check", "weights", "run"},
     "convert": {"ground", "show", "data", "weights", "heads", "model", "backbones"},
     "deploy": {"ground", "show", "ops", "heads", "weights", "backbones", "emau", "model", "inference", "loading"},
-    "predict": {"ground", "show", "data", "weights", "deploy", "model", "inference", "loading", "windows"},
+    "predict": {"ground", "show", "data", "weights", "deploy", "emau", "model", "inference", "loading", "windows"},
     "analysis": {"ground", "show", "ops", "heads", "data", "weights", "run", "method", "deploy", "predict", "convert"},
 }
 FILES = {path.relative_to(ROOT / "emanet").with_suffix("").as_posix(): path for path in ROOT.glob("emanet/**/*.py")}

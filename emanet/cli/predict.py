@@ -7,12 +7,12 @@ import tyro
 
 from ..config import EngineConfig, EvalConfig
 from ..errors import InputError
-from .flags import Device, Folder, Images, ModelOrNone, Numbers, Whole, Wholes, parse_for_model
+from .flags import Device, Folder, Images, ModelOrNone, Numbers, Switch, Whole, Wholes, parse_for_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Write a label map (PNG of class indices) and an overlay for every image.
+    """Write a label map (PNG of class indices) and an overlay for every image, and a labelled MP4 for every video.
 
     TIFFs with a georeference or at least 32 megapixels are read in blended windows.
 
@@ -22,7 +22,7 @@ class Predict:
     model: ModelOrNone = ""
     """A model file, a run folder or hf:owner/name; default `street`, which labels photos of streets."""
     images: Images
-    """Files, folders and quoted globs."""
+    """Files, folders and quoted globs of images and videos; cameras as /dev/video0 or an address (rtsp://host/path)."""
     out: Folder
     """Folder for the results."""
     overlay: bool = True
@@ -37,6 +37,16 @@ class Predict:
     """Values of an image that become 0 and 255, for data of more than 8 bits; default as in training."""
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million. A pixel needs 10 bytes of memory."""
+    view: Literal["overlay", "side", "colours"] = "overlay"
+    """Of videos: the labels' colours over the frame, beside it, or alone."""
+    every: int = 1
+    """Of videos: one of so many frames is labelled, and its labels are shown until the next one."""
+    frames: Switch = False
+    """Of videos: also write the label map of every labelled frame into a folder beside the video."""
+    carry_bases: Switch = False
+    """Of videos: EM starts from the last frame's bases, not from the trained ones; see docs/video.md first."""
+    resume: Switch = False
+    """Leave out videos that are done, and go on with one that was interrupted."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
@@ -47,14 +57,26 @@ class Predict:
             raise InputError("predict needs at least one image, folder or glob, after MODEL if one is named")
         from ..atomic import require_writable_folder
         from ..predict.files import predict_files
+        from ..predict.inputs import find_videos
         from ..predict.predictor import Predictor
 
+        videos, images = find_videos(self.images)
+        for_videos = {name: getattr(self, name) for name in ("view", "every", "frames", "carry_bases", "resume")}
+        for name, value in for_videos.items():
+            if not videos and value != getattr(Predict, name):
+                raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none among the inputs")
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}
-        failures = predict_files(Predictor(self.model or None, **how), self.images, self.out, **options)
+        predictor = Predictor(self.model or None, **how)
+        failures = predict_files(predictor, images, self.out, **options) if images else []
+        if videos:
+            from ..predict.video import predict_videos
+
+            failures += predict_videos(predictor, videos, self.out, batch=self.batch, **for_videos)
         if failures:
-            raise InputError(f"images that could not be predicted: {len(failures)}, named above")
+            kind = "images and videos" if videos else "images"
+            raise InputError(f"{kind} that could not be predicted: {len(failures)}, named above")
 
 
 def main(arguments: list[str]) -> None:

@@ -20,7 +20,7 @@ from ..errors import InputError, out_of_memory
 from ..show.terminal import bar, note
 from ..windows import enough_memory
 from . import raster
-from .inputs import find_images, folders_of, left_out
+from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
@@ -67,7 +67,7 @@ def predict_files(
     _keep_inputs(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
-    note("; ".join([number(images, "image"), *left_out(inputs)]))
+    note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
     failures: list[str] = []
 
     def skip(error: InputError) -> None:

@@ -3,10 +3,11 @@
 import fnmatch
 import glob
 import os
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ..data.bands import Channels
 from ..data.files import by_extension, files_below, leads_nowhere, located
@@ -15,6 +16,9 @@ from ..errors import InputError, some, suggest
 from ..experiments import IMAGE_STARTS, experiment_names, holds_run
 from ..show.terminal import note
 from ..weights import hub, zoo
+
+VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .webm .wmv".split())
+Source = TypeVar("Source")
 
 
 def means_model(argument: str) -> bool:
@@ -25,12 +29,14 @@ def means_model(argument: str) -> bool:
     """
     if hub.is_name(argument):
         return True
+    if is_stream(argument):
+        return False
     path = located(Path(), argument)
     if path.is_dir():
         if argument in zoo.names() and not holds_run(path):
             note(f"{argument!r} is the model that comes with emanet; for images in the folder here write ./{argument}")
         return argument in zoo.names() or holds_run(path)
-    if path.suffix.lower() in IMAGE_SUFFIXES or leads_nowhere(path):
+    if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES or leads_nowhere(path):
         return False
     if path.is_file():
         with open(path, "rb") as file:
@@ -59,7 +65,11 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
             raise InputError(_no_image(source, others))
         for path in images:
             unique.setdefault(path.parent.resolve() / path.name, (path, path.relative_to(root)))
-    pairs = sorted(unique.values())
+    return _named(sorted(unique.values()))
+
+
+def _named(pairs: Sequence[tuple[Source, Path]]) -> list[tuple[Source, Path]]:
+    """The paths below an input as distinct names, without extensions where they differ without them."""
     count = Counter(relative.with_suffix("") for _, relative in pairs)
     taken = {stem for stem, times in count.items() if times == 1}
     named = []
@@ -76,12 +86,46 @@ def find_images(inputs: Sequence[str]) -> list[tuple[Path, Path]]:
     return named
 
 
-def left_out(inputs: Sequence[str]) -> list[str]:
-    """Which files and folders in the inputs are not read, in words."""
+def find_videos(inputs: Sequence[str]) -> tuple[list[tuple[str, Path]], list[str]]:
+    """The videos and cameras among files, folders, globs and addresses, as (source, name), and the inputs of images.
+
+    Videos are recognised by VIDEO_SUFFIXES, also in folders and globs; names are as in find_images. An address is named
+    after its last part: `rtsp://host/street?x=1` becomes street.
+    """
+    unique: dict[str, tuple[str, Path]] = {}
+    images = []
+    for source in inputs:
+        if is_stream(source):
+            last = re.sub(r"[^\w.-]", "_", re.split("[?#]", source)[0].rstrip("/").split("/")[-1])
+            unique.setdefault(source, (source, Path(last)))
+            continue
+        root, files, others = _files_of(source)
+        both = [path for path in (*files, *others) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+        for path in both:
+            unique.setdefault(str(path.parent.resolve() / path.name), (str(path), path.relative_to(root)))
+        if not both or {*files} - {*both}:
+            images.append(source)
+    return _named(sorted(unique.values())), images
+
+
+def is_stream(source: str) -> bool:
+    """Whether an input is a camera (/dev/video0) or an address (rtsp://..., https://...), not a file."""
+    return source.startswith("/dev/video") or bool(re.match(r"[a-z][a-z0-9+.-]*://", source))
+
+
+def shown(source: str) -> str:
+    """A source as it is printed: without the name and password that an address may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "", source)
+
+
+def left_out(inputs: Sequence[str], read: Collection[str] = ()) -> list[str]:
+    """Which files and folders in the inputs are not read, in words. read: extensions of files that are, elsewhere."""
     refused: list[OSError] = []
     others = [path for source in inputs for path in _files_of(source, refused.append)[2]]
     broken = [path for path in others if leads_nowhere(path)]
-    other = [path for path in others if os.path.isfile(path)]  # not the folders that a glob matches
+    other = [
+        path for path in others if os.path.isfile(path) and path.suffix.lower() not in read
+    ]  # no folders of a glob
     texts = [f"left out, as they are no images: {by_extension(other)}"] if other else []
     texts += [f"left out, as they lead nowhere: links {some(broken, 3)}"] if broken else []
     return texts + [f"left out, as it cannot be read: folder {error.filename} ({error.strerror})" for error in refused]

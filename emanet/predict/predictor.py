@@ -8,6 +8,7 @@
 On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER
 """
 
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,7 @@ class Predictor:
                 text = f"{artefact.path} is an exported model, which has its own engine and precision"
                 raise InputError(f"{text}; choose none")
             artefact.require_way(config or EvalConfig())
+            path: Path | None = artefact.path
             self.network: Artefact | Network = artefact
             self.function: Artefact | EMANet = artefact
             self.config = EvalConfig()
@@ -79,11 +81,13 @@ class Predictor:
             from .network import Network as NetworkByTorch
 
             file = read(model) if model is None or isinstance(model, str | Path) else model
+            path = getattr(file, "path", None)
             self.network = network = NetworkByTorch(file, device, config)
             self.function, self.config = network.model, network.config
         self.classes, self.palette = self.function.classes, self.function.palette
         self.channels = self.function.in_channels
         self.input = channels_of(self.function, bands, range)
+        self.identity = _identity(path, engine, precision, calibrate, self.config, self.input)
         if quick:
             paths = [path for path, _ in find_images(calibrate)]
             paths = paths[:: max(1, round(len(paths) / CALIBRATION_IMAGES))]
@@ -156,3 +160,13 @@ class Predictor:
 def _shown(labels: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
     """Labels (H, W), 255 where the image is hidden."""
     return labels if visible is None else np.where(visible, labels, np.uint8(IGNORE))
+
+
+def _identity(path: Path | None, *how: object) -> str:
+    """What a prediction depends on besides the image: work is only continued where it is the same.
+
+    A network that was made in memory is like no other.
+    """
+    if path is None:
+        return uuid.uuid4().hex
+    return repr((path.stat().st_size, path.stat().st_mtime_ns, *how))
