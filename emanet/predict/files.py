@@ -5,7 +5,6 @@ the caller's thread runs the network.
 """
 
 import errno
-import os
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,14 +24,13 @@ from ..data.images import read_visible, write_mask
 from ..data.listing import OVERLAY, number
 from ..errors import InputError, out_of_memory
 from ..show.terminal import bar, note
-from ..stages import ordered
+from ..stages import THREADS, ordered
 from ..windows import enough_memory
 from . import raster
 from .inputs import find_images, folders_of, left_out
 from .predictor import Predictor
 
 JPEG_QUALITY = 90
-THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))  # that read, and as many that write
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 

@@ -19,9 +19,10 @@ from emanet.data import images
 from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
-from emanet.predict.files import THREADS, predict_files
+from emanet.predict.files import predict_files
 from emanet.predict.inputs import find_images, left_out
 from emanet.predict.predictor import Predictor
+from emanet.stages import THREADS
 from emanet.weights.model_file import save_model
 
 TINY = ModelConfig(
