@@ -7,7 +7,8 @@ A data set is any object with len(dataset), dataset.name(i) and dataset.read(i) 
 labels (H, W) uint8 with 255 = ignored. Images may differ in size. How an image is predicted is in inference.py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from .inference import predict_labels
 from .metrics import ConfusionMatrix
 from .model import EMANet
 from .show.terminal import bar
+from .stages import THREADS, ordered
 from .windows import enough_memory
 
 OnSample = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
@@ -39,10 +41,11 @@ def evaluate(
 ) -> ConfusionMatrix:
     """The confusion matrix of the whole data set, the same on every rank; each image is counted on exactly one.
 
-    workers: processes that decode ahead; 0 decodes in this one. progress: a bar on stderr, on rank 0 only.
-    on_sample(i, image, labels, predicted): called after each image, on the rank that has it, with uint8 arrays.
-    until: called before each image; once it returns True, this rank skips the rest.
-    Needs memory for a few images only. For autocast, call it inside torch.autocast.
+    workers: processes that decode ahead; 0: threads, whose number follows the machine. progress: a bar on stderr, on
+    rank 0 only. on_sample(i, image, labels, predicted): called after each image, on the rank that has it, with uint8
+    arrays. until: called before each image; once it returns True, this rank skips the rest.
+    Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it inside
+    torch.autocast.
     Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
     enough memory for it; the other ranks then raise one too.
     """
@@ -67,23 +70,39 @@ def counted(
 ) -> ConfusionMatrix:  # fmt: skip
     """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`."""
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
-    samples = delivered(_Samples(dataset, indices), workers, batch_size=None)
-    try:
-        with bar("evaluate", len(indices), hidden=not progress or distributed.rank() > 0) as advance:
-            for done, (i, (image, labels)) in enumerate(zip(indices, samples, strict=True), 1):
-                if until():
-                    break
-                with enough_memory(dataset.name(i), image.shape[:2], config):
-                    predicted = labels_of(image)
-                try:
-                    matrix.add(labels, predicted)
-                except InputError as error:
-                    raise InputError(f"{dataset.name(i)}: {error}") from error
-                if on_sample:
-                    on_sample(i, image.numpy(), labels.numpy(), predicted.cpu().numpy())
-                advance(done)
-    finally:
-        samples.close()  # ends the workers; after an error, the garbage collector would take 5 seconds for each
+    samples = _Samples(dataset, indices)
+    read: Generator[tuple[Tensor, Tensor], None, None]
+    if workers:
+        read = delivered(samples, workers, batch_size=None)
+    else:
+        read = ordered(samples.__getitem__, range(len(indices)), THREADS, THREADS)
+
+    def predicted() -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        for i, (image, labels) in zip(indices, read, strict=True):
+            if until():
+                return
+            with enough_memory(dataset.name(i), image.shape[:2], config):
+                found = labels_of(image)
+            yield i, image, labels, found
+
+    def count(sample: tuple[int, Tensor, Tensor, Tensor]) -> tuple[int, Tensor, Tensor, Tensor]:
+        i, _, labels, found = sample
+        try:
+            matrix.add(labels, found)
+        except InputError as error:
+            raise InputError(f"{dataset.name(i)}: {error}") from error
+        return sample
+
+    # Closed at the end: after an error, the garbage collector would take 5 seconds for each of the workers.
+    with (
+        bar("evaluate", len(indices), hidden=not progress or distributed.rank() > 0) as advance,
+        closing(read),
+        closing(ordered(count, predicted())) as results,
+    ):
+        for done, (i, image, labels, found) in enumerate(results, 1):
+            if on_sample:
+                on_sample(i, image.numpy(), labels.numpy(), found.cpu().numpy())
+            advance(done)
     with distributed.ending_together():
         matrix.sum_over_ranks()
     return matrix

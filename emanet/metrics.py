@@ -10,6 +10,7 @@ Pixels labelled 255 count nowhere.
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +40,13 @@ class ConfusionMatrix:
         if labels.shape != predicted.shape:
             raise ValueError(f"labels are {tuple(labels.shape)}, but predictions {tuple(predicted.shape)}")
         n = len(self.classes)
+        if self.counts.device.type == "cpu" and labels.dtype == predicted.dtype == torch.uint8:
+            # Counting every pair of bytes takes a tenth of the time that masks take, and no thread beside this one.
+            codes = labels.cpu().numpy().astype(np.uint16) << 8 | predicted.cpu().numpy()
+            pairs = torch.from_numpy(np.bincount(codes.ravel(), minlength=1 << 16)).view(256, 256)
+            if pairs[:IGNORE].sum() == pairs[:n, :n].sum():
+                self.counts += pairs[:n, :n]
+                return
         labels, predicted = labels.to(self.counts.device), predicted.to(self.counts.device)
         valid = labels != IGNORE
         labels, predicted = labels[valid].long(), predicted[valid].long()

@@ -1,6 +1,7 @@
 import errno
 import socket
 import tempfile
+import threading
 import weakref
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 
 from emanet.config import BackboneConfig, EvalConfig, HeadConfig, ModelConfig
 from emanet.errors import InputError
-from emanet.evaluate import evaluate
+from emanet.evaluate import counted, evaluate
 from emanet.inference import (
     calibration_input,
     grid_size,
@@ -21,6 +22,7 @@ from emanet.inference import (
     probabilities,
     shared_size,
 )
+from emanet.metrics import ConfusionMatrix
 from emanet.model import build_model
 from emanet.windows import window_starts
 
@@ -221,6 +223,32 @@ def test_evaluate_counts_every_labelled_pixel_once(model, workers):
         assert (image == dataset.read(i)[0]).all() and (labels == dataset.read(i)[1]).all()
         assert predicted.shape == labels.shape and predicted.dtype == np.uint8
     matrix.add(torch.tensor([0]), torch.tensor([0]))  # an ordinary tensor, although made in evaluation
+
+
+def test_images_are_read_and_counted_beside_the_network():
+    """The network on the second image waits until the third is read and the first is counted."""
+    events, seen = {"read 2": threading.Event(), "counted 0": threading.Event()}, []
+
+    class Watched(Drawn):
+        def read(self, i):
+            sample = super().read(i)
+            events.get(f"read {i}", threading.Event()).set()
+            return sample
+
+    def labels_of(image):
+        if len(seen) == 1:
+            assert all(event.wait(10) for event in events.values()), events
+        seen.append(image.shape)
+        return torch.zeros(image.shape[:2], dtype=torch.uint8)
+
+    class Counting(ConfusionMatrix):
+        def add(self, labels, predicted):
+            super().add(labels, predicted)
+            events["counted 0"].set()
+
+    matrix = counted(labels_of, Watched(), Counting(["a", "b", "c"]), EvalConfig())
+    assert [*map(tuple, seen)] == [Drawn().read(i)[0].shape for i in range(5)]
+    assert matrix.counts.sum() == matrix.counts[:, 0].sum() == sum((Drawn().read(i)[1] != 255).sum() for i in range(5))
 
 
 def test_evaluate_of_nothing():

@@ -79,6 +79,25 @@ def test_values_outside_the_classes_are_named_and_not_counted(labels, predicted,
     assert matrix.counts.sum() == 0
 
 
+@pytest.mark.parametrize("classes", [1, 7, 254, 255])
+def test_bytes_are_counted_as_other_integers_are(classes):
+    rng = np.random.default_rng(classes)
+    values = [*range(classes), 255]
+    labels, predicted = (torch.from_numpy(rng.choice(values, (2, 50, 40)).astype(np.uint8)) for _ in range(2))
+    predicted[(predicted == 255) & (labels != 255)] = 0
+    labels[0, :3], predicted[0, :2] = 255, 255
+    bytes_, others = (ConfusionMatrix([str(i) for i in range(classes)]) for _ in range(2))
+    bytes_.add(labels, predicted)
+    others.add(labels.long(), predicted.int())
+    assert torch.equal(bytes_.counts, others.counts) and bytes_.counts.sum() == (labels != 255).sum()
+    bytes_.add(labels.transpose(1, 2), predicted.transpose(1, 2))
+    assert torch.equal(bytes_.counts, 2 * others.counts)
+    labels[0, 3, 4], predicted[0, 3, 4] = 0, 255
+    with pytest.raises(InputError, match=f"prediction 255 is not one of the {classes} classes"):
+        bytes_.add(labels, predicted)
+    assert torch.equal(bytes_.counts, 2 * others.counts)
+
+
 def test_shapes_must_be_equal_and_names_unique():
     with pytest.raises(ValueError, match="predictions"):
         ConfusionMatrix(["a"]).add(torch.zeros(2, 3).long(), torch.zeros(3, 2).long())

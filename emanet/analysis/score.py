@@ -37,7 +37,7 @@ def score(
     json: str = "",
     picture: str = "",
     device: str = "auto",
-    workers: int = 2,
+    workers: int = 0,
     max_pixels: int | None = None,
     settings: EvalConfig | None = None,
     engine: Engine = "plain",

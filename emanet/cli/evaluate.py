@@ -34,8 +34,8 @@ class Evaluate:
     """Write mIoU, pAcc, mAcc, fIoU (0 to 1) and IoU per class to this file."""
     picture: File = ""
     """Draw the confusion matrix into this file (.png, .pdf, .svg)."""
-    workers: int = 2
-    """Processes that read images ahead; 0: none."""
+    workers: int = 0
+    """Processes that read images ahead; 0: threads, which is faster on few cores."""
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million."""
     device: Device = "auto"

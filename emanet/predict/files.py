@@ -1,10 +1,16 @@
-"""Label files, folders and globs into a folder."""
+"""Label files, folders and globs into a folder.
+
+Reading, the network and writing overlap: threads read the next images and write the results of the last ones, while
+the caller's thread runs the network.
+"""
 
 import errno
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +24,7 @@ from ..data.images import read_visible, write_mask
 from ..data.listing import OVERLAY, number
 from ..errors import InputError, out_of_memory
 from ..show.terminal import bar, note
+from ..stages import THREADS, ordered
 from ..windows import enough_memory
 from . import raster
 from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
@@ -37,6 +44,12 @@ class _Input:
     """Which pixels are not hidden; None: all."""
 
 
+@dataclass(frozen=True)
+class _Skipped:
+    path: Path
+    reason: InputError
+
+
 def predict_files(
     predictor: Predictor,
     inputs: Sequence[str],
@@ -52,8 +65,9 @@ def predict_files(
 
     inputs, name: as in find_images. batch: how many images of one padded size go through the model at once. An image
     that cannot be read, is too large for memory or has too long a name is reported on stderr and left out; these
-    reports are returned. Raises InputError, before anything is written, if there is no image, OUT cannot be written or
-    OUT is a folder of the images; later if the disk is full.
+    reports are returned, in the order of the images. Up to 4 * batch images are held until others of their size come;
+    max(batch, THREADS) + 1 are read ahead, and as many are being written. Raises InputError, before anything is
+    written, if there is no image, OUT cannot be written or OUT is a folder of the images; later if the disk is full.
 
     rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
@@ -68,20 +82,24 @@ def predict_files(
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
-    failures: list[str] = []
+    failures: dict[Path, list[str]] = {}
 
-    def skip(error: InputError) -> None:
-        failures.append(str(error))
+    def skip(path: Path, error: InputError) -> None:
+        failures.setdefault(path, []).append(str(error))
         note(f"skipped: {error}")
 
     plain = [(path, out / name) for path, name in images if path not in in_windows]
-    done = 0
-    with bar("predict", len(plain), hidden=not plain) as advance:
-        for group in _groups(_read(predictor, channels, plain, skip), predictor, batch):
-            for each, own in _labelled(predictor, group, skip):
-                labels = own if each.visible is None else np.where(each.visible, own, np.uint8(IGNORE))
-                done += _write(predictor, each, labels, overlay, skip)
-                advance(done + len(failures))
+    ahead = max(batch, THREADS)
+    read, finish = partial(_read, predictor, channels), partial(_finish, predictor, overlay)
+    with (
+        bar("predict", len(plain), hidden=not plain) as advance,
+        closing(ordered(read, plain, THREADS, ahead)) as pictures,
+        closing(ordered(finish, _labelled(predictor, pictures, batch), THREADS, ahead)) as finished,
+    ):
+        for done, (path, errors) in enumerate(finished, 1):
+            for error in errors:
+                skip(path, error)
+            advance(done)
     for path, name in images:
         if path in in_windows:
             config = replace(predictor.config, mode="slide")
@@ -89,8 +107,8 @@ def predict_files(
                 with enough_memory(path, config.window, config):
                     predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
             except InputError as error:
-                skip(error)
-    return failures
+                skip(path, error)
+    return [reason for path, _ in images for reason in failures.get(path, ())]
 
 
 def _goes_in_windows(path: Path, rasters: str, bands: Sequence[int]) -> bool:
@@ -122,22 +140,29 @@ def _require_distinct(images: Sequence[tuple[Path, Path]], out: Path) -> None:
                     raise InputError(f"{other} and {path} would have one output on the disk of {out}; rename one")
 
 
-def _read(
-    predictor: Predictor, channels: Channels, images: Iterable[tuple[Path, Path]], skip: Callable[[InputError], None]
-) -> Iterator[_Input]:
-    for path, target in images:
-        try:
-            pixels, visible = read_visible(path, channels, max_pixels=predictor.max_pixels)
-        except InputError as error:
-            skip(error)
-        else:
-            yield _Input(path, target, pixels, visible)
+def _read(predictor: Predictor, channels: Channels, image: tuple[Path, Path]) -> _Input | _Skipped:
+    path, target = image
+    try:
+        return _Input(path, target, *read_visible(path, channels, max_pixels=predictor.max_pixels))
+    except InputError as error:
+        return _Skipped(path, error)
 
 
-def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Iterator[list[_Input]]:
+def _labelled(
+    predictor: Predictor, inputs: Iterable[_Input | _Skipped], batch: int
+) -> Iterator[tuple[_Input, np.ndarray] | _Skipped]:
+    """The images with their labels, each or a batch as soon as it has been read."""
+    for group in _groups(inputs, predictor, batch):
+        yield from [group] if isinstance(group, _Skipped) else _labels(predictor, group)
+
+
+def _groups(inputs: Iterable[_Input | _Skipped], predictor: Predictor, batch: int) -> Iterator[list[_Input] | _Skipped]:
     """Groups of up to `batch` images that can share a pass. At most 4 * batch images are held, however many sizes."""
     waiting: dict[tuple[int, int], list[_Input]] = {}
     for each in inputs:
+        if isinstance(each, _Skipped):
+            yield each
+            continue
         h, w = each.pixels.shape[:2]
         size = predictor.network.shared_size((h, w))
         waiting.setdefault(size, []).append(each)
@@ -146,23 +171,35 @@ def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Itera
     yield from waiting.values()
 
 
-def _labelled(
-    predictor: Predictor, group: list[_Input], skip: Callable[[InputError], None]
-) -> Iterator[tuple[_Input, np.ndarray]]:
+def _labels(predictor: Predictor, group: list[_Input]) -> Iterator[tuple[_Input, np.ndarray] | _Skipped]:
     """The images with their labels, one at a time where memory is not enough for all; without those too large."""
     try:
         with enough_memory(group[0].path, group[0].pixels.shape[:2], predictor.config):
             labels = predictor.many([each.pixels for each in group])
     except InputError as error:
         if len(group) == 1:
-            skip(error)
+            yield _Skipped(group[0].path, error)
             return
         labels = []
     if labels:
         yield from zip(group, labels, strict=True)
     else:  # outside of the except clause, which keeps what filled the memory
         for each in group:
-            yield from _labelled(predictor, [each], skip)
+            yield from _labels(predictor, [each])
+
+
+def _finish(
+    predictor: Predictor, overlay: bool, labelled: tuple[_Input, np.ndarray] | _Skipped
+) -> tuple[Path, list[InputError]]:
+    """Write an image's results; returns its path and what went wrong with it."""
+    if isinstance(labelled, _Skipped):
+        return labelled.path, [labelled.reason]
+    image, labels = labelled
+    errors: list[InputError] = []
+    if image.visible is not None:
+        labels = np.where(image.visible, labels, np.uint8(IGNORE))
+    _write(predictor, image, labels, overlay, errors.append)
+    return image.path, errors
 
 
 def _write(
@@ -172,7 +209,7 @@ def _write(
     target = image.target
     try:
         with replacing(Path(f"{target}.png")) as partial:
-            write_mask(partial, labels, predictor.palette)
+            write_mask(partial, labels, predictor.palette, quick=True)
         if overlay:
             with replacing(Path(f"{target}{OVERLAY}")) as partial:
                 Image.fromarray(predictor.overlay(image.pixels, labels)).save(partial, "JPEG", quality=JPEG_QUALITY)

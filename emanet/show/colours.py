@@ -17,9 +17,7 @@ def colourise(labels: Array, palette: Palette) -> Array:
     """(H, W) class indices -> (H, W, 3) uint8 RGB; 255 becomes cream. InputError if a label has no colour."""
     table = np.full((IGNORE + 1, 3), IGNORE_COLOUR, np.uint8)
     table[: len(palette)] = palette
-    outside = labels[(labels >= len(palette)) & (labels != IGNORE)]
-    if outside.size:
-        raise InputError(f"label {outside[0]} has no colour: the palette has {len(palette)}")
+    _require_colours(labels, palette)
     return table[labels]
 
 
@@ -28,9 +26,22 @@ def overlay(image: Array, labels: Array, palette: Palette, alpha: float = 0.5) -
 
     image: (H, W, C) uint8; see rgb for other than three channels.
     """
-    image = rgb(image)
-    mixed = alpha * colourise(labels, palette) + (1 - alpha) * image.astype(np.float32)
-    return np.where(labels[..., None] == IGNORE, image, np.rint(mixed).astype(np.uint8))
+    _require_colours(labels, palette)
+    image, values = rgb(image), np.arange(256, dtype=np.float32)
+    # What becomes of every value under every label: looked up, a picture takes a quarter of the time to compute it.
+    table = np.empty((3, IGNORE + 1, 256), np.uint8)
+    table[:] = values
+    table[:, : len(palette)] = np.rint(alpha * np.array(palette).T[..., None] + (1 - alpha) * values)
+    rows, mixed = labels.astype(np.intp) << 8, np.empty(image.shape, np.uint8)
+    for channel in range(3):
+        mixed[..., channel] = table[channel].ravel().take(rows | image[..., channel])
+    return mixed
+
+
+def _require_colours(labels: Array, palette: Palette) -> None:
+    outside = labels[(labels >= len(palette)) & (labels != IGNORE)]
+    if outside.size:
+        raise InputError(f"label {outside[0]} has no colour: the palette has {len(palette)}")
 
 
 def triptych(image: Array, labels: Array, predicted: Array, palette: Palette) -> Array:

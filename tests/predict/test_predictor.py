@@ -2,6 +2,7 @@
 
 import errno
 import os
+import threading
 import unicodedata
 import weakref
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from emanet.model import build_model
 from emanet.predict.files import predict_files
 from emanet.predict.inputs import find_images, left_out
 from emanet.predict.predictor import Predictor
+from emanet.stages import THREADS
 from emanet.weights.model_file import save_model
 
 TINY = ModelConfig(
@@ -368,7 +370,7 @@ class TestPredictFiles:
         assert files(tmp_path / "other") == []
 
     def test_a_full_disk_ends_it(self, predictor, tmp_path, monkeypatch):
-        def full(path, labels, palette):
+        def full(*arguments, **options):
             raise OSError(errno.ENOSPC, "No space left on device")
 
         for name in ("a", "b"):
@@ -435,8 +437,8 @@ class TestPredictFiles:
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_memory_does_not_grow_with_the_folder(self, predictor, tmp_path, monkeypatch, batch):
-        """Of images that all have another size, never more than four batches are held."""
-        for side in range(8, 8 * 20, 8):
+        """Of images that all have another size, never more than six batches: four wait, one is read, one is written."""
+        for side in range(8, 8 * 50, 8):
             write(tmp_path / f"in/{side:03}.png", IMAGE[:1].repeat(side, 0)[:, :16])
         held, most = weakref.WeakSet(), []
         read = images.read_visible
@@ -455,7 +457,49 @@ class TestPredictFiles:
 
         monkeypatch.setattr("emanet.predict.files.read_visible", watched)
         assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch) == []
-        assert len(files(tmp_path / "out")) == 19 and max(most) <= 4 * batch + 2
+        assert len(files(tmp_path / "out")) == 49 and max(most) <= 4 * batch + 2 * max(batch, THREADS) + 4
+
+    def test_reading_and_writing_go_on_beside_the_network(self, predictor, tmp_path, monkeypatch):
+        """The network on the second image waits until the third is read and the first is written."""
+        for name in "abc":
+            write(tmp_path / f"in/{name}.png")
+        watched, seen = Predictor(predictor.model, device="cpu"), iter("abc")
+        events = {"read c": threading.Event(), "write a": threading.Event()}
+        read, write_mask = images.read_visible, images.write_mask
+
+        def reading(path, *arguments, **options):
+            events.get(f"read {path.stem}", threading.Event()).set()
+            return read(path, *arguments, **options)
+
+        def writing(path, *arguments, **options):
+            events.get(f"write {path.name[1]}", threading.Event()).set()
+            write_mask(path, *arguments, **options)
+
+        def many(images):
+            if next(seen) == "b":
+                assert all(event.wait(10) for event in events.values()), events
+            return Predictor.many(watched, images)
+
+        watched.many = many
+        monkeypatch.setattr("emanet.predict.files.read_visible", reading)
+        monkeypatch.setattr("emanet.predict.files.write_mask", writing)
+        assert predict_files(watched, [str(tmp_path / "in")], tmp_path / "out", overlay=False) == []
+        assert files(tmp_path / "out") == ["a.png", "b.png", "c.png"]
+
+    def test_failures_come_in_the_order_of_the_images_whichever_stage_fails(self, predictor, tmp_path, capfd):
+        for name in ("a", "c", "e"):
+            write(tmp_path / f"in/{name}.png")
+        for name in ("b", "d"):
+            (tmp_path / f"in/{name}.png").write_bytes(b"no image")
+        for name in ("a", "c"):
+            (tmp_path / f"out/{name}.png").mkdir(parents=True)  # cannot be replaced by a file
+        for batch in (1, 4):
+            failures = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch)
+            assert [Path(text.split(" as ")[0].split(": ")[0]).stem for text in failures] == ["a", "b", "c", "d"]
+            said = capfd.readouterr().err.splitlines()[1:5]
+            assert (said if batch == 1 else sorted(said, key=lambda line: line.partition("in/")[2])) == [
+                f"skipped: {text}" for text in failures
+            ]
 
     def test_twice_into_one_folder(self, predictor, tmp_path):
         write(tmp_path / "in/x.png")

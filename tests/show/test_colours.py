@@ -28,6 +28,18 @@ def test_overlay_mixes_and_leaves_ignored_pixels_alone():
     assert (overlay(image, LABELS, PALETTE, alpha=1)[LABELS != 255] == colourise(LABELS, PALETTE)[LABELS != 255]).all()
 
 
+@pytest.mark.parametrize("alpha", [0, 0.25, 0.5, 0.55, 1])
+def test_an_overlay_is_its_formula_to_the_pixel(alpha):
+    rng = np.random.default_rng(0)
+    image, labels = rng.integers(0, 256, (90, 80, 3), np.uint8), rng.choice(np.uint8([0, 1, 2, 255]), (90, 80))
+    mixed = np.rint(alpha * colourise(labels, PALETTE) + (1 - alpha) * image.astype(np.float32))
+    wanted = np.where(labels[..., None] == 255, image, mixed)
+    for kind in (np.uint8, np.int64):
+        np.testing.assert_array_equal(overlay(image, labels.astype(kind), PALETTE, alpha), wanted)
+    with pytest.raises(InputError, match="label 3 has no colour"):
+        overlay(image, np.full_like(labels, 3), PALETTE)
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
 def test_triptych(channels):
     image = np.arange(6 * channels, dtype=np.uint8).reshape(2, 3, channels)
