@@ -7,7 +7,12 @@ import tyro
 
 from ..config import EngineConfig, EvalConfig
 from ..errors import InputError
-from .flags import Device, Folder, Images, ModelOrNone, Numbers, Whole, Wholes, parse_for_model
+from .flags import Device, Folder, Images, ModelOrNone, Numbers, Whole, Wholes, parse_for_model, shown_as
+
+Kind = Literal[
+    "index", "overlay", "colour", "probabilities", "uncertainty", "shares", "coco", "geojson", "labelme"
+]  # those of predict/outputs.py, which is imported late
+Outputs = Annotated[tuple[Kind, ...], shown_as("NAME ...")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,12 @@ class Predict:
     """Files, folders and quoted globs."""
     out: Folder
     """Folder for the results."""
+    outputs: Outputs = ()
+    """What to write, all of it in docs/outputs.md: index, a PNG of class indices; overlay, the image with the classes'
+    colours over it; colour, the colours alone; probabilities; uncertainty; shares of the classes; coco, geojson and
+    labelme for annotation tools and maps. Default: index and overlay, and index alone for TIFFs read in windows."""
     overlay: bool = True
-    """Also write the image with the classes' colours over it (not for TIFFs read in windows)."""
+    """--no-overlay: write index alone."""
     batch: int = 1
     """Images of one size, or windows of a TIFF, that go through the network at once; for GPUs."""
     rasters: Literal["auto", "always", "never"] = "auto"
@@ -51,7 +60,7 @@ class Predict:
 
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
-        options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}
+        options = {name: getattr(self, name) for name in ("outputs", "overlay", "batch", "rasters", "bands", "range")}
         failures = predict_files(Predictor(self.model or None, **how), self.images, self.out, **options)
         if failures:
             raise InputError(f"images that could not be predicted: {len(failures)}, named above")

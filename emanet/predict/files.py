@@ -9,21 +9,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from ..atomic import replacing, require_writable_folder
+from ..atomic import require_writable_folder
 from ..config import IGNORE
 from ..data.bands import Channels
-from ..data.images import read_visible, write_mask
-from ..data.listing import OVERLAY, number
+from ..data.images import read_visible
+from ..data.listing import number
 from ..errors import InputError, out_of_memory
 from ..show.terminal import bar, note
 from ..windows import enough_memory
 from . import raster
 from .inputs import find_images, folders_of, left_out
+from .outputs import Outputs, Prediction
 from .predictor import Predictor
 
-JPEG_QUALITY = 90
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 
@@ -42,6 +41,7 @@ def predict_files(
     inputs: Sequence[str],
     out: str | Path,
     *,
+    outputs: Sequence[str] = (),
     overlay: bool = True,
     batch: int = 1,
     rasters: Literal["auto", "always", "never"] = "auto",
@@ -50,46 +50,56 @@ def predict_files(
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
-    inputs, name: as in find_images. batch: how many images of one padded size go through the model at once. An image
-    that cannot be read, is too large for memory or has too long a name is reported on stderr and left out; these
-    reports are returned. Raises InputError, before anything is written, if there is no image, OUT cannot be written or
-    OUT is a folder of the images; later if the disk is full.
+    inputs, name: as in find_images. outputs: names of outputs.KINDS to be written instead. overlay: False leaves it out
+    of the default. batch: how many images of one padded size go through the model at once. An image that cannot be
+    read, is too large for memory or has too long a name is reported on stderr and left out; these reports are returned.
+    Raises InputError, before anything is written, if there is no image, an output cannot be had of one, OUT cannot be
+    written or OUT is a folder of the images; later if the disk is full.
 
     rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
+    kinds = Outputs.of(outputs, overlay)
+    kinds.require(predictor.network)
     out, images = Path(out), find_images(inputs)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
     bands, range = bands or predictor.input.bands, range or predictor.input.range
     channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
     _keep_inputs(images, out)
+    kinds.check(images, in_windows, out)
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs)]))
     failures: list[str] = []
+    written: set[Path] = set()
 
     def skip(error: InputError) -> None:
         failures.append(str(error))
         note(f"skipped: {error}")
 
     plain = [(path, out / name) for path, name in images if path not in in_windows]
-    done = 0
     with bar("predict", len(plain), hidden=not plain) as advance:
         for group in _groups(_read(predictor, channels, plain, skip), predictor, batch):
-            for each, own in _labelled(predictor, group, skip):
+            for each, (own, p) in _labelled(predictor, group, kinds, skip):
                 labels = own if each.visible is None else np.where(each.visible, own, np.uint8(IGNORE))
-                done += _write(predictor, each, labels, overlay, skip)
-                advance(done + len(failures))
+                if _write(predictor, each, labels, p, kinds, skip):
+                    written.add(each.path)
+                advance(len(written) + len(failures))
     for path, name in images:
         if path in in_windows:
-            config = replace(predictor.config, mode="slide")
+            config, target = replace(predictor.config, mode="slide"), out / name
+            options: dict = {"bands": bands, "range": range, "batch": batch, "progress": True}
             try:
                 with enough_memory(path, config.window, config):
-                    predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
+                    predictor.raster(path, Path(f"{target}.tif"), **options, **kinds.beside(target))
+                kinds.write_of_raster(path, target, predictor.classes)
             except InputError as error:
                 skip(error)
+            else:
+                written.add(path)
+    kinds.gather([(path, out / name) for path, name in images if path in written], out, predictor.classes)
     return failures
 
 
@@ -147,12 +157,12 @@ def _groups(inputs: Iterable[_Input], predictor: Predictor, batch: int) -> Itera
 
 
 def _labelled(
-    predictor: Predictor, group: list[_Input], skip: Callable[[InputError], None]
-) -> Iterator[tuple[_Input, np.ndarray]]:
-    """The images with their labels, one at a time where memory is not enough for all; without those too large."""
+    predictor: Predictor, group: list[_Input], kinds: Outputs, skip: Callable[[InputError], None]
+) -> Iterator[tuple[_Input, tuple[np.ndarray, np.ndarray | None]]]:
+    """The images with their predictions, one at a time where memory is not enough for all; without those too large."""
     try:
         with enough_memory(group[0].path, group[0].pixels.shape[:2], predictor.config):
-            labels = predictor.many([each.pixels for each in group])
+            labels = kinds.predicted(predictor, [each.pixels for each in group])
     except InputError as error:
         if len(group) == 1:
             skip(error)
@@ -162,20 +172,21 @@ def _labelled(
         yield from zip(group, labels, strict=True)
     else:  # outside of the except clause, which keeps what filled the memory
         for each in group:
-            yield from _labelled(predictor, [each], skip)
+            yield from _labelled(predictor, [each], kinds, skip)
 
 
 def _write(
-    predictor: Predictor, image: _Input, labels: np.ndarray, overlay: bool, skip: Callable[[InputError], None]
+    predictor: Predictor,
+    image: _Input,
+    labels: np.ndarray,
+    probabilities: np.ndarray | None,
+    kinds: Outputs,
+    skip: Callable[[InputError], None],
 ) -> bool:
     """Whether all was written. A fault of this file alone is reported; InputError where the disk is full."""
-    target = image.target
+    target, names, palette = image.target, predictor.classes, predictor.palette
     try:
-        with replacing(Path(f"{target}.png")) as partial:
-            write_mask(partial, labels, predictor.palette)
-        if overlay:
-            with replacing(Path(f"{target}{OVERLAY}")) as partial:
-                Image.fromarray(predictor.overlay(image.pixels, labels)).save(partial, "JPEG", quality=JPEG_QUALITY)
+        kinds.write(Prediction(image.path, target, image.pixels, labels, names, palette, probabilities))
     except (OSError, MemoryError) as error:
         reason = "not enough memory" if out_of_memory(error) else getattr(error, "strerror", None) or error
         failure = InputError(f"cannot write the prediction of {image.path} as {target}: {reason}")

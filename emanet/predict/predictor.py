@@ -112,6 +112,15 @@ class Predictor:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
         return self.network.probabilities(self.pixels(image))
 
+    def with_probabilities(self, image: Picture) -> tuple[np.ndarray, np.ndarray]:
+        """Class indices (H, W) uint8, those of a call to rounding, and the probabilities (classes, H, W) float32.
+
+        The network runs once: the labels are the indices of the largest probabilities.
+        """
+        pixels, visible = self.read(image)
+        p = self.network.probabilities(pixels)
+        return _shown(p.argmax(0).astype(np.uint8), visible), p
+
     def raster(self, path: str | Path, out: str | Path, **options: Any) -> None:
         """Write the labels of a TIFF of any size as a TIFF, in windows: raster.predict_raster with its options."""
         from .raster import predict_raster
