@@ -162,7 +162,7 @@ def _labelled(
     """The images with their predictions, one at a time where memory is not enough for all; without those too large."""
     try:
         with enough_memory(group[0].path, group[0].pixels.shape[:2], predictor.config):
-            labels = kinds.predicted(predictor, [each.pixels for each in group])
+            labels = predictor.many_with([each.pixels for each in group], probabilities=kinds.probabilities)
     except InputError as error:
         if len(group) == 1:
             skip(error)

@@ -6,6 +6,7 @@ own files, so that it does not matter in which order, threads or processes those
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,6 @@ from ..errors import InputError, suggest
 from ..show import colours
 from ..show.terminal import track
 from . import polygons
-from .predictor import Predictor
 
 JPEG_QUALITY = 90
 Done = tuple[Path, Path]  # an image, and the path of its outputs without what KINDS add to it
@@ -78,7 +78,7 @@ def uncertainty(probabilities: np.ndarray) -> np.ndarray:
     total = np.zeros(probabilities.shape[1:], np.float32)
     for p in probabilities:
         total -= p * np.log(p, out=np.zeros_like(p), where=p > 0)
-    return (total / np.log(max(2, len(probabilities)))).clip(0, 1)
+    return (total / math.log(max(2, len(probabilities)))).clip(0, 1)
 
 
 def shares(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -269,14 +269,6 @@ class Outputs:
         """InputError for an exported model without probabilities where a kind needs them."""
         if self.probabilities and isinstance(network, Artefact):
             network.require_output("probabilities")
-
-    def predicted(
-        self, predictor: Predictor, images: Sequence[np.ndarray]
-    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Labels and, where a kind needs them, probabilities: then one image at a time goes through the network."""
-        if self.probabilities:
-            return [predictor.with_probabilities(image) for image in images]
-        return [(labels, None) for labels in predictor.many(images)]
 
     def check(self, images: Iterable[tuple[Path, Path]], in_windows: set[Path], out: Path) -> None:
         """InputError where an image cannot have an output, or two outputs would be one file. images: as find_images."""

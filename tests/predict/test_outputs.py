@@ -67,6 +67,7 @@ class TestKinds:
         wanted = np.zeros(LABELS.shape)
         wanted[0, 0], wanted[0, 1] = 1, np.log(2) / np.log(3)
         np.testing.assert_allclose(outputs.uncertainty(p), wanted, atol=1e-6)
+        assert outputs.uncertainty(p).dtype == np.float32
         with Image.open(written("uncertainty", tmp_path, probabilities=p)) as image:
             assert image.mode == "L"
             np.testing.assert_array_equal(image, np.rint(255 * np.where(LABELS == 255, 1, wanted)))
