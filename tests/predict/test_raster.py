@@ -19,10 +19,12 @@ from test_evaluate import tiny_model
 
 from emanet import inference
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.data.bands import BandReader
 from emanet.errors import InputError
 from emanet.inference import predict_labels, probabilities
 from emanet.predict import raster_file
 from emanet.predict.files import predict_files
+from emanet.predict.inputs import channels_of
 from emanet.predict.outputs import uncertainty
 from emanet.predict.predictor import Predictor
 from emanet.predict.raster import (
@@ -481,15 +483,45 @@ class TestRefused:
 
 
 def tiny_grey():
-    from dataclasses import replace
+    return tiny_bands(1)
 
+
+def tiny_bands(count: int, spec=SPEC):
     from emanet.model import build_model
 
     torch.manual_seed(0)
-    return build_model(replace(TINY, backbone=replace(TINY.backbone, in_channels=1), mean=(0.5,), std=(0.25,)), SPEC)
+    backbone = replace(TINY.backbone, in_channels=count)
+    return build_model(replace(TINY, backbone=backbone, mean=(0.5,), std=(0.25,)), spec)
 
 
 class TestBands:
+    @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+    def test_of_more_than_eight_bits_by_the_range_of_training(self, tmp_path, dtype):
+        """Seven bands, of which five in another order are the channels; whole and in windows; hidden values and NaN."""
+        size, bands, range_ = (66, 90), (7, 1, 2, 3, 5), (-0.25, 0.5) if dtype.startswith("float") else (200, 3000)
+        eight, hidden = drawn(*size, bands=7), np.zeros(size, bool)
+        hidden[20:30, 40:60] = True
+        samples = range_[0] + eight * ((range_[1] - range_[0]) / 255)
+        samples = (samples if dtype.startswith("float") else samples.round()).astype(dtype)
+        samples[:, 20:30, 40:60] = 9  # of no data
+        if dtype.startswith("float"):
+            samples[4, 50:60, :20], hidden[50:60, :20] = np.nan, True  # in one of the bands that are read
+        path = write(tmp_path / "x.tif", samples, nodata=9, **PLACE)
+        model = tiny_bands(5, replace(SPEC, bands=bands, range=range_)).eval()
+        pixels = eight[[band - 1 for band in bands]]
+        with rasterio.open(path) as file:
+            assert model.bands == bands and model.range == range_
+            pixels[:, hidden] = BandReader.of(file, path, channels_of(model)).read()[0][:, hidden]
+        found = labelled(model, path)
+        assert np.array_equal(found == 255, hidden) and len(np.unique(found)) > 2
+        assert np.array_equal(found[~hidden], blended(model, pixels)[~hidden])
+        predictor = Predictor(model, device="cpu")
+        assert predict_files(predictor, [str(path)], tmp_path / "out", rasters="never") == []
+        with Image.open(tmp_path / "out" / "x.png") as file:
+            assert np.array_equal(file, np.where(hidden, 255, predictor(pixels.transpose(1, 2, 0))))
+        with Image.open(tmp_path / "out" / "x_overlay.jpg") as file:
+            assert file.size == size[::-1]
+
     def test_are_chosen_in_the_order_given(self, model, tmp_path):
         pixels = drawn(bands=5)
         path = write(tmp_path / "x.tif", pixels)
