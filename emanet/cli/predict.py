@@ -31,11 +31,10 @@ class Predict:
     out: Folder
     """Folder for the results."""
     outputs: Outputs = ()
-    """What to write, all of it in docs/outputs.md: index, a PNG of class indices; overlay, the image with the classes'
-    colours over it; colour, the colours alone; probabilities; uncertainty; shares of the classes; coco, geojson and
-    labelme for annotation tools and maps. Default: index and overlay, and index alone for TIFFs read in windows."""
+    """Some of index, overlay, colour, probabilities, uncertainty, shares, coco, geojson, labelme: see docs/outputs.md.
+    Default: index and overlay, but index alone for TIFFs read in windows."""
     overlay: bool = True
-    """--no-overlay: write index alone."""
+    """--no-overlay: index alone by default."""
     batch: int = 1
     """Images of one size, or windows of a TIFF, that go through the network at once; for GPUs."""
     rasters: Literal["auto", "always", "never"] = "auto"

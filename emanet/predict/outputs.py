@@ -133,7 +133,8 @@ def _probabilities(path: Path, done: Prediction) -> None:
     assert done.probabilities is not None
     halves = np.where(done.labels == IGNORE, np.float16(np.nan), done.probabilities.astype(np.float16))
     with open(path, "wb") as file:  # NumPy would add .npz to a path
-        np.savez_compressed(file, probabilities=halves, classes=np.array(done.classes))
+        # Not compressed: that takes 25 times as long to save a quarter.
+        np.savez(file, probabilities=halves, classes=np.array(done.classes))
 
 
 def _uncertainty(path: Path, done: Prediction) -> None:

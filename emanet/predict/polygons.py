@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ..config import IGNORE
-from ..data.bands import installed
 
 Region = tuple[int, list[list[tuple[float, float]]]]  # a label, and closed rings of (x, y): the outline, then holes
 BACKGROUND, HIDDEN = "_background_", "__ignore__"  # labelme's names of pixels without a class, and of those to ignore
@@ -73,7 +72,6 @@ def labelme(labels: np.ndarray, classes: Sequence[str], image: str) -> dict[str,
     labelme draws a polygon with Pillow, which cuts coordinates down to whole pixels and draws the outline too. The
     outlines lie INSET inside of their pixels' edges: both ends of a row are then cut down to pixels of the region.
     """
-    installed()
     h, w = labels.shape
     named = {i: BACKGROUND if name.strip("_").lower() == "background" else name for i, name in enumerate(classes)}
     named[IGNORE] = HIDDEN
