@@ -7,7 +7,12 @@ import tyro
 
 from ..config import EngineConfig, EvalConfig
 from ..errors import InputError
-from .flags import Device, Folder, Images, ModelOrNone, Numbers, Switch, Whole, Wholes, parse_for_model
+from .flags import Device, Folder, Images, ModelOrNone, Numbers, Switch, Whole, Wholes, parse_for_model, shown_as
+
+Kind = Literal[
+    "index", "overlay", "colour", "probabilities", "uncertainty", "shares", "coco", "geojson", "labelme"
+]  # those of predict/outputs.py, which is imported late
+Outputs = Annotated[tuple[Kind, ...], shown_as("NAME ...")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,11 @@ class Predict:
     """Files, folders and quoted globs of images and videos; cameras as /dev/video0 or an address (rtsp://host/path)."""
     out: Folder
     """Folder for the results."""
+    outputs: Outputs = ()
+    """Some of index, overlay, colour, probabilities, uncertainty, shares, coco, geojson, labelme: see docs/outputs.md.
+    Default: index and overlay, but index alone for TIFFs read in windows."""
     overlay: bool = True
-    """Also write the image with the classes' colours over it (not for TIFFs read in windows)."""
+    """--no-overlay: index alone by default."""
     batch: int = 1
     """Images of one size, or windows of a TIFF, that go through the network at once; for GPUs."""
     rasters: Literal["auto", "always", "never"] = "auto"
@@ -67,7 +75,7 @@ class Predict:
                 raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none among the inputs")
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
-        options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}
+        options = {name: getattr(self, name) for name in ("outputs", "overlay", "batch", "rasters", "bands", "range")}
         predictor = Predictor(self.model or None, **how)
         failures = predict_files(predictor, images, self.out, **options) if images else []
         if videos:

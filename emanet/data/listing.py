@@ -17,7 +17,8 @@ from .images import IMAGE_SUFFIXES
 from .shards import Pair
 
 UNPAIRED = {"image-without-mask": ("image", "a mask"), "mask-without-image": ("mask", "an image")}  # what lacks what
-OVERLAY = "_overlay.jpg"  # the end of what `predict` writes beside NAME.png to be looked at
+# The ends of what `predict` writes beside NAME.png to be looked at.
+OVERLAY, COLOURS, UNCERTAINTY = PICTURES = ("_overlay.jpg", "_colour.png", "_uncertainty.png")
 
 
 class Fault(NamedTuple):
@@ -131,7 +132,8 @@ def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault], lis
 
 def _is_overlay(path: Path) -> bool:
     """Whether `predict` has written this beside a label map."""
-    return path.name.endswith(OVERLAY) and path.with_name(f"{path.name.removesuffix(OVERLAY)}.png").exists()
+    ending = next((each for each in PICTURES if path.name.endswith(each)), "")
+    return bool(ending) and path.with_name(f"{path.name.removesuffix(ending)}.png").exists()
 
 
 def _ends(name: str, suffix: str) -> bool:

@@ -89,10 +89,13 @@ class Artefact:
 
     def output(self, name: str, pixels: np.ndarray) -> np.ndarray:
         """InputError if this file has no such output."""
+        self.require_output(name)
+        return self(pixels)[name]
+
+    def require_output(self, name: str) -> None:
         if name not in self.outputs:
             outputs = " ".join((*self.outputs, name))
             raise InputError(f"{self.path} gives no {name}; export the model again with the outputs {outputs}")
-        return self(pixels)[name]
 
     def require_way(self, config: EvalConfig) -> None:
         """InputError if images are to be predicted in another way than the file does: whole and at one scale."""

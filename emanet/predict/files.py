@@ -15,22 +15,21 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 
-from ..atomic import replacing, require_writable_folder
+from ..atomic import require_writable_folder
 from ..config import IGNORE
 from ..data.bands import Channels
-from ..data.images import read_visible, write_mask
-from ..data.listing import OVERLAY, number
+from ..data.images import read_visible
+from ..data.listing import number
 from ..errors import InputError, out_of_memory
 from ..show.terminal import bar, note
 from ..stages import THREADS, ordered
 from ..windows import enough_memory
 from . import raster
 from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
+from .outputs import Outputs, Prediction
 from .predictor import Predictor
 
-JPEG_QUALITY = 90
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 
@@ -50,11 +49,15 @@ class _Skipped:
     reason: InputError
 
 
+_Labelled = tuple[_Input, tuple[np.ndarray, np.ndarray | None]]  # with labels and, where they are needed, probabilities
+
+
 def predict_files(
     predictor: Predictor,
     inputs: Sequence[str],
     out: str | Path,
     *,
+    outputs: Sequence[str] = (),
     overlay: bool = True,
     batch: int = 1,
     rasters: Literal["auto", "always", "never"] = "auto",
@@ -63,26 +66,31 @@ def predict_files(
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
-    inputs, name: as in find_images. batch: how many images of one padded size go through the model at once. An image
-    that cannot be read, is too large for memory or has too long a name is reported on stderr and left out; these
-    reports are returned, in the order of the images. Up to 4 * batch images are held until others of their size come;
-    max(batch, THREADS) + 1 are read ahead, and as many are being written. Raises InputError, before anything is
-    written, if there is no image, OUT cannot be written or OUT is a folder of the images; later if the disk is full.
+    inputs, name: as in find_images. outputs: names of outputs.KINDS to be written instead. overlay: False leaves it out
+    of the default. batch: how many images of one padded size go through the model at once. An image that cannot be
+    read, is too large for memory or has too long a name is reported on stderr and left out; these reports are returned,
+    in the order of the images. Up to 4 * batch images are held until others of their size come; max(batch, THREADS) + 1
+    are read ahead, and as many are being written. Raises InputError, before anything is written, if there is no image,
+    an output cannot be had of one, OUT cannot be written or OUT is a folder of the images; later if the disk is full.
 
     rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
+    kinds = Outputs.of(outputs, overlay)
+    kinds.require(predictor.network)
     out, images = Path(out), find_images(inputs)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
     bands, range = bands or predictor.input.bands, range or predictor.input.range
     channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
     _keep_inputs(images, out)
+    kinds.check(images, in_windows, out)
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
     failures: dict[Path, list[str]] = {}
+    written: set[Path] = set()
 
     def skip(path: Path, error: InputError) -> None:
         failures.setdefault(path, []).append(str(error))
@@ -90,24 +98,31 @@ def predict_files(
 
     plain = [(path, out / name) for path, name in images if path not in in_windows]
     ahead = max(batch, THREADS)
-    read, finish = partial(_read, predictor, channels), partial(_finish, predictor, overlay)
+    read, finish = partial(_read, predictor, channels), partial(_finish, predictor, kinds)
     with (
         bar("predict", len(plain), hidden=not plain) as advance,
         closing(ordered(read, plain, THREADS, ahead)) as pictures,
-        closing(ordered(finish, _labelled(predictor, pictures, batch), THREADS, ahead)) as finished,
+        closing(ordered(finish, _labelled(predictor, pictures, kinds, batch), THREADS, ahead)) as finished,
     ):
         for done, (path, errors) in enumerate(finished, 1):
             for error in errors:
                 skip(path, error)
+            if not errors:
+                written.add(path)
             advance(done)
     for path, name in images:
         if path in in_windows:
-            config = replace(predictor.config, mode="slide")
+            config, target = replace(predictor.config, mode="slide"), out / name
+            options: dict = {"bands": bands, "range": range, "batch": batch, "progress": True}
             try:
                 with enough_memory(path, config.window, config):
-                    predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
+                    predictor.raster(path, Path(f"{target}.tif"), **options, **kinds.beside(target))
+                kinds.write_of_raster(path, target, predictor.classes)
             except InputError as error:
                 skip(path, error)
+            else:
+                written.add(path)
+    kinds.gather([(path, out / name) for path, name in images if path in written], out, predictor.classes)
     return [reason for path, _ in images for reason in failures.get(path, ())]
 
 
@@ -149,11 +164,11 @@ def _read(predictor: Predictor, channels: Channels, image: tuple[Path, Path]) ->
 
 
 def _labelled(
-    predictor: Predictor, inputs: Iterable[_Input | _Skipped], batch: int
-) -> Iterator[tuple[_Input, np.ndarray] | _Skipped]:
-    """The images with their labels, each or a batch as soon as it has been read."""
+    predictor: Predictor, inputs: Iterable[_Input | _Skipped], kinds: Outputs, batch: int
+) -> Iterator[_Labelled | _Skipped]:
+    """The images with their predictions, each or a batch as soon as it has been read."""
     for group in _groups(inputs, predictor, batch):
-        yield from [group] if isinstance(group, _Skipped) else _labels(predictor, group)
+        yield from [group] if isinstance(group, _Skipped) else _labels(predictor, group, kinds)
 
 
 def _groups(inputs: Iterable[_Input | _Skipped], predictor: Predictor, batch: int) -> Iterator[list[_Input] | _Skipped]:
@@ -171,11 +186,11 @@ def _groups(inputs: Iterable[_Input | _Skipped], predictor: Predictor, batch: in
     yield from waiting.values()
 
 
-def _labels(predictor: Predictor, group: list[_Input]) -> Iterator[tuple[_Input, np.ndarray] | _Skipped]:
-    """The images with their labels, one at a time where memory is not enough for all; without those too large."""
+def _labels(predictor: Predictor, group: list[_Input], kinds: Outputs) -> Iterator[_Labelled | _Skipped]:
+    """The images with their predictions, one at a time where memory is not enough for all; without those too large."""
     try:
         with enough_memory(group[0].path, group[0].pixels.shape[:2], predictor.config):
-            labels = predictor.many([each.pixels for each in group])
+            labels = predictor.many_with([each.pixels for each in group], probabilities=kinds.probabilities)
     except InputError as error:
         if len(group) == 1:
             yield _Skipped(group[0].path, error)
@@ -185,34 +200,33 @@ def _labels(predictor: Predictor, group: list[_Input]) -> Iterator[tuple[_Input,
         yield from zip(group, labels, strict=True)
     else:  # outside of the except clause, which keeps what filled the memory
         for each in group:
-            yield from _labels(predictor, [each])
+            yield from _labels(predictor, [each], kinds)
 
 
-def _finish(
-    predictor: Predictor, overlay: bool, labelled: tuple[_Input, np.ndarray] | _Skipped
-) -> tuple[Path, list[InputError]]:
+def _finish(predictor: Predictor, kinds: Outputs, labelled: _Labelled | _Skipped) -> tuple[Path, list[InputError]]:
     """Write an image's results; returns its path and what went wrong with it."""
     if isinstance(labelled, _Skipped):
         return labelled.path, [labelled.reason]
-    image, labels = labelled
+    image, (labels, probabilities) = labelled
     errors: list[InputError] = []
     if image.visible is not None:
         labels = np.where(image.visible, labels, np.uint8(IGNORE))
-    _write(predictor, image, labels, overlay, errors.append)
+    _write(predictor, image, labels, probabilities, kinds, errors.append)
     return image.path, errors
 
 
 def _write(
-    predictor: Predictor, image: _Input, labels: np.ndarray, overlay: bool, skip: Callable[[InputError], None]
+    predictor: Predictor,
+    image: _Input,
+    labels: np.ndarray,
+    probabilities: np.ndarray | None,
+    kinds: Outputs,
+    skip: Callable[[InputError], None],
 ) -> bool:
     """Whether all was written. A fault of this file alone is reported; InputError where the disk is full."""
-    target = image.target
+    target, names, palette = image.target, predictor.classes, predictor.palette
     try:
-        with replacing(Path(f"{target}.png")) as partial:
-            write_mask(partial, labels, predictor.palette, quick=True)
-        if overlay:
-            with replacing(Path(f"{target}{OVERLAY}")) as partial:
-                Image.fromarray(predictor.overlay(image.pixels, labels)).save(partial, "JPEG", quality=JPEG_QUALITY)
+        kinds.write(Prediction(image.path, target, image.pixels, labels, names, palette, probabilities))
     except (OSError, MemoryError) as error:
         reason = "not enough memory" if out_of_memory(error) else getattr(error, "strerror", None) or error
         failure = InputError(f"cannot write the prediction of {image.path} as {target}: {reason}")

@@ -116,6 +116,22 @@ class Predictor:
         """(classes, H, W) float32, of the image's size; they add up to 1 over the classes."""
         return self.network.probabilities(self.pixels(image))
 
+    def many_with(
+        self, images: Sequence[Picture], *, probabilities: bool = True
+    ) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Labels (H, W) uint8 of several images and, if wanted, their probabilities (classes, H, W) float32.
+
+        With probabilities, one image at a time goes through the network, once: its labels are the indices of the
+        largest probabilities, which are those of `many`, to rounding.
+        """
+        if not probabilities:
+            return [(labels, None) for labels in self.many(images)]
+        found: list[tuple[np.ndarray, np.ndarray | None]] = []
+        for pixels, visible in map(self.read, images):
+            p = self.network.probabilities(pixels)
+            found.append((_shown(p.argmax(0).astype(np.uint8), visible), p))
+        return found
+
     def raster(self, path: str | Path, out: str | Path, **options: Any) -> None:
         """Write the labels of a TIFF of any size as a TIFF, in windows: raster.predict_raster with its options."""
         from .raster import predict_raster

@@ -12,13 +12,14 @@ on the image's size: the strip, GDAL's cache of CACHE bytes (288 MiB together), 
 rows that are compressed as one), and what the network needs for a window.
 """
 
+import math
 import os
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -26,15 +27,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..atomic import replacing, write_whole
 from ..config import IGNORE, EvalConfig
 from ..data.bands import CACHE, BandReader, OnlyWhole, installed, tiff_tags
 from ..deploy.artefact import Artefact
 from ..errors import InputError
-from ..show.colours import IGNORE_COLOUR
 from ..show.terminal import bar
 from ..windows import WindowGrid, window_weight
 from .inputs import channels_of
+from .outputs import uncertainty
+from .raster_file import SIDECARS, TILE, TiffWriter, named, new_tiff, profile_like
 
 if TYPE_CHECKING:  # torch is imported late, so that exported models start without it
     import torch
@@ -43,9 +44,7 @@ if TYPE_CHECKING:  # torch is imported late, so that exported models start witho
 
 LARGE = 32_000_000  # pixels from which is_raster takes a TIFF that has no georeference
 MEMORY = 256 << 20
-TILE = 256
 WIDTH, HEIGHT = 256, 257  # TIFF tags
-SIDECARS = (".aux.xml", ".ovr", ".msk")  # beside a TIFF: GDAL's metadata of it, its overviews, its mask
 GEOREFERENCE = {33550, 33922, 34264, 34735, 50844}  # pixel scale, tie points, transformation, GeoTIFF keys, RPCs
 WORLD_FILES = (".tfw", ".TFW", ".tifw", ".tiffw", ".wld")
 
@@ -77,6 +76,8 @@ def predict_raster(
     out: str | Path,
     config: EvalConfig = EvalConfig(),
     *,
+    probabilities: str | Path | None = None,
+    uncertainty: str | Path | None = None,
     bands: Sequence[int] = (),
     range: Sequence[float] = (),
     batch: int = 1,
@@ -85,49 +86,43 @@ def predict_raster(
 ) -> None:
     """Write the class indices of a TIFF as another TIFF: tiled, compressed, with the palette and the same georeference.
 
+    probabilities, uncertainty: further TIFFs to write, float32: the blended probabilities, a band for each class, and
+    what outputs.uncertainty makes of them. Large files get overviews, of SMALLEST pixels or more.
+
     model: in eval mode, or exported with its probabilities. config: its window and overlap are used whatever its mode;
     scales and flip apply within each window. bands, range: as in DatasetSpec; default: the model's, from its training.
     batch: windows that go through the model at once. memory: bytes for a strip; it is at least one tile wide.
     progress: a bar on stderr.
 
     Pixels hidden by the file's mask, alpha band or nodata value, and NaN, get 255, the nodata value of the
-    output; windows of nothing else are not predicted. CRS and transform, ground control points and RPCs are kept; a CRS
-    that GeoTIFF has no keys for goes into OUT.aux.xml. OUT appears only when it is complete, also where SIGTERM, SIGHUP
-    or KeyboardInterrupt ends the process; the sidecars of an older OUT are removed. Raises InputError that names the
-    file.
+    output, and NaN in the further ones; windows of nothing else are not predicted. CRS and transform, ground control
+    points and RPCs are kept; a CRS that GeoTIFF has no keys for goes into OUT.aux.xml. The files appear only when they
+    are complete, also where SIGTERM, SIGHUP or KeyboardInterrupt ends the process; the sidecars of older ones are
+    removed. Raises InputError that names the file.
     """
-    rasterio, out = _rasterio(path), Path(out)
-    sidecars = [Path(f"{out}{suffix}") for suffix in SIDECARS]
+    rasterio = _rasterio(path)
+    named_outs = {"labels": out, "probabilities": probabilities, "uncertainty": uncertainty}
+    outs = {kind: Path(each) for kind, each in named_outs.items() if each is not None}
     with warnings.catch_warnings(), rasterio.Env(GDAL_CACHEMAX=CACHE), _cleaned_up():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         # Paths for GDAL are absolute, since it takes some relative names for a syntax of its own: GTIFF_DIR:1:x.tif is
         # the file x.tif. No other driver: some of them follow links to other places.
-        with _named("read image", path):
+        with named("read image", path):
             source = rasterio.open(Path(path).absolute(), driver="GTiff")
         with source:
-            if any(os.path.exists(each) and os.path.samefile(each, path) for each in (out, *sidecars)):
+            written = [Path(f"{each}{end}") for each in outs.values() for end in ("", *SIDECARS)]
+            if any(os.path.exists(each) and os.path.samefile(each, path) for each in written):
                 raise InputError(f"the image {path} would be overwritten by its labels; name another file")
             channels = channels_of(model, bands, range, flags=True)
-            with _named("read image", path):
+            with named("read image", path):
                 try:
                     image = _Image(BandReader.of(source, Path(path), channels), path)
                 except OnlyWhole as error:
                     raise ValueError(f"{error}; --rasters never reads it whole, as in training") from None
-            job = _Job(model, image, config, batch, memory)
-            try:
-                with replacing(out.absolute()) as partial:
-                    beside = _write(partial, out, job, _profile(source), progress)
-                    for each in sidecars:  # of an older OUT: GDAL would show its overviews and statistics for this one
-                        _unlink(each)
-                if beside:
-                    write_whole(sidecars[0], beside)
-            except OSError as error:
-                raise InputError(f"cannot write {out}: {error.strerror or error}") from error
-
-
-def _unlink(path: Path) -> None:
-    if os.path.lexists(path):  # also False where the name is too long for a file
-        path.unlink()
+            job = _Job(model, image, config, batch, memory, probabilities=len(outs) > 1)
+            with ExitStack() as files:  # the labels appear last
+                targets = [(kind, files.enter_context(job.new(kind, each))) for kind, each in outs.items()]
+                _write(job, targets, progress)
 
 
 @contextmanager
@@ -161,25 +156,8 @@ class _Image:
 
     def read(self, top: int, left: int, bottom: int, right: int) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (channels, h, w) uint8 of a part of it, and which of them are not hidden, (h, w) bool."""
-        with _named("read image", self.path):
+        with named("read image", self.path):
             return self.reader.read(((top, bottom), (left, right)))
-
-
-def _profile(source: Any) -> dict[str, Any]:
-    """How the labels are stored: with the georeference of the source."""
-    points, points_crs = source.gcps
-    place: dict[str, Any] = {"crs": source.crs or points_crs, "rpcs": source.rpcs}
-    if not source.transform.is_identity:
-        place["transform"] = source.transform
-    else:  # a file holds one or the other
-        place["gcps"] = points or None
-    tiles = {"tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "bigtiff": "if_safer"}
-    size = {"width": source.width, "height": source.height, "count": 1, "dtype": "uint8", "nodata": IGNORE}
-    return {"driver": "GTiff", **size, **tiles, **{key: value for key, value in place.items() if value is not None}}
-
-
-def _colours(palette: Sequence[tuple[int, int, int]]) -> dict[int, tuple[int, int, int, int]]:
-    return {i: (*colour, 255) for i, colour in enumerate(palette)} | {IGNORE: (*IGNORE_COLOUR, 255)}
 
 
 @dataclass(frozen=True)
@@ -191,6 +169,16 @@ class _Job:
     config: EvalConfig
     batch: int
     memory: int
+    probabilities: bool
+    """Whether a file of them, or of what is made of them, is written."""
+
+    def new(self, kind: str, out: Path) -> AbstractContextManager[TiffWriter]:
+        """A file of one of the kinds."""
+        source, classes = self.image.reader.source, self.model.classes
+        if kind == "labels":
+            return new_tiff(out, profile_like(source), palette=self.model.palette)
+        names = classes if kind == "probabilities" else ("uncertainty",)
+        return new_tiff(out, profile_like(source, len(names), "float32", math.nan), names=names)
 
     def strips(self) -> list["_Strip"]:
         """The image in strips that need `memory` bytes each, but are at least one tile wide."""
@@ -200,6 +188,8 @@ class _Job:
         # copy of one class.
         each = 16 if self.image.reader.channels.range else 1
         column = grid.size[0] * (4 * len(self.model.classes) + each * len(self.image.reader.bands) + 16)
+        if self.probabilities:  # those of finished rows, up to a tile that waits for its last rows, and a copy
+            column += 12 * len(self.model.classes) * (grid.size[0] + TILE)
         step = max(1, self.memory // (column * TILE)) * TILE
         return [_Strip(self, grid, left, min(w, left + step)) for left in range(0, w, step)]
 
@@ -209,6 +199,7 @@ class _Strip:
 
     def __init__(self, job: _Job, grid: WindowGrid, left: int, right: int):
         self.model, self.image, self.batch, self.left, self.right = job.model, job.image, job.batch, left, right
+        self.with_probabilities = job.probabilities
         self.size, self.tops = grid.size, grid.tops
         self.lefts = [start for start in grid.lefts if start < right and start + grid.size[1] > left]
         self.config = replace(job.config, mode="whole", longest_side=0)  # each window is predicted as a whole image
@@ -216,8 +207,11 @@ class _Strip:
             "cpu" if isinstance(job.model, Artefact) else job.model.mean.device
         )
 
-    def rows(self) -> Iterator[np.ndarray]:
-        """Labels (rows, right - left) uint8 from top to bottom, after each row of windows."""
+    def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """Labels (rows, right - left) uint8 from top to bottom, after each row of windows.
+
+        And their probabilities (classes, rows, right - left) float32, if they are to be written.
+        """
         import torch
 
         h, w = self.size
@@ -231,10 +225,13 @@ class _Strip:
             final = next_top - top  # rows that no later window covers
             labels = total[:, :final].argmax(0).to(torch.uint8).cpu().numpy()  # sums and means have the same argmax
             labels[~visible[:final, self.left - first : self.right - first]] = IGNORE
+            p = None
+            if self.with_probabilities:
+                p = (total[:, :final] / total[:, :final].sum(0)).cpu().numpy()
             for plane in total:  # one at a time, since overlapping memory is copied first
                 plane[: h - final] = plane[final:].clone()
                 plane[h - final :] = 0
-            yield labels
+            yield labels, p
 
     def _add(self, total: "torch.Tensor", pixels: np.ndarray, lefts: list[int]) -> None:
         """Add the weighted probabilities of the windows that begin at these columns."""
@@ -255,76 +252,25 @@ class _Strip:
         return probabilities(self.model, torch.from_numpy(windows).to(self.weight.device), self.config)
 
 
-def _write(partial: Path, out: Path, job: _Job, profile: dict[str, Any], progress: bool) -> bytes:
-    """Write `partial`, which becomes `out`, and read it back. Returns what GDAL writes beside it, in an .aux.xml."""
-    rasterio, side = _rasterio(out), Path(f"{partial}.aux.xml")
-    _unlink(side)
-    try:
-        with _named("write", out):
-            target = rasterio.open(partial, "w", **profile)
-            target.write_colormap(1, _colours(job.model.palette))
-        try:
-            total = _write_tiles(target, out, job, progress)
-        finally:
-            with _named("write", out):
-                target.close()
-        with _named("write", out):
-            _verify(partial, total, profile)
-        return side.read_bytes() if side.exists() else b""
-    finally:
-        with suppress(OSError):
-            side.unlink()
-
-
-def _write_tiles(target: Any, out: Path, job: _Job, progress: bool) -> int:
-    """Write the labels, whole tiles at a time. Returns their sum."""
-    strips, image, total, finished = job.strips(), job.image, 0, 0
+def _write(job: _Job, targets: Sequence[tuple[str, TiffWriter]], progress: bool) -> None:
+    """Predict the image into the open files of these kinds."""
+    strips, finished = job.strips(), 0
     windows = sum(len(strip.tops) * len(strip.lefts) for strip in strips)
-    with bar(f"predict {Path(image.path).name}", windows, hidden=not progress) as advance:
+    with bar(f"predict {Path(job.image.path).name}", windows, hidden=not progress) as advance:
         for strip in strips:
-            done, pending = 0, np.empty((0, strip.right - strip.left), np.uint8)
-            for labels in strip.rows():
+            for labels, p in strip.rows():
                 finished += len(strip.lefts)
                 advance(finished)
-                pending = np.concatenate([pending, labels])
-                last = done + len(pending) == image.reader.source.height
-                ready = len(pending) if last else len(pending) // TILE * TILE
-                if ready:
-                    with _named("write", out):
-                        target.write(pending[:ready], 1, window=((done, done + ready), (strip.left, strip.right)))
-                    total += int(pending[:ready].sum(dtype=np.int64))
-                    done, pending = done + ready, pending[ready:]
-    return total
+                for kind, target in targets:
+                    target.add(_bands(kind, labels, p), strip.left)
 
 
-def _verify(path: Path, total: int, profile: dict[str, Any]) -> None:
-    """Read the labels back and compare their sum: GDAL does not report what fails while a file is closed."""
-    rasterio = _rasterio(path)
-    try:
-        with rasterio.open(path, driver="GTiff") as file:
-            read = sum(int(file.read(1, window=window).sum(dtype=np.int64)) for _, window in file.block_windows(1))
-            # Not compared is the CRS itself: GDAL rewords one without a code, and compares the words.
-            lost = "crs" in profile and not (file.crs or file.gcps[1])
-            moved = file.transform != profile.get("transform", file.transform)
-    except rasterio.errors.RasterioError:
-        read, lost, moved = None, False, False
-    if read != total:
-        raise OSError("it does not read back as it was written")
-    if lost or moved:
-        raise OSError(0, f"GeoTIFF cannot hold its {'CRS' if lost else 'transform'}")
-
-
-@contextmanager
-def _named(doing: str, path: str | Path) -> Iterator[None]:
-    """Around calls of GDAL only: what they raise becomes one sentence with the file's name."""
-    try:
-        yield
-    except Exception as error:  # some of GDAL's errors have no public name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error.__cause__ or error)
-        if isinstance(error, UnicodeEncodeError):
-            raise InputError(f"cannot {doing} {path}: GDAL takes only paths in UTF-8; rename it") from error
-        hint = "; is the disk full?" if doing == "write" and not getattr(error, "strerror", None) else ""
-        raise InputError(f"cannot {doing} {path}: {reason.splitlines()[0].rstrip('.')}{hint}") from error
+def _bands(kind: str, labels: np.ndarray, p: np.ndarray | None) -> np.ndarray:
+    """What a file holds of labels (h, w) and probabilities (classes, h, w)."""
+    if kind == "labels" or p is None:
+        return labels[None]
+    bands = p if kind == "probabilities" else uncertainty(p)[None]
+    return np.where(labels == IGNORE, np.float32(np.nan), bands)
 
 
 def _rasterio(path: str | Path) -> Any:

@@ -262,6 +262,11 @@ def test_overlays_beside_predictions_are_no_predictions(scenes):
     assert len(open_folders(maps, masks, spec, what="prediction")) == 3
     with pytest.raises(InputError, match="1 of 4 images have no mask"):
         open_folders(maps, masks, spec)
+    for name in ("0000_colour.png", "0001_uncertainty.png"):
+        shutil.copy(masks / "0000.png", maps / name)
+    assert len(open_folders(maps, masks, spec, what="prediction")) == 3
+    for name in ("0000_colour.png", "0001_uncertainty.png"):
+        (maps / name).unlink()
     (maps / "0000_overlay.jpg").rename(maps / "alone_overlay.jpg")
     with pytest.raises(InputError, match="1 of 4 images have no mask"):
         open_folders(maps, masks, spec, what="prediction")

@@ -199,6 +199,10 @@ class TestOnnx:
         for i in range(3):
             found, wanted = (read_mask_values(tmp_path / out / f"{i}.png") for out in "ab")
             assert (found != wanted).mean() < 0.01
+        predict_files(Predictor(str(onnx)), [str(tmp_path / "images")], tmp_path / "p", outputs=["probabilities"])
+        for i in range(3):
+            wanted = Predictor(file, device="cpu").probabilities(tmp_path / f"images/{i}.png")
+            np.testing.assert_allclose(np.load(tmp_path / f"p/{i}.npz")["probabilities"], wanted, atol=2e-3)
         scored = []
         for model in (onnx, file.path):
             arguments = "--images", tmp_path / "images", "--masks", tmp_path / "masks", "--json", tmp_path / "s.json"

@@ -375,7 +375,7 @@ class TestPredictFiles:
 
         for name in ("a", "b"):
             write(tmp_path / f"in/{name}.png")
-        monkeypatch.setattr("emanet.predict.files.write_mask", full)
+        monkeypatch.setattr("emanet.predict.outputs.write_mask", full)
         with pytest.raises(InputError, match="cannot write the prediction of .*a.png .*: No space left on device"):
             predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
         assert files(tmp_path / "out") == []
@@ -404,7 +404,7 @@ class TestPredictFiles:
             raise MemoryError
 
         write(tmp_path / "in/a.png")
-        monkeypatch.setattr(Predictor, "overlay", none_left)
+        monkeypatch.setattr("emanet.show.colours.overlay", none_left)
         (failure,) = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
         assert failure.endswith(": not enough memory") and files(tmp_path / "out") == ["a.png"]
 
@@ -431,7 +431,7 @@ class TestPredictFiles:
         predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
         before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"emanet.predict.files.{result}", interrupted)
+            patch.setattr(f"emanet.predict.outputs.{result}", interrupted)
             predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out")
         assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before and len(before) == 2
 

@@ -1,5 +1,6 @@
 """TIFFs in windows: blending, strips, no data, the place on Earth, and what is refused; 100 megapixels in `slow`."""
 
+import json
 import os
 import re
 import signal
@@ -18,10 +19,13 @@ from test_evaluate import tiny_model
 
 from emanet import inference
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.data.bands import BandReader
 from emanet.errors import InputError
 from emanet.inference import predict_labels, probabilities
-from emanet.predict import raster
+from emanet.predict import raster_file
 from emanet.predict.files import predict_files
+from emanet.predict.inputs import channels_of
+from emanet.predict.outputs import uncertainty
 from emanet.predict.predictor import Predictor
 from emanet.predict.raster import (
     CACHE,
@@ -39,6 +43,7 @@ from emanet.windows import window_starts, window_weight
 rasterio = pytest.importorskip("rasterio")
 from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
+from rasterio.features import rasterize  # noqa: E402
 from rasterio.rpc import RPC  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 
@@ -46,6 +51,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 PLACE = {"crs": "EPSG:32633", "transform": Affine(0.5, 0.1, 400_000, 0.1, -0.5, 5_000_000)}
 SIZE = (301, 333)  # more than one tile either way
 CONFIG = EvalConfig(window=(65, 81), overlap=1 / 3)
+GRID = [(0, 0), (0, 1), (1, 0), (1, 1)]
 SPEC = DatasetSpec(classes=("a", "b", "c"))
 TINY = ModelConfig(
     backbone=BackboneConfig(name="test_resnet", pretrained=False, output_stride=8),
@@ -225,6 +231,59 @@ class TestFile:
         with Image.open(tmp_path / "new" / "y.tif") as image:  # as any other program sees it
             assert image.mode == "P" and np.array_equal(np.asarray(image), read(tmp_path / "new" / "y.tif"))
 
+    def test_has_overviews_if_it_is_large(self, model, tmp_path):
+        """As GDAL makes them: of one pixel of four, in tiles, with the palette and the nodata value."""
+        path = write(tmp_path / "x.tif", drawn(600, 1100), **PLACE)
+        predict_raster(model, path, tmp_path / "y.tif", CONFIG)
+        labels = read(tmp_path / "y.tif")
+        with rasterio.open(tmp_path / "y.tif") as file:
+            assert file.overviews(1) == [2, 4] and not file.tags(1)
+        for level, factor in enumerate((2, 4)):
+            with rasterio.open(tmp_path / "y.tif", overview_level=level) as file:
+                assert np.array_equal(file.read(1), labels[::factor, ::factor])
+                assert (file.nodata, file.block_shapes) == (255, [(TILE, TILE)]) and file.compression.name == "deflate"
+                assert file.colormap(1)[1] == (*model.palette[1], 255) and file.crs == rasterio.CRS.from_epsg(32633)
+        predict_raster(model, write(tmp_path / "small.tif", drawn(20, 512)), tmp_path / "z.tif", CONFIG)
+        with rasterio.open(tmp_path / "z.tif") as file:
+            assert not file.overviews(1)
+
+    def test_with_overviews_cut_off_does_not_read_back_as_it_was_written(self, model, tmp_path):
+        path = write(tmp_path / "x.tif", drawn(600, 600))
+        predict_raster(model, path, tmp_path / "y.tif", CONFIG)
+        total, content = int(read(tmp_path / "y.tif").sum(dtype=np.int64)), (tmp_path / "y.tif").read_bytes()
+        raster_file.verify(tmp_path / "y.tif", total, {})
+        with rasterio.open(tmp_path / "y.tif") as file:
+            last = max(int(file.get_tag_item(f"BLOCK_OFFSET_{i}_{j}", "TIFF", bidx=1, ovr=0)) for i, j in GRID)
+        (tmp_path / "y.tif").write_bytes(content[: last + 5])
+        assert np.array_equal(read(tmp_path / "y.tif").sum(dtype=np.int64), total)
+        with pytest.raises(OSError, match="does not read back"):
+            raster_file.verify(tmp_path / "y.tif", total, {})
+
+    def test_of_probabilities_and_uncertainty(self, model, tmp_path):
+        """Their largest are the labels, whatever the strips; hidden pixels are NaN."""
+        pixels = drawn(130, TILE + 77)
+        pixels[:, 40:90, 100:180] = 0
+        path, outs = write(tmp_path / "x.tif", pixels, nodata=0, **PLACE), [tmp_path / f"{name}.tif" for name in "ypu"]
+        found = []
+        for memory in (MEMORY, 1):
+            extra = {"probabilities": outs[1], "uncertainty": outs[2]}
+            predict_raster(model, path, outs[0], CONFIG, memory=memory, **extra)
+            with rasterio.open(outs[1]) as file, rasterio.open(outs[2]) as entropy:
+                assert file.descriptions == tuple(model.classes) and entropy.descriptions == ("uncertainty",)
+                for each in (file, entropy):
+                    assert set(each.dtypes) == {"float32"} and np.isnan(each.nodata)
+                    assert each.transform == PLACE["transform"] and each.crs == rasterio.CRS.from_epsg(32633)
+                    assert set(each.block_shapes) == {(TILE, TILE)} and each.compression.name == "deflate"
+                found.append((read(outs[0]), file.read(), entropy.read(1)))
+        labels, p, entropy = found[0]
+        for once, again in zip(*found, strict=True):
+            np.testing.assert_array_equal(once, again)
+        assert np.array_equal(np.isnan(p).all(0), labels == 255) and np.array_equal(np.isnan(entropy), labels == 255)
+        seen = labels != 255
+        assert np.array_equal(p[:, seen].argmax(0), labels[seen]) and np.allclose(p[:, seen].sum(0), 1)
+        np.testing.assert_allclose(entropy[seen], uncertainty(p[:, seen][..., None])[:, 0], atol=1e-6)
+        assert np.array_equal(labels, labelled(model, path))
+
     def test_keeps_control_points_and_rpcs(self, model, tmp_path):
         points = [
             GroundControlPoint(0, 0, 1, 2, 0),
@@ -270,7 +329,7 @@ class TestFile:
         assert list(out.parent.iterdir()) == [out] and out.read_bytes() == before
 
     def test_takes_the_place_of_an_older_ones_sidecars_too(self, model, tmp_path):
-        path, out = write(tmp_path / "x.tif", drawn(600, 600)), tmp_path / "y.tif"
+        path, out = write(tmp_path / "x.tif", drawn(500, 500)), tmp_path / "y.tif"
         predict_raster(model, path, out, CONFIG)
         with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(out, "r+") as file:  # as QGIS does
             file.build_overviews([2])
@@ -299,9 +358,9 @@ class TestFile:
         pixels = drawn(20, 20, 1)
         for lost, what in (("crs", "CRS"), ("transform", "transform")):
             path = write(tmp_path / "x.tif", pixels, **{key: value for key, value in PLACE.items() if key != lost})
-            raster._verify(path, int(pixels.sum()), {})
+            raster_file.verify(path, int(pixels.sum()), {})
             with pytest.raises(OSError, match=f"GeoTIFF cannot hold its {what}$"):
-                raster._verify(path, int(pixels.sum()), PLACE)
+                raster_file.verify(path, int(pixels.sum()), PLACE)
 
     def test_is_that_of_a_name_in_gdals_syntax(self, model, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -424,15 +483,45 @@ class TestRefused:
 
 
 def tiny_grey():
-    from dataclasses import replace
+    return tiny_bands(1)
 
+
+def tiny_bands(count: int, spec=SPEC):
     from emanet.model import build_model
 
     torch.manual_seed(0)
-    return build_model(replace(TINY, backbone=replace(TINY.backbone, in_channels=1), mean=(0.5,), std=(0.25,)), SPEC)
+    backbone = replace(TINY.backbone, in_channels=count)
+    return build_model(replace(TINY, backbone=backbone, mean=(0.5,), std=(0.25,)), spec)
 
 
 class TestBands:
+    @pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "float64"])
+    def test_of_more_than_eight_bits_by_the_range_of_training(self, tmp_path, dtype):
+        """Seven bands, of which five in another order are the channels; whole and in windows; hidden values and NaN."""
+        size, bands, range_ = (66, 90), (7, 1, 2, 3, 5), (-0.25, 0.5) if dtype.startswith("float") else (200, 3000)
+        eight, hidden = drawn(*size, bands=7), np.zeros(size, bool)
+        hidden[20:30, 40:60] = True
+        samples = range_[0] + eight * ((range_[1] - range_[0]) / 255)
+        samples = (samples if dtype.startswith("float") else samples.round()).astype(dtype)
+        samples[:, 20:30, 40:60] = 9  # of no data
+        if dtype.startswith("float"):
+            samples[4, 50:60, :20], hidden[50:60, :20] = np.nan, True  # in one of the bands that are read
+        path = write(tmp_path / "x.tif", samples, nodata=9, **PLACE)
+        model = tiny_bands(5, replace(SPEC, bands=bands, range=range_)).eval()
+        pixels = eight[[band - 1 for band in bands]]
+        with rasterio.open(path) as file:
+            assert model.bands == bands and model.range == range_
+            pixels[:, hidden] = BandReader.of(file, path, channels_of(model)).read()[0][:, hidden]
+        found = labelled(model, path)
+        assert np.array_equal(found == 255, hidden) and len(np.unique(found)) > 2
+        assert np.array_equal(found[~hidden], blended(model, pixels)[~hidden])
+        predictor = Predictor(model, device="cpu")
+        assert predict_files(predictor, [str(path)], tmp_path / "out", rasters="never") == []
+        with Image.open(tmp_path / "out" / "x.png") as file:
+            assert np.array_equal(file, np.where(hidden, 255, predictor(pixels.transpose(1, 2, 0))))
+        with Image.open(tmp_path / "out" / "x_overlay.jpg") as file:
+            assert file.size == size[::-1]
+
     def test_are_chosen_in_the_order_given(self, model, tmp_path):
         pixels = drawn(bands=5)
         path = write(tmp_path / "x.tif", pixels)
@@ -494,6 +583,28 @@ class TestFiles:
             assert np.array_equal(image, predictor(drawn()[::-1].transpose(1, 2, 0)))
         failures = predict_files(predictor, [str(folder / "b.tif")], out, bands=(1, 2, 4), **whole)
         assert len(failures) == 1 and "b.tif: it has bands 1 to 3, but no band 4" in failures[0]
+
+    def test_outputs(self, model, tmp_path):
+        """GeoJSON in the raster's CRS, opened again by rasterio and compared with the labels, and the shares."""
+        (tmp_path / "in").mkdir()
+        pixels = drawn()
+        pixels[:, :20] = 0
+        write(tmp_path / "in/a.tif", pixels, nodata=0, **PLACE)
+        kinds, predictor = ["geojson", "shares", "uncertainty"], Predictor(model, device="cpu", config=CONFIG)
+        assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", outputs=kinds) == []
+        written = ["a.geojson", "a.tif", "a_shares.json", "a_uncertainty.tif", "shares.csv"]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == written
+        document, labels = json.loads((tmp_path / "out/a.geojson").read_text("utf-8")), read(tmp_path / "out/a.tif")
+        assert document["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+        filled = [(each["geometry"], each["properties"]["label"]) for each in document["features"]]
+        again = rasterize(filled, labels.shape, fill=255, transform=PLACE["transform"], dtype="uint8")
+        assert np.array_equal(again, labels) and (labels == 255).sum() == 20 * SIZE[1]
+        shares = json.loads((tmp_path / "out/a_shares.json").read_text("utf-8"))
+        assert shares["hidden_pixels"] == 20 * SIZE[1] and sum(shares["pixels"].values()) == (labels != 255).sum()
+        for kind in ("labelme", "coco", "overlay"):
+            with pytest.raises(InputError, match=f"in/a.tif is read in windows, which give no {kind}, only index, "):
+                predict_files(predictor, [str(tmp_path / "in")], tmp_path / "none", outputs=["index", kind])
+        assert not (tmp_path / "none").exists()
 
     def test_from_the_command_line(self, model, tmp_path):
         path, file = write(tmp_path / "x.tif", drawn(bands=4), alpha="no", **PLACE), tmp_path / "m.safetensors"
