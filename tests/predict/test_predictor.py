@@ -482,7 +482,7 @@ class TestPredictFiles:
 
         watched.many = many
         monkeypatch.setattr("emanet.predict.files.read_visible", reading)
-        monkeypatch.setattr("emanet.predict.files.write_mask", writing)
+        monkeypatch.setattr("emanet.predict.outputs.write_mask", writing)
         assert predict_files(watched, [str(tmp_path / "in")], tmp_path / "out", overlay=False) == []
         assert files(tmp_path / "out") == ["a.png", "b.png", "c.png"]
 
