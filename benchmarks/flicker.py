@@ -19,8 +19,8 @@ from bench import ROOT, Row, machine, print_machine, print_table, write_csv
 
 from emanet.data.datasets import SPECS
 from emanet.data.images import read_image, read_mask
-from emanet.emau import carried_bases
 from emanet.metrics import ConfusionMatrix
+from emanet.predict.carried import carried_bases
 from emanet.predict.predictor import Predictor
 
 CONSTANT = 3  # grey values of 255

@@ -3,15 +3,12 @@
 Shapes: B images, C channels, N = H * W pixels, K bases.
 """
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from . import distributed
-from .errors import InputError
 from .ops.em_attention import EPS, Backend, Gradient, em_attention, unit_columns
 
 
@@ -20,8 +17,7 @@ class EMAU(nn.Module):
 
     channels: C of input and output. num_bases: K. em_steps: T. bases_keep and renormalise: see `update_bases`.
 
-    gradient and eps: see `em_attention`. With `detached` no gradient reaches conv_in: it stays a random projection with
-    requires_grad = False, and is saved with the weights all the same.
+    gradient and eps: see `em_attention`. With `detached` conv_in gets no gradient and stays a random projection.
     relu_out: one more ReLU between BN and the sum, as in PaddleSeg.
     backend: of `em_attention` on CUDA; auto elsewhere, so that a model trained with the kernels runs on any device.
     """
@@ -43,7 +39,7 @@ class EMAU(nn.Module):
     ):
         super().__init__()
         self.em_steps, self.gradient, self.eps, self.backend = em_steps, gradient, eps, backend
-        self.bases_keep, self.renormalise = bases_keep, renormalise
+        self.bases_keep, self.renormalise, self.carries = bases_keep, renormalise, False
         self.conv_in = nn.Conv2d(channels, channels, 1).requires_grad_(gradient != "detached")
         self.conv_out = nn.Conv2d(channels, channels, 1, bias=False)
         self.bn_out = nn.BatchNorm2d(channels)
@@ -52,14 +48,12 @@ class EMAU(nn.Module):
             nn.init.normal_(conv.weight, 0, math.sqrt(2 / channels))  # sqrt(2 / (kh * kw * out_channels))
         bases_1CK = torch.randn(1, channels, num_bases) * math.sqrt(2 / num_bases)
         self.register_buffer("bases", unit_columns(bases_1CK))
-        self.carried: Tensor | None = None  # (1, C, K), what the next image starts from: see carried_bases
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         pixels_BCN = self.conv_in(x_BCHW).flatten(2)  # a view, also of channels_last memory
         rebuilt_BCN, mu_BCK = em_attention(
             pixels_BCN,
-            # The buffer changes below, but the backward pass may need its value from here.
-            self.bases.clone() if self.carried is None else self.carried,
+            self.bases.clone(),  # the buffer changes below, but the backward pass may need its value from here
             self.em_steps,
             gradient=self.gradient,
             eps=self.eps,
@@ -67,8 +61,8 @@ class EMAU(nn.Module):
         )
         if self.training:
             self.update_bases(mu_BCK)
-        if self.carried is not None:
-            self.carried = mu_BCK
+        elif self.carries:  # see predict/carried.py
+            self.bases = mu_BCK.detach()
         rebuilt_BCHW = rebuilt_BCN.unflatten(2, x_BCHW.shape[2:]).relu()
         return torch.relu(x_BCHW + self.relu_out(self.bn_out(self.conv_out(rebuilt_BCHW))))
 
@@ -86,21 +80,3 @@ class EMAU(nn.Module):
             mean_1CK = unit_columns(mean_1CK, self.eps)
         # In place: DDP and compiled graphs hold this buffer's memory.
         self.bases.mul_(self.bases_keep).add_(mean_1CK, alpha=1 - self.bases_keep)
-
-
-@contextlib.contextmanager
-def carried_bases(model: nn.Module) -> Iterator[None]:
-    """Within it, EM starts from the bases that it ended with on the image before, instead of the trained ones.
-
-    For the frames of a video, one at a time. The trained bases stay as they are. InputError for a model without EMAU.
-    """
-    units = [module for module in model.modules() if isinstance(module, EMAU)]
-    if not units:
-        raise InputError("bases can only be carried by a network with EM attention, with --engine plain")
-    try:
-        for unit in units:
-            unit.carried = unit.bases.clone()
-        yield
-    finally:
-        for unit in units:
-            unit.carried = None

@@ -1,10 +1,8 @@
 import pytest
 import torch
-from torch import nn
 
 from emanet import emau as module
-from emanet.emau import EMAU, carried_bases
-from emanet.errors import InputError
+from emanet.emau import EMAU
 from emanet.ops.em_attention import em_attention, unit_columns
 
 
@@ -116,22 +114,3 @@ def test_channels_last_stays_and_is_not_copied():
 
 def test_meta_tensors_pass():
     assert unit().to("meta").eval()(torch.empty(2, 8, 4, 6, device="meta")).shape == (2, 8, 4, 6)
-
-
-def test_carried_bases_start_where_the_image_before_ended():
-    emau, (first, second) = unit().eval(), torch.randn(2, 1, 8, 4, 6)
-    trained = emau.bases.clone()
-    alone = emau(first), emau(second)
-    ended = em_attention(emau.conv_in(first).flatten(2), trained, 3)[1]
-    rebuilt = em_attention(emau.conv_in(second).flatten(2), ended, 3)[0].view_as(second)
-    want = torch.relu(second + emau.bn_out(emau.conv_out(torch.relu(rebuilt))))
-    with carried_bases(nn.Sequential(emau)), torch.no_grad():
-        torch.testing.assert_close(emau(first), alone[0])
-        torch.testing.assert_close(emau(second), want)
-    assert (want - alone[1]).abs().max() > 1e-4
-    assert torch.equal(emau.bases, trained) and torch.equal(emau(second), alone[1])
-
-
-def test_bases_are_only_carried_by_networks_that_have_them():
-    with pytest.raises(InputError, match="network with EM attention, with --engine plain"), carried_bases(nn.ReLU()):
-        pass

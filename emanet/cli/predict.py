@@ -17,7 +17,7 @@ Outputs = Annotated[tuple[Kind, ...], shown_as("NAME ...")]
 
 @dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Write a label map (PNG of class indices) and an overlay for every image, and a labelled MP4 for every video.
+    """Write a label map (PNG) and an overlay for every image, an MP4 for a video.
 
     TIFFs with a georeference or at least 32 megapixels are read in blended windows.
 

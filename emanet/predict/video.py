@@ -70,7 +70,7 @@ def predict_video(
 
     view: the labels' colours over the frame, beside it, or alone. every: of so many frames one is labelled, and its
     labels are shown until the next one. batch: labelled frames that go through the model at once. frames: also write
-    TARGET/000000.png, ..., the label map of every labelled frame. carry_bases: see emau.carried_bases.
+    TARGET/000000.png, ..., the label map of every labelled frame. carry_bases: see carried.carried_bases.
 
     Until it is whole, the video is TARGET.partial.mp4, which plays up to where the work ended, also after a kill.
     resume: go on from there, if it was made from this file by this model and with these options, and do nothing where
@@ -85,7 +85,7 @@ def predict_video(
     with ExitStack() as stack:
         video = stack.enter_context(closing(Source(source, predictor.max_pixels)))
         if carry_bases:
-            from ..emau import carried_bases  # here: an exported model is used without torch
+            from .carried import carried_bases  # here: an exported model is used without torch
 
             stack.enter_context(carried_bases(predictor.model))
         mark, kept = _mark(predictor, source, view, every, frames, carry_bases), 0
@@ -112,6 +112,11 @@ def predict_video(
         partial.unlink(missing_ok=True)
         raise InputError(f"cannot read {shown(source)} as a video: none of its frames can be decoded")
     with reporting(f"write {done}"):
+        with library().open(os.fspath(partial)) as file:
+            written = file.streams.video[0].frames
+        if written != writer.frames:  # FFmpeg before 8.1
+            text = f"{partial} came out with {written} of {writer.frames} frames"
+            raise InputError(f"{text}; install a newer PyAV: pip install --upgrade 'emanet[video]'")
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         partial.replace(done)

@@ -21,10 +21,10 @@ from test_predictor import TINY, tiny, write
 
 from emanet.config import DataConfig, DatasetSpec, EvalConfig, Experiment
 from emanet.deploy.artefact import Artefact
-from emanet.emau import carried_bases
 from emanet.errors import InputError, Interrupted
 from emanet.model import build_model
 from emanet.predict import video, video_file
+from emanet.predict.carried import carried_bases
 from emanet.predict.inputs import find_videos, means_model, shown
 from emanet.predict.predictor import Predictor
 from emanet.predict.video import predict_video, predict_videos
@@ -332,6 +332,13 @@ class TestFaults:
     def test_options_that_do_not_fit(self, predictor, tmp_path, options: dict[str, Any], words):
         with pytest.raises(InputError, match=words):
             predict_video(predictor, "a.mp4", tmp_path / "b", **options)
+
+    def test_a_file_that_came_out_short_is_not_called_done(self, predictor, tmp_path, monkeypatch):
+        """FFmpeg before 8.1 writes none of the frames into the index."""
+        monkeypatch.setattr(video_file, "CONTAINER", {"movflags": "frag_keyframe+empty_moov"})
+        with pytest.raises(InputError, match="came out with 0 of 3 frames; install a newer PyAV"):
+            predict_video(predictor, str(clip(tmp_path / "a.mp4", 3)), tmp_path / "b")
+        assert not (tmp_path / "b.mp4").exists()
 
     def test_bases_are_only_carried_by_the_network_itself(self, predictor, tmp_path, monkeypatch):
         source = str(clip(tmp_path / "a.mp4", 1))
