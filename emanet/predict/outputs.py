@@ -5,6 +5,7 @@ own files, so that it does not matter in which order, threads or processes those
 """
 
 import csv
+import importlib
 import json
 import math
 import os
@@ -249,10 +250,9 @@ class Outputs:
             raise InputError(f"no output {unknown[0]!r}{suggest(unknown[0], KINDS)}")
         if names and not overlay:
             raise InputError("--no-overlay is for the default outputs; leave overlay out of --outputs instead")
-        for name in names:
-            library = KINDS[name].library
+        for name, library in ((name, KINDS[name].library) for name in names if KINDS[name].library):
             try:
-                installed() if library == "rasterio" else __import__(library or "json")
+                installed() if library == "rasterio" else importlib.import_module(library)
             except (ImportError, ValueError) as error:
                 how = f"pip install 'emanet[{EXTRAS[library]}]'"
                 raise InputError(f"the output {name} needs {library}, which is not installed: {how}") from error

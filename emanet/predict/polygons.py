@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..config import IGNORE
+from ..data.bands import installed
 
 Region = tuple[int, list[list[tuple[float, float]]]]  # a label, and closed rings of (x, y): the outline, then holes
 BACKGROUND, HIDDEN = "_background_", "__ignore__"  # labelme's names of pixels without a class, and of those to ignore
@@ -24,6 +25,7 @@ def regions(labels: Any, transform: Any = None) -> Iterator[Region]:
 
     transform: of pixels, whose upper left corner is 0, 0, to other coordinates, as an affine.Affine.
     """
+    installed()  # here and in the main thread before: it silences a warning that threads would let through
     from rasterio.features import shapes
     from rasterio.transform import IDENTITY
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from emanet.data.images import read_mask_values
 from emanet.data.prepare.annotations import import_annotations
 from emanet.errors import InputError
 from emanet.predict import polygons
+from emanet.predict.outputs import Outputs
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.features import rasterize  # noqa: E402
@@ -138,10 +140,15 @@ class TestLabelme:
         assert sorted(road) == [[1.05, 1.05], [1.05, 5.95], [5.95, 1.05], [5.95, 5.95]]
 
 
+def test_threads_find_the_same():
+    labels = maps() * 4
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda each: polygons.labelme(each, CLASSES, "x"), labels)
+        assert list(found) == [polygons.labelme(each, CLASSES, "x") for each in labels]
+
+
 def test_without_rasterio_it_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "rasterio", None)
-    from emanet.predict.outputs import Outputs
-
     for kind in ("geojson", "labelme"):
         with pytest.raises(InputError, match=rf"output {kind} needs rasterio, .*: pip install 'emanet\[geo\]'"):
             Outputs.of([kind])
