@@ -5,12 +5,13 @@ import re
 from bisect import bisect_left
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
+from . import architectures
 from .config import BackboneConfig
 from .errors import InputError, some, suggest
+from .ops.uncompiled import uncompiled
 from .weights.foreign import unwrapped
 from .weights.tensors import read_weights
 
@@ -55,7 +56,7 @@ class Kept:
         self.net, self.free = net, most
         self.maps: dict[bytes, list[Tensor]] = {}
 
-    @torch.compiler.disable
+    @uncompiled
     @torch.no_grad()
     def __call__(self, x: Tensor) -> list[Tensor]:
         each = [self.of_image(image[None]) for image in x]
@@ -76,14 +77,17 @@ class Kept:
 
 
 def build(config: BackboneConfig) -> Backbone:
-    if not timm.is_model(config.name):
+    home = architectures.home(config.name)
+    if home is None:
+        import timm
+
         raise InputError(f"timm has no model {config.name!r}{suggest(config.name, timm.list_models())}")
     arguments: dict[str, Any] = {
         "in_chans": config.in_channels,
         "output_stride": config.output_stride,
         **config.options,
     }
-    if timm.models.is_model_in_modules(config.name, {"vision_transformer"}):
+    if home == "vision_transformer":
         arguments.setdefault("dynamic_img_size", True)  # they take images of one size otherwise
     hub = config.pretrained is True  # a string is a path
     net: Any
@@ -114,12 +118,12 @@ def build(config: BackboneConfig) -> Backbone:
 def _create(name: str, hub: bool, arguments: dict[str, Any]) -> nn.Module:
     """timm's feature extractor; models of a fixed stride have no argument output_stride."""
     try:
-        return timm.create_model(name, pretrained=hub, features_only=True, **arguments)
+        return architectures.create(name, pretrained=hub, features_only=True, **arguments)
     except TypeError as error:
         if "output_stride" not in str(error):
             raise
     fixed = {key: value for key, value in arguments.items() if key != "output_stride"}
-    return timm.create_model(name, pretrained=hub, features_only=True, **fixed)
+    return architectures.create(name, pretrained=hub, features_only=True, **fixed)
 
 
 def stages(backbone: Backbone) -> list[list[nn.Parameter]] | None:
@@ -190,7 +194,7 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
     source = read_weights(path)
     with torch.device("meta"):
         options: dict[str, Any] = {name: value for name, value in config.options.items() if name != "out_indices"}
-        whole = timm.create_model(config.name, **options).state_dict()
+        whole = architectures.create(config.name, **options).state_dict()
     # A feature extractor may join names with _ that the whole model joins with a dot: stem.0 -> stem_0. That of a
     # transformer puts "model." before all.
     plain = {key.replace(".", "_"): key for key in whole}
@@ -208,6 +212,8 @@ def load_weights(net: nn.Module, config: BackboneConfig) -> None:
     for key, name in wanted.items():
         value = source.get(name, state[key])
         if value.shape != state[key].shape and key == first:
+            import timm
+
             value = timm.models.adapt_input_conv(config.in_channels, value)
         if value.shape != state[key].shape:
             shapes = f"{tuple(value.shape)}, not {tuple(state[key].shape)}"

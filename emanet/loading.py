@@ -4,11 +4,15 @@ file = read("runs/a")    # opened, checked and parsed once: file.experiment, fil
 model = model_of(file)   # load("runs/a") does both
 """
 
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from .config import DatasetSpec, Experiment
+from .config import LARGE, DatasetSpec, Experiment
 from .distributed import pick_device, rank
 from .errors import InputError, short, suggest
 from .experiments import checkpoints, experiment_names, holds_run, override
@@ -16,6 +20,9 @@ from .model import EMANet, build_model
 from .show.terminal import note
 from .weights import hub, zoo
 from .weights.model_file import ModelFile, load_strictly, read_model, require_fit
+
+# Functions of Tensor and of torch.nn.init that fill a tensor with random values.
+RANDOM = re.compile("(trunc_)?normal_|uniform_|(kaiming|xavier)_(normal|uniform)_|orthogonal_")
 
 
 def model_path(source: str | Path | None = None) -> Path:
@@ -72,17 +79,42 @@ def load(source: str | Path, device: str | torch.device = "cpu") -> EMANet:
 
 def model_of(file: ModelFile) -> EMANet:
     """The model of a file that has been read, on the CPU and in eval mode. Raises InputError that names the file."""
+    values = sum(tensor.numel() for tensor in file.tensors.values())
     try:
         config = override(file.experiment.model, {"backbone.pretrained": False})
         spec = stored_spec(file.experiment)
-        with torch.device("meta"):  # a file of a megabyte may describe a model of gigabytes
-            shell = build_model(config, spec)
+        with Unfilled(4 * values + (1 << 24)):  # networks are built with parts that they do not keep
+            model = build_model(config, spec)
     except InputError as error:
         raise InputError(f"cannot build the model of {file.path}: {error}") from error
-    require_fit(shell, file.tensors, file.path)
-    model = build_model(config, spec)
+    require_fit(model, file.tensors, file.path)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        with Unfilled():
+            model = build_model(config, spec)
     model.load_state_dict(file.tensors)
     return model.eval()
+
+
+class Unfilled(TorchFunctionMode):
+    """Within, new tensors are not filled with random values, which takes as long as reading a file of them.
+
+    most: how many values may be made. A file of a megabyte may describe a model of gigabytes: the tensors beyond are on
+    the meta device, which has shapes alone.
+    """
+
+    def __init__(self, most: int = LARGE):
+        super().__init__()
+        self.free = most
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if RANDOM.fullmatch(getattr(function, "__name__", "")):
+            return args[0] if args else kwargs["tensor"]
+        if function not in (torch.empty, torch.randn):
+            return function(*args, **kwargs)
+        shape = args[0] if args and not isinstance(args[0], int) else args or kwargs.get("size", ())
+        self.free -= math.prod(shape)
+        return torch.empty(*args, **kwargs | ({"device": "meta"} if self.free < 0 else {}))
 
 
 def load_teacher(source: str, spec: DatasetSpec, channels: int, device: torch.device) -> EMANet:

@@ -8,6 +8,7 @@ from conftest import ROOT
 
 GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt", "stages"}
 METHOD = {
+    "architectures",
     "emau",
     "backbones",
     "model",

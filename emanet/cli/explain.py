@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from .flags import Device, Folder, Images, ModelOrNone, Name, Whole, Wholes, model_first, parse
+from .imports import importing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class Explain:
     """auto, cpu, cuda or cuda:N."""
 
     def run(self) -> None:
-        from ..analysis.explain_files import explain_files
+        with importing():
+            from ..analysis.explain_files import explain_files
 
         failures = explain_files(**vars(self))
         if failures:

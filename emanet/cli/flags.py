@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from ..errors import InputError, suggest
+from .imports import importing
 
 Command = TypeVar("Command")
 
@@ -136,9 +137,10 @@ def parse_for_model(command: type[Command], arguments: list[str], name: str, *, 
 
     if is_artefact(parsed.model):  # it predicts in one way only, and torch stays out
         return parsed
-    from ..experiments import load_experiment, unused
-    from ..loading import model_path
-    from ..weights import hub
+    with importing():
+        from ..experiments import load_experiment, unused
+        from ..loading import model_path
+        from ..weights import hub
 
     parsed = dataclasses.replace(parsed, model=hub.pinned(parsed.model))  # settings and weights of one commit
     own = load_experiment(str(model_path(parsed.model or None))).eval

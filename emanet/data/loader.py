@@ -13,7 +13,7 @@ import threading
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import Experiment
 from ..errors import InputError
 from ..interrupt import SIGNALS
-from .transforms import TrainingSamples
+
+if TYPE_CHECKING:  # with torchvision, which takes a second and which evaluation does without
+    from .transforms import TrainingSamples
 
 PREFETCH = 4  # batches that each worker may be ahead
 LONGEST = 70  # bytes of the temporary folder's path; a socket's may have 103 (macOS), and 32 are added
@@ -186,7 +188,7 @@ class _Slots:
 
 
 def training_loader(
-    samples: TrainingSamples, config: Experiment, start: int, rank: int, world_size: int, ranks: int = 0
+    samples: "TrainingSamples", config: Experiment, start: int, rank: int, world_size: int, ranks: int = 0
 ) -> Iterator[list[Tensor]]:
     """Batches [images (b, C, h, w) uint8 channels last, labels (b, h, w) uint8, positions (b,)] from step `start` on.
 
@@ -229,7 +231,7 @@ def _share(*tensors: Tensor) -> None:
 
 
 def _batches(
-    filled: Iterator[tuple[int, list[int]]], images: Tensor, labels: Tensor, samples: TrainingSamples
+    filled: Iterator[tuple[int, list[int]]], images: Tensor, labels: Tensor, samples: "TrainingSamples"
 ) -> Iterator[list[Tensor]]:
     pinned = torch.cuda.is_available()
     for slot, positions in filled:

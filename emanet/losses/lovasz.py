@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from ..config import IGNORE, LossConfig
+from ..ops.uncompiled import uncompiled
 
 
-@torch.compiler.disable  # shapes depend on the labels
+@uncompiled  # shapes depend on the labels
 def of_images(logits: Tensor, labels: Tensor, config: LossConfig) -> Tensor:
     """logits (B, classes, H, W), labels (B, H, W) int64 -> (B,), each in [0, 1]; 0 for an image without labels.
 

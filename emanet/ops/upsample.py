@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from ..config import IGNORE
 from .autocast import no_autocast
+from .uncompiled import uncompiled
 
 # Values in a block, of which a few copies exist at a time. CPU: they fit into the cache. CUDA: few launches. A single
 # tile's rows may have CUT times as many before they are cut, which repeats the horizontal half of the upsampling.
@@ -28,7 +29,7 @@ CUT = 4
 FEW_PIXELS = 4  # in a tile: then comparing tiles costs more than comparing pixels
 
 
-@torch.compiler.disable
+@uncompiled
 @torch.no_grad()
 def upsample_argmax(
     low: Tensor, padded: Sequence[int], size: Sequence[int], align_corners: bool, *, max_probability: bool = False
@@ -73,7 +74,7 @@ def upsample_argmax(
         return labels
 
 
-@torch.compiler.disable
+@uncompiled
 def upsample_cross_entropy(low: Tensor, labels: Tensor, padded: Sequence[int], align_corners: bool) -> Tensor:
     """F.cross_entropy of the upsampled logits with the labels, for each pixel: (B, H, W), 0 where they are 255.
 

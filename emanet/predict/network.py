@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from ..config import Engine, EvalConfig, Precision
-from ..deploy.engines import faster
 from ..distributed import pick_device
 from ..inference import calibration_input, predict_labels, predict_many, probabilities, shared_size
 from ..loading import model_of
@@ -26,6 +25,8 @@ class Network:
 
     def quicken(self, engine: Engine, precision: Precision, images: Sequence[np.ndarray]) -> None:
         """Go on with deploy.engines.faster; images: for int8, those that it measures the range of values on."""
+        from ..deploy.engines import faster
+
         inputs = [calibration_input(self.model, self.batch(image), self.config) for image in images]
         self.model = faster(self.model, engine, precision, inputs)
 
