@@ -7,7 +7,7 @@ import tyro
 
 from ..config import EngineConfig, EvalConfig
 from ..errors import InputError
-from .flags import Device, Folder, Images, ModelOrNone, Numbers, Whole, Wholes, parse_for_model
+from .flags import Device, Folder, Images, ModelOrNone, Numbers, Switch, Whole, Wholes, parse_for_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class Predict:
     """Values of an image that become 0 and 255, for data of more than 8 bits; default as in training."""
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million. A pixel needs 10 bytes of memory."""
+    resume: Switch = False
+    """Leave out images whose results are there already, by the same model and options, and newer than the image."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
@@ -51,7 +53,7 @@ class Predict:
 
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
-        options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range")}
+        options = {name: getattr(self, name) for name in ("overlay", "batch", "rasters", "bands", "range", "resume")}
         failures = predict_files(Predictor(self.model or None, **how), self.images, self.out, **options)
         if failures:
             raise InputError(f"images that could not be predicted: {len(failures)}, named above")

@@ -6,6 +6,7 @@ the caller's thread runs the network.
 
 import errno
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -29,6 +30,7 @@ from ..windows import enough_memory
 from . import raster
 from .inputs import find_images, folders_of, left_out
 from .predictor import Predictor
+from .resume import RECORD, begin, is_done, made_by
 
 JPEG_QUALITY = 90
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
@@ -60,6 +62,7 @@ def predict_files(
     rasters: Literal["auto", "always", "never"] = "auto",
     bands: Sequence[int] = (),
     range: Sequence[float] = (),
+    resume: bool = False,
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
@@ -71,6 +74,9 @@ def predict_files(
 
     rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
+
+    resume: leave out images whose results are there, whole and newer than the image, by the same model and options as
+    a record in OUT says (resume.py). Raises InputError if it says something else. One image alone has no record.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
@@ -82,13 +88,20 @@ def predict_files(
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs)]))
+    start, ready = time.monotonic(), set[Path]()
+    if resume or len(images) > 1 or (out / RECORD).exists():
+        options = {"bands": list(bands), "range": list(range), "rasters": rasters}
+        since = begin(out, made_by(predictor, **options), resume)
+        results = {path: _results(out / name, path in in_windows, overlay) for path, name in images}
+        ready = {path for path, each in results.items() if resume and is_done(path, each, since)}
     failures: dict[Path, list[str]] = {}
 
     def skip(path: Path, error: InputError) -> None:
         failures.setdefault(path, []).append(str(error))
         note(f"skipped: {error}")
 
-    plain = [(path, out / name) for path, name in images if path not in in_windows]
+    due = [(path, name) for path, name in images if path not in ready]
+    plain = [(path, out / name) for path, name in due if path not in in_windows]
     ahead = max(batch, THREADS)
     read, finish = partial(_read, predictor, channels), partial(_finish, predictor, overlay)
     with (
@@ -100,7 +113,7 @@ def predict_files(
             for error in errors:
                 skip(path, error)
             advance(done)
-    for path, name in images:
+    for path, name in due:
         if path in in_windows:
             config = replace(predictor.config, mode="slide")
             try:
@@ -108,7 +121,21 @@ def predict_files(
                     predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
             except InputError as error:
                 skip(path, error)
+    _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
     return [reason for path, _ in images for reason in failures.get(path, ())]
+
+
+def _sum_up(done: int, skipped: int, ready: int, seconds: float) -> None:
+    there = f", {ready} there already" if ready else ""
+    named = ", named above" if skipped else ""
+    note(f"{done} done, {skipped} skipped{named}{there}; {seconds:.1f} s, {done / max(seconds, 1e-9):.3g} images/s")
+
+
+def _results(target: Path, in_windows: bool, overlay: bool) -> list[Path]:
+    """The files that _write, or else predict_raster, makes of an image; target: their path without extension."""
+    if in_windows:
+        return [Path(f"{target}.tif")]
+    return [Path(f"{target}.png"), *([Path(f"{target}{OVERLAY}")] if overlay else [])]
 
 
 def _goes_in_windows(path: Path, rasters: str, bands: Sequence[int]) -> bool:

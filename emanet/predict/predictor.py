@@ -65,6 +65,7 @@ class Predictor:
         if calibrate:
             checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
         self.max_pixels, quick = max_pixels, (engine, precision) != ("plain", "fp32")
+        self.how = {"engine": engine, "precision": precision, "calibrate": list(calibrate)}
         if isinstance(model, Artefact) or is_artefact(model):
             artefact = model if isinstance(model, Artefact) else Artefact(str(model), device)
             if quick:
@@ -72,6 +73,7 @@ class Predictor:
                 raise InputError(f"{text}; choose none")
             artefact.require_way(config or EvalConfig())
             self.network: Artefact | Network = artefact
+            self.source: Path | None = artefact.path
             self.function: Artefact | EMANet = artefact
             self.config = EvalConfig()
         else:
@@ -80,6 +82,7 @@ class Predictor:
 
             file = read(model) if model is None or isinstance(model, str | Path) else model
             self.network = network = NetworkByTorch(file, device, config)
+            self.source = getattr(file, "path", None)  # not of an EMANet
             self.function, self.config = network.model, network.config
         self.classes, self.palette = self.function.classes, self.function.palette
         self.channels = self.function.in_channels
