@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import torch
 from PIL import Image
 
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
-from emanet.data.images import write_mask
+from emanet.data.images import read_visible, write_mask
 from emanet.errors import InputError
 from emanet.model import build_model
+from emanet.predict import files
 from emanet.predict.files import predict_files
 from emanet.predict.predictor import Predictor
 from emanet.predict.resume import RECORD
@@ -82,6 +84,29 @@ def test_after_an_interrupt_the_rest_is_done_and_all_is_as_without_it(folder, mo
     capfd.readouterr()
     assert run(folder, resume=True) == ("", [])
     assert "\n0 done, 0 skipped, 5 there already; " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["read_visible", "many"])
+def test_an_interrupt_of_any_stage_ends_at_once_with_whole_files(folder, monkeypatch, stage):
+    before, calls = threading.active_count(), []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    predictor = Predictor(folder / "m.safetensors", device="cpu")
+    step = read_visible if stage == "read_visible" else predictor.many
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*((files, stage) if stage == "read_visible" else (predictor, stage)), interrupted)
+        predict_files(predictor, [str(folder / "in")], folder / "out")
+    assert threading.active_count() == before and len(calls) <= 3 + files.THREADS
+    run(folder, out="whole")
+    whole = contents(folder / "whole")
+    assert all(content == whole[name] for name, content in contents(folder / "out").items())
+    run(folder, resume=True)
+    assert contents(folder / "out") == whole
 
 
 def test_without_resume_everything_is_done_again(folder):
