@@ -142,8 +142,8 @@ def measured(folder: Path, engine: str, repeats: int) -> list[Row]:
         "the network alone": bare,
         "predict": lambda: predict(True),
         "predict, no overlays": lambda: predict(False),
-        "evaluate, 0 workers": lambda: score(0),
-        "evaluate, 2 workers": lambda: score(2),
+        "evaluate": lambda: score(0),
+        "evaluate, 2 processes": lambda: score(2),
     }
     whole = compare(ways, repeats, warmup=1)
     for row in whole:
@@ -182,8 +182,8 @@ def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repe
     by_name = {row["name"]: row for row in rows}
     if whole := by_name.get("all to labels"):  # the rest of it
         before = [by_name[name] for name in ("normalise, pad", "network")]
-        whole |= {key: whole[key] - sum(row["ms"] for row in before) for key in ("ms", "ms_min", "ms_max")}
-        whole["name"] = "resize, argmax"
+        rest = whole["ms"] - sum(row["ms"] for row in before)
+        whole |= {"name": "resize, argmax", "ms": rest, "ms_min": "", "ms_max": ""}
     return [row | {key: "" for key in ("ratio", "ratio_min", "ratio_max")} for row in rows]
 
 

@@ -54,7 +54,8 @@ class Predict:
     carry_bases: Switch = False
     """Of videos: EM starts from the last frame's bases, not from the trained ones; see docs/video.md first."""
     resume: Switch = False
-    """Leave out videos that are done, and go on with one that was interrupted."""
+    """Leave out what is done already, by the same model and options, and newer than its input; go on with a video that
+    was interrupted."""
     device: Device = "auto"
     """auto, cpu, cuda or cuda:N."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
@@ -69,7 +70,7 @@ class Predict:
         from ..predict.predictor import Predictor
 
         videos, images = find_videos(self.images)
-        for_videos = {name: getattr(self, name) for name in ("view", "every", "frames", "carry_bases", "resume")}
+        for_videos = {name: getattr(self, name) for name in ("view", "every", "frames", "carry_bases")}
         for name, value in for_videos.items():
             if not videos and value != getattr(Predict, name):
                 raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none among the inputs")
@@ -77,11 +78,12 @@ class Predict:
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("outputs", "overlay", "batch", "rasters", "bands", "range")}
         predictor = Predictor(self.model or None, **how)
-        failures = predict_files(predictor, images, self.out, **options) if images else []
+        failures = predict_files(predictor, images, self.out, resume=self.resume, **options) if images else []
         if videos:
             from ..predict.video import predict_videos
 
-            failures += predict_videos(predictor, videos, self.out, batch=self.batch, **for_videos)
+            for_videos |= {"batch": self.batch, "resume": self.resume}
+            failures += predict_videos(predictor, videos, self.out, **for_videos)
         if failures:
             kind = "images and videos" if videos else "images"
             raise InputError(f"{kind} that could not be predicted: {len(failures)}, named above")

@@ -6,6 +6,7 @@ the caller's thread runs the network.
 
 import errno
 import tempfile
+import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -29,6 +30,7 @@ from . import raster
 from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
 from .outputs import Outputs, Prediction
 from .predictor import Predictor
+from .resume import RECORD, begin, is_done, made_by
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
@@ -63,6 +65,7 @@ def predict_files(
     rasters: Literal["auto", "always", "never"] = "auto",
     bands: Sequence[int] = (),
     range: Sequence[float] = (),
+    resume: bool = False,
 ) -> list[str]:
     """Write OUT/name.png (class indices with the palette) and OUT/name_overlay.jpg for every image of the inputs.
 
@@ -75,6 +78,9 @@ def predict_files(
 
     rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
+
+    resume: leave out images whose results are there, whole and newer than the image, by the same model and options as
+    a record in OUT says (resume.py). Raises InputError if it says something else. One image alone has no record.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
@@ -89,6 +95,13 @@ def predict_files(
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
+    start, ready = time.monotonic(), set[Path]()
+    if resume or len(images) > 1 or (out / RECORD).exists():
+        made = made_by(predictor, bands=list(bands), range=list(range), rasters=rasters)
+        since = begin(out, made, resume)
+        if resume:
+            results = {path: kinds.files(out / name, path in in_windows) for path, name in images}
+            ready = {path for path, each in results.items() if is_done(path, each, since)}
     failures: dict[Path, list[str]] = {}
     written: set[Path] = set()
 
@@ -96,7 +109,8 @@ def predict_files(
         failures.setdefault(path, []).append(str(error))
         note(f"skipped: {error}")
 
-    plain = [(path, out / name) for path, name in images if path not in in_windows]
+    due = [(path, name) for path, name in images if path not in ready]
+    plain = [(path, out / name) for path, name in due if path not in in_windows]
     ahead = max(batch, THREADS)
     read, finish = partial(_read, predictor, channels), partial(_finish, predictor, kinds)
     with (
@@ -110,7 +124,7 @@ def predict_files(
             if not errors:
                 written.add(path)
             advance(done)
-    for path, name in images:
+    for path, name in due:
         if path in in_windows:
             config, target = replace(predictor.config, mode="slide"), out / name
             options: dict = {"bands": bands, "range": range, "batch": batch, "progress": True}
@@ -122,8 +136,15 @@ def predict_files(
                 skip(path, error)
             else:
                 written.add(path)
-    kinds.gather([(path, out / name) for path, name in images if path in written], out, predictor.classes)
+    kinds.gather([(path, out / name) for path, name in images if path in written | ready], out, predictor.classes)
+    _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
     return [reason for path, _ in images for reason in failures.get(path, ())]
+
+
+def _sum_up(done: int, skipped: int, ready: int, seconds: float) -> None:
+    there = f", {ready} there already" if ready else ""
+    named = ", named above" if skipped else ""
+    note(f"{done} done, {skipped} skipped{named}{there}; {seconds:.1f} s, {done / max(seconds, 1e-9):.3g} images/s")
 
 
 def _goes_in_windows(path: Path, rasters: str, bands: Sequence[int]) -> bool:

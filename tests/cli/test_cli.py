@@ -110,7 +110,7 @@ def test_predict_writes_label_maps_and_overlays(model, scenes, tmp_path):
     out = tmp_path / "out"
     done = run_cli("predict", model, scenes / "val" / "images", "--out", out)
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in out.iterdir())[:2] == ["0000.png", "0000_overlay.jpg"]
+    assert sorted(path.name for path in out.iterdir())[:3] == [".predict.json", "0000.png", "0000_overlay.jpg"]
     labels = Image.open(out / "0000.png")
     assert labels.mode == "P" and np.asarray(labels).shape == (145, 145) and np.asarray(labels).max() < 8
     assert Image.open(out / "0000_overlay.jpg").size == (145, 145)
@@ -120,7 +120,9 @@ def test_predict_goes_on_past_a_bad_file_and_says_so(model, scenes, tmp_path):
     (scenes / "val" / "images" / "0001.jpg").write_bytes(b"no picture")
     done = run_cli("predict", model, scenes / "val" / "images", "--out", tmp_path / "out", "--no-overlay")
     assert "could not be predicted: 1" in sentence(done) and "0001.jpg" in done.stderr
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.png", "0002.png"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["0000.png", "0002.png"]
+    done = run_cli("predict", model, scenes / "val/images", "--out", tmp_path / "out", "--no-overlay", "--resume")
+    assert "0 done, 1 skipped, named above, 2 there already; " in done.stderr
 
 
 def test_compare_puts_runs_side_by_side(tmp_path):

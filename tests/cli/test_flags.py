@@ -11,7 +11,7 @@ from conftest import run_cli, sentence
 
 from emanet.analysis import score
 from emanet.cli import convert, data, evaluate, predict, submit
-from emanet.cli.flags import Model, Switch, flags_of, parse
+from emanet.cli.flags import Model, Switch, flags_of, parse, parse_for_model
 from emanet.config import EvalConfig
 from emanet.errors import InputError
 
@@ -170,3 +170,17 @@ def test_a_hint_names_a_flag_of_that_command():
 )
 def test_a_hint_is_not_a_flag_of_another_meaning(command, typed, said):
     assert said in run_cli(*command, typed, "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        (evaluate.Evaluate, ["street", "--images", "a", "--masks", "b", "--partial"]),
+        (predict.Predict, ["street", "a.png", "--out", "b", "--resume"]),
+    ],
+)
+def test_a_switch_is_on_where_the_model_decides_other_defaults(command, arguments):
+    """The arguments are read twice, the second time with the model's own settings."""
+    on = arguments[-1].removeprefix("--")
+    assert getattr(parse_for_model(command, arguments, "test", images=command is predict.Predict), on) is True
+    assert getattr(parse_for_model(command, arguments[:-1], "test", images=command is predict.Predict), on) is False

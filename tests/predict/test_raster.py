@@ -36,6 +36,7 @@ from emanet.predict.raster import (
     predict_raster,
     tiff_tags,
 )
+from emanet.predict.resume import RECORD
 from emanet.show.colours import IGNORE_COLOUR
 from emanet.weights.model_file import save_model
 from emanet.windows import window_starts, window_weight
@@ -569,8 +570,10 @@ class TestFiles:
         failures = predict_files(predictor, [str(folder)], out, overlay=False)
         assert len(failures) == 1 and "bad.tif: it has 2 bands" in failures[0]
         said = capfd.readouterr()  # no bar and no blank lines of one where no terminal is
-        assert (said.out, " ".join(said.err.split("\n"))) == ("", f"3 images skipped: {failures[0]} ")
-        assert sorted(path.name for path in out.iterdir()) == ["a.tif", "b.png"]
+        told = said.err.splitlines()
+        assert (said.out, told[:-1]) == ("", ["3 images", f"skipped: {failures[0]}"])
+        assert told[-1].startswith("2 done, 1 skipped, named above; ")
+        assert sorted(path.name for path in out.iterdir()) == [RECORD, "a.tif", "b.png"]
         assert np.array_equal(read(out / "a.tif"), blended(model, drawn()))
         predict_files(predictor, [str(folder / "b.tif")], tmp_path / "all", rasters="always")
         predict_files(predictor, [str(folder / "b.tif")], tmp_path / "all", bands=(3, 2, 1), rasters="auto")

@@ -1,0 +1,221 @@
+"""predict --resume: what is done is not done again, whatever ended the run before; anything else is."""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
+from emanet.data.images import read_visible, write_mask
+from emanet.errors import InputError
+from emanet.model import build_model
+from emanet.predict import files
+from emanet.predict.files import predict_files
+from emanet.predict.predictor import Predictor
+from emanet.predict.resume import RECORD
+from emanet.weights.model_file import save_model
+
+SPEC = DatasetSpec(classes=("a", "b", "c"))
+MODEL = ModelConfig(
+    backbone=BackboneConfig(name="test_resnet", pretrained=False, output_stride=8),
+    head=HeadConfig(channels=32, num_bases=8, fc1_channels=0),
+)
+
+
+def model_file(path: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    save_model(path, build_model(MODEL, SPEC).eval(), Experiment(model=MODEL, data=DataConfig(spec=SPEC)))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Five images, and a model."""
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        Image.fromarray(rng.integers(0, 256, (16, 24, 3), np.uint8)).save(tmp_path / f"in/{name}.png")
+    model_file(tmp_path / "m.safetensors")
+    return tmp_path
+
+
+def run(folder: Path, *, out: str = "out", model: str = "m.safetensors", config: EvalConfig | None = None, **options):
+    """The names of the images that the network gets, and the failures."""
+    predictor, seen = Predictor(folder / model, device="cpu", config=config), []
+    known = {np.asarray(Image.open(path)).tobytes(): path.stem for path in sorted((folder / "in").glob("?.png"))}
+    many = predictor.many
+
+    def watched(images):
+        seen.extend(known.get(image.tobytes(), "?") for image in images)
+        return many(images)
+
+    predictor.many = watched
+    failures = predict_files(predictor, [str(folder / "in")], folder / out, **options)
+    return "".join(seen), failures
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != RECORD}
+
+
+def test_after_an_interrupt_the_rest_is_done_and_all_is_as_without_it(folder, monkeypatch, capfd):
+    def interrupted(path, *arguments, **options):
+        if path.name.startswith(".c.png"):
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+        write_mask(path, *arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("emanet.predict.files.write_mask", interrupted)
+        run(folder)
+    assert {"a.png", "a_overlay.jpg", "b.png", "b_overlay.jpg"} <= contents(folder / "out").keys()
+    assert not any("partial" in name or name.startswith("c") for name in contents(folder / "out"))
+    capfd.readouterr()
+    assert run(folder, resume=True) == ("cde", [])
+    assert "\n3 done, 0 skipped, 2 there already; " in capfd.readouterr().err
+    run(folder, out="whole")
+    assert contents(folder / "out") == contents(folder / "whole") and len(contents(folder / "out")) == 10
+    capfd.readouterr()
+    assert run(folder, resume=True) == ("", [])
+    assert "\n0 done, 0 skipped, 5 there already; " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["read_visible", "many"])
+def test_an_interrupt_of_any_stage_ends_at_once_with_whole_files(folder, monkeypatch, stage):
+    before, calls = threading.active_count(), []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    predictor = Predictor(folder / "m.safetensors", device="cpu")
+    step = read_visible if stage == "read_visible" else predictor.many
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*((files, stage) if stage == "read_visible" else (predictor, stage)), interrupted)
+        predict_files(predictor, [str(folder / "in")], folder / "out")
+    assert threading.active_count() == before and len(calls) <= 3 + files.THREADS
+    run(folder, out="whole")
+    whole = contents(folder / "whole")
+    assert all(content == whole[name] for name, content in contents(folder / "out").items())
+    run(folder, resume=True)
+    assert contents(folder / "out") == whole
+
+
+def test_without_resume_everything_is_done_again(folder):
+    assert run(folder)[0] == run(folder)[0] == "abcde"
+
+
+def test_what_is_missing_incomplete_or_older_than_its_image_is_done_again(folder):
+    run(folder)
+    (folder / "out/a.png").unlink()
+    (folder / "out/b_overlay.jpg").unlink()
+    time.sleep(0.02)  # file times move on in steps of a few milliseconds
+    older = folder / "in/new.png"
+    Image.new("RGB", (24, 16)).save(older)
+    os.utime(older, (1, 1))
+    older.replace(folder / "in/d.png")  # an older file in the place of another
+    (folder / "in/e.png").touch()
+    assert run(folder, resume=True) == ("abde", [])
+    assert run(folder, resume=True, overlay=False) == ("", [])
+    for path in (folder / "out").glob("*_overlay.jpg"):
+        path.unlink()
+    assert run(folder, resume=True, overlay=False) == ("", [])
+    assert run(folder, resume=True) == ("abcde", []), "they have no overlays, which are now wanted"
+
+
+def test_an_image_that_failed_is_tried_again(folder):
+    (folder / "in/f.jpg").write_bytes(b"no image")
+    seen, (failure,) = run(folder)
+    assert seen == "abcde" and "f.jpg" in failure
+    assert run(folder, resume=True) == ("", [failure])
+    Image.open(folder / "in/a.png").convert("RGB").save(folder / "in/f.jpg")
+    assert run(folder, resume=True) == ("?", [])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "other.safetensors"}, "model 'm.safetensors' then, 'other.safetensors' now; SHA-256 "),
+        ({"config": EvalConfig(flip=True)}, "(flip False then, True now)"),
+        ({"bands": (3, 2, 1)}, "(bands [] then, [3, 2, 1] now)"),
+    ],
+)
+def test_results_of_another_model_or_way_are_named_and_left_alone(folder, change, said):
+    run(folder)
+    model_file(folder / "other.safetensors", seed=1)
+    before = contents(folder / "out")
+    with pytest.raises(InputError) as error:
+        run(folder, resume=True, **change)
+    told = str(error.value)
+    assert told.startswith(f"the results in {folder}/out were made otherwise (") and said in told
+    assert contents(folder / "out") == before
+    assert len(run(folder, **change)[0]) == 5 and run(folder, resume=True, **change) == ("", [])
+
+
+def test_a_model_is_known_by_its_content(folder):
+    run(folder)
+    (folder / "m.safetensors").rename(folder / "n.safetensors")
+    assert run(folder, model="n.safetensors", resume=True) == ("", [])
+    model_file(folder / "n.safetensors", seed=1)
+    with pytest.raises(InputError, match="SHA-256"):
+        run(folder, model="n.safetensors", resume=True)
+
+
+def test_results_of_a_run_in_between_are_not_taken_for_those_of_the_last(folder):
+    """Of all images, and of one alone."""
+    run(folder)
+    model_file(folder / "other.safetensors", seed=1)
+    predict_files(Predictor(folder / "other.safetensors", device="cpu"), [str(folder / "in/b.png")], folder / "out")
+    with pytest.raises(InputError, match="made otherwise"):
+        run(folder, resume=True)
+    assert run(folder, model="other.safetensors", resume=True) == ("acde", [])
+
+
+def test_a_folder_without_a_record_is_begun_anew(folder):
+    run(folder)
+    (folder / "out" / RECORD).unlink()
+    assert run(folder, resume=True) == ("abcde", [])
+    (folder / "out" / RECORD).write_text("[]")
+    with pytest.raises(InputError, match="is not a record of predict; leave --resume out"):
+        run(folder, resume=True)
+
+
+def test_the_record_says_what_made_the_results_and_one_image_alone_has_none(folder):
+    run(folder)
+    record = json.loads((folder / "out" / RECORD).read_text())
+    assert record["model"] == "m.safetensors" and len(record["SHA-256"]) == 64
+    assert (record["engine"], record["mode"], record["rasters"]) == ("plain", "whole", "auto")
+    predictor = Predictor(folder / "m.safetensors", device="cpu")
+    predict_files(predictor, [str(folder / "in/a.png")], folder / "one")
+    assert sorted(path.name for path in (folder / "one").iterdir()) == ["a.png", "a_overlay.jpg"]
+
+
+def test_a_model_that_was_made_in_python_cannot_be_known_again(folder):
+    predictor = Predictor(build_model(MODEL, SPEC), device="cpu")
+    with pytest.raises(InputError, match="resume needs a model that was read from a file"):
+        predict_files(predictor, [str(folder / "in")], folder / "out", resume=True)
+
+
+def test_rasters_are_not_done_again(folder, monkeypatch):
+    pytest.importorskip("rasterio")
+    for path in (folder / "in").iterdir():
+        path.unlink()
+    for name in "xy":
+        Image.new("RGB", (40, 30), 50).save(folder / f"in/{name}.tif")
+    done = []
+    raster = Predictor.raster
+    monkeypatch.setattr(
+        Predictor, "raster", lambda self, path, *a, **k: (done.append(path.stem), raster(self, path, *a, **k))
+    )
+    run(folder, rasters="always")
+    (folder / "out/y.tif").unlink()
+    run(folder, rasters="always", resume=True)
+    assert done == ["x", "y", "y"]
