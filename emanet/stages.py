@@ -1,5 +1,6 @@
 """Work that overlaps: a function over many items in threads, with the results in order and few items on their way."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))  # of a stage that reads or writes images beside the network
 
 
 def ordered(

@@ -136,7 +136,9 @@ def parse_for_model(command: type[Command], arguments: list[str], name: str, *, 
 
     parsed = dataclasses.replace(parsed, model=hub.pinned(parsed.model))  # settings and weights of one commit
     own = load_experiment(str(model_path(parsed.model or None))).eval
-    again: Any = parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own))
+    # Arguments are read again, so switches start from their defaults: one that is on has no flag that turns it on.
+    switches = {field.name: field.default for field in dataclasses.fields(parsed) if field.type is Switch}
+    again: Any = parse(command, arguments, name, default=dataclasses.replace(parsed, settings=own, **switches))
     return dataclasses.replace(again, model=parsed.model, images=parsed.images)
 
 

@@ -8,7 +8,6 @@
 On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER
 """
 
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,14 +65,15 @@ class Predictor:
         if calibrate:
             checked(EngineConfig(engine=engine, precision=precision, calibrate=tuple(calibrate)))
         self.max_pixels, quick = max_pixels, (engine, precision) != ("plain", "fp32")
+        self.how = {"engine": engine, "precision": precision, "calibrate": list(calibrate)}
         if isinstance(model, Artefact) or is_artefact(model):
             artefact = model if isinstance(model, Artefact) else Artefact(str(model), device)
             if quick:
                 text = f"{artefact.path} is an exported model, which has its own engine and precision"
                 raise InputError(f"{text}; choose none")
             artefact.require_way(config or EvalConfig())
-            path: Path | None = artefact.path
             self.network: Artefact | Network = artefact
+            self.source: Path | None = artefact.path
             self.function: Artefact | EMANet = artefact
             self.config = EvalConfig()
         else:
@@ -81,13 +81,12 @@ class Predictor:
             from .network import Network as NetworkByTorch
 
             file = read(model) if model is None or isinstance(model, str | Path) else model
-            path = getattr(file, "path", None)
             self.network = network = NetworkByTorch(file, device, config)
+            self.source = getattr(file, "path", None)  # not of an EMANet
             self.function, self.config = network.model, network.config
         self.classes, self.palette = self.function.classes, self.function.palette
         self.channels = self.function.in_channels
         self.input = channels_of(self.function, bands, range)
-        self.identity = _identity(path, engine, precision, calibrate, self.config, self.input)
         if quick:
             paths = [path for path, _ in find_images(calibrate)]
             paths = paths[:: max(1, round(len(paths) / CALIBRATION_IMAGES))]
@@ -160,13 +159,3 @@ class Predictor:
 def _shown(labels: np.ndarray, visible: np.ndarray | None) -> np.ndarray:
     """Labels (H, W), 255 where the image is hidden."""
     return labels if visible is None else np.where(visible, labels, np.uint8(IGNORE))
-
-
-def _identity(path: Path | None, *how: object) -> str:
-    """What a prediction depends on besides the image: work is only continued where it is the same.
-
-    A network that was made in memory is like no other.
-    """
-    if path is None:
-        return uuid.uuid4().hex
-    return repr((path.stat().st_size, path.stat().st_mtime_ns, *how))

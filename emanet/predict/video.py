@@ -8,6 +8,7 @@ import hashlib
 import os
 import queue
 import threading
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import takewhile
@@ -200,9 +201,13 @@ def _labelled(predictor: Predictor, source: str, items: Iterable[Any], batch: in
 
 
 def _mark(predictor: Predictor, source: str, *options: object) -> str:
-    """What a video's frames depend on, as a digest that is stored in it: nothing is continued with another."""
-    status = os.stat(source) if os.path.isfile(source) else None
-    facts = (status and (status.st_size, status.st_mtime_ns), library().__version__, predictor.identity, *options)
+    """What a video's frames depend on, as a digest that is stored in it: nothing is continued with another.
+
+    A model that was made in Python is never the same again.
+    """
+    model = hashlib.sha256(predictor.source.read_bytes()).hexdigest() if predictor.source else uuid.uuid4().hex
+    video = (os.path.getsize(source), os.stat(source).st_mtime_ns) if os.path.isfile(source) else ()
+    facts = (model, predictor.how, predictor.config, predictor.input, video, library().__version__, *options)
     return "labelled by emanet " + hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -84,7 +84,9 @@ class Source:
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
         self.is_file = os.path.isfile(source)
         self.live = self.container.duration is None and not self.is_file
-        self.total = self.video.frames or round((self.container.duration or 0) * self.rate / 1_000_000)
+        self.stated = self.video.frames  # 0 in files that do not say
+        self.others = {stream.type for stream in self.container.streams} - {"video", "audio"}
+        self.total = self.stated or round((self.container.duration or 0) * self.rate / 1_000_000)
         self.damaged = self.late = 0
         self.end = ""
 
@@ -133,10 +135,9 @@ class Source:
         texts = [self.end] if self.end else []
         texts += [f"left out: {self.late} frames that came faster than they are labelled"] if self.late else []
         texts += [f"left out: {self.damaged} packets that cannot be decoded"] if self.damaged else []
-        if frames < self.video.frames:
-            texts.append(f"cut off or damaged: the file says that it has {self.video.frames} frames")
-        others = {stream.type for stream in self.container.streams} - {"video", "audio"}
-        return texts + ([f"left out: streams of the kind {some(sorted(others))}"] if others else [])
+        if frames < self.stated:
+            texts.append(f"cut off or damaged: the file says that it has {self.stated} frames")
+        return texts + ([f"left out: streams of the kind {some(sorted(self.others))}"] if self.others else [])
 
     def close(self) -> None:
         self.container.close()
