@@ -249,6 +249,18 @@ class TestTimesAndSound:
             assert [stream.type for stream in file.streams] == ["video"]
         assert "left out: audio of the kind adpcm_ima_wav, which MP4 does not take" in capsys.readouterr().err
 
+    def test_other_streams_are_left_out_and_it_is_said(self, predictor, tmp_path, capsys):
+        source = tmp_path / "a.mkv"
+        with av.open(str(source), "w") as file:
+            streams = [file.add_stream("mpeg4", rate=25) for _ in range(2)]
+            for stream in streams:
+                stream.height, stream.width = SIZE
+            for pixels in pictures(2):
+                file.mux([packet for s in streams for packet in s.encode(av.VideoFrame.from_ndarray(pixels))])
+            file.mux([packet for s in streams for packet in s.encode()])
+        predict_video(predictor, str(source), tmp_path / "b")
+        assert "left out: other streams, of the kind video" in capsys.readouterr().err
+
     def test_streams_without_times_have_those_of_their_rate(self, predictor, tmp_path):
         source = clip(tmp_path / "a.h264", 6)
         predict_video(predictor, str(source), tmp_path / "b")
