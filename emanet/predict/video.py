@@ -26,7 +26,6 @@ from ..stages import ordered
 from ..windows import enough_memory
 from .inputs import folders_of, is_stream, shown
 from .predictor import Predictor
-from .resume import made_by
 from .video_file import Frame, Source, View, Writer, library, reporting
 
 AHEAD = 4  # frames that wait between two of the threads
@@ -202,12 +201,13 @@ def _labelled(predictor: Predictor, source: str, items: Iterable[Any], batch: in
 
 
 def _mark(predictor: Predictor, source: str, *options: object) -> str:
-    """What a video's frames depend on, as a digest that is stored in it: nothing is continued with another."""
-    status = os.stat(source) if os.path.isfile(source) else None
-    made = made_by(predictor, input=repr(predictor.input))
-    if made["SHA-256"] is None:  # a network that was made in memory is like no other
-        made["SHA-256"] = uuid.uuid4().hex
-    facts = (status and (status.st_size, status.st_mtime_ns), library().__version__, made, *options)
+    """What a video's frames depend on, as a digest that is stored in it: nothing is continued with another.
+
+    A model that was made in Python is never the same again.
+    """
+    model = hashlib.sha256(predictor.source.read_bytes()).hexdigest() if predictor.source else uuid.uuid4().hex
+    video = (os.path.getsize(source), os.stat(source).st_mtime_ns) if os.path.isfile(source) else ()
+    facts = (model, predictor.how, predictor.config, predictor.input, video, library().__version__, *options)
     return "labelled by emanet " + hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

@@ -84,7 +84,10 @@ class Source:
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
         self.is_file = os.path.isfile(source)
         self.live = self.container.duration is None and not self.is_file
-        self.total = self.video.frames or round((self.container.duration or 0) * self.rate / 1_000_000)
+        self.stated = self.video.frames  # 0 in files that do not say
+        others = [each for each in self.container.streams if each.index != self.video.index and each.type != "audio"]
+        self.others = {stream.type for stream in others}
+        self.total = self.stated or round((self.container.duration or 0) * self.rate / 1_000_000)
         self.damaged = self.late = 0
         self.end = ""
 
@@ -100,12 +103,13 @@ class Source:
             shift = round((start or 0) / packet.time_base)
             if packet.stream is not self.video:
                 if packet.dts is not None:
-                    packet.pts, packet.dts = (packet.dts if t is None else t - shift for t in (packet.pts, packet.dts))
+                    packet.pts = (packet.dts if packet.pts is None else packet.pts) - shift
+                    packet.dts -= shift
                     yield packet
                 continue
             try:
                 decoded = packet.decode()
-            except av.error.InvalidDataError:
+            except av.error.FFmpegError:
                 self.damaged += 1
                 continue
             for frame in decoded:
@@ -133,10 +137,9 @@ class Source:
         texts = [self.end] if self.end else []
         texts += [f"left out: {self.late} frames that came faster than they are labelled"] if self.late else []
         texts += [f"left out: {self.damaged} packets that cannot be decoded"] if self.damaged else []
-        if frames < self.video.frames:
-            texts.append(f"cut off or damaged: the file says that it has {self.video.frames} frames")
-        others = {stream.type for stream in self.container.streams} - {"video", "audio"}
-        return texts + ([f"left out: streams of the kind {some(sorted(others))}"] if others else [])
+        if frames < self.stated:
+            texts.append(f"cut off or damaged: the file says that it has {self.stated} frames")
+        return texts + ([f"left out: other streams, of the kind {some(sorted(self.others))}"] if self.others else [])
 
     def close(self) -> None:
         self.container.close()

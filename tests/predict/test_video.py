@@ -249,6 +249,18 @@ class TestTimesAndSound:
             assert [stream.type for stream in file.streams] == ["video"]
         assert "left out: audio of the kind adpcm_ima_wav, which MP4 does not take" in capsys.readouterr().err
 
+    def test_other_streams_are_left_out_and_it_is_said(self, predictor, tmp_path, capsys):
+        source = tmp_path / "a.mkv"
+        with av.open(str(source), "w") as file:
+            streams = [file.add_stream("mpeg4", rate=25) for _ in range(2)]
+            for stream in streams:
+                stream.height, stream.width = SIZE
+            for pixels in pictures(2):
+                file.mux([packet for s in streams for packet in s.encode(av.VideoFrame.from_ndarray(pixels))])
+            file.mux([packet for s in streams for packet in s.encode()])
+        predict_video(predictor, str(source), tmp_path / "b")
+        assert "left out: other streams, of the kind video" in capsys.readouterr().err
+
     def test_streams_without_times_have_those_of_their_rate(self, predictor, tmp_path):
         source = clip(tmp_path / "a.h264", 6)
         predict_video(predictor, str(source), tmp_path / "b")
@@ -517,7 +529,7 @@ class TestCamera:
                     for start in range(0, len(content), 2000):
                         self.wfile.write(content[start : start + 2000])
                         gone.wait(0.01)
-                    gone.wait(20)
+                    gone.wait(60)
                 except OSError:
                     pass
 
@@ -531,6 +543,7 @@ class TestCamera:
         def interrupting(images):
             if next(left, None) is None:
                 signal.raise_signal(signal.SIGTERM)
+                gone.set()  # the next read would wait for the camera
             return many(images)
 
         monkeypatch.setattr(predictor, "many", interrupting)
@@ -587,9 +600,9 @@ class TestInputs:
     def test_on_the_command_line(self, model, tmp_path):
         write(tmp_path / "in" / "x.png")
         clip(tmp_path / "in" / "a.mp4", 3)
-        done = run_cli("predict", model, tmp_path / "in", "--out", tmp_path / "out", "--view", "side")
+        done = run_cli("predict", model, tmp_path / "in", "--out", tmp_path / "out", "--view", "side", "--frames")
         assert done.returncode == 0, done.stderr
-        assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.png", "x_overlay.jpg", "a.mp4"}
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.png", "x_overlay.jpg", "a.mp4", "a"}
         assert "1 image" in done.stderr and "a.mp4: 3 frames" in done.stderr and "no images" not in done.stderr
         assert decoded(tmp_path / "out" / "a.mp4")[0][0].shape == (48, 128, 3)
         (tmp_path / "in" / "a.mp4").write_bytes(b"damaged")
