@@ -92,6 +92,7 @@ def predict_files(
     channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
     _keep_inputs(images, out)
     kinds.check(images, in_windows, out)
+    kinds.keep_edited(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
@@ -127,10 +128,10 @@ def predict_files(
     for path, name in due:
         if path in in_windows:
             config, target = replace(predictor.config, mode="slide"), out / name
-            options: dict = {"bands": bands, "range": range, "batch": batch, "progress": True}
+            how: dict = {"bands": bands, "range": range, "batch": batch, "progress": True}
             try:
                 with enough_memory(path, config.window, config):
-                    predictor.raster(path, Path(f"{target}.tif"), **options, **kinds.beside(target))
+                    predictor.raster(path, Path(f"{target}.tif"), **how, **kinds.beside(target))
                 kinds.write_of_raster(path, target, predictor.classes)
             except InputError as error:
                 skip(path, error)

@@ -69,6 +69,8 @@ class Kind:
     """Whether they are needed, and not labels alone."""
     library: str = ""
     """What must be installed."""
+    edited: bool = False
+    """Whether people correct an image's file, so that one that is there is never replaced."""
 
 
 def uncertainty(probabilities: np.ndarray) -> np.ndarray:
@@ -230,7 +232,7 @@ KINDS: Mapping[str, Kind] = {
     "shares": Kind("_shares.json", _shares, "_shares.json", _raster_shares, "shares.csv", _shares_table),
     "coco": Kind(together="coco.json", gather=_coco, library="pycocotools"),
     "geojson": Kind(".geojson", _geojson, ".geojson", _raster_geojson, library="rasterio"),
-    "labelme": Kind(".json", _labelme, library="rasterio"),
+    "labelme": Kind(".json", _labelme, library="rasterio", edited=True),
 }
 EXTRAS = {"pycocotools": "data", "rasterio": "geo"}
 
@@ -284,6 +286,15 @@ class Outputs:
                 first = taken.setdefault(file, path)
                 if first != path:
                     raise InputError(f"the outputs of {first} and {path} would both be {file}; rename the image")
+
+    def keep_edited(self, images: Iterable[tuple[Path, Path]], out: Path) -> None:
+        """InputError where a file is there that people may have corrected. images: as find_images."""
+        endings = [KINDS[name].ending for name in self.names if KINDS[name].edited]
+        for path in (Path(f"{out / name}{ending}") for _, name in images for ending in endings):
+            if path.exists():
+                raise InputError(
+                    f"{path} is there already and may have been corrected; name another folder, or remove it"
+                )
 
     def files(self, target: Path, in_windows: bool = False) -> list[Path]:
         """The files of one image."""

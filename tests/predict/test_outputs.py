@@ -201,6 +201,17 @@ class TestPredictFiles:
                 predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", outputs=kinds)
         assert not (tmp_path / "out").exists()
 
+    def test_corrections_are_never_overwritten(self, predictor, tmp_path):
+        pytest.importorskip("rasterio")
+        for name in ("a", "b"):
+            write(tmp_path / f"in/sub/{name}.png")
+        (tmp_path / "out/sub").mkdir(parents=True)
+        (tmp_path / "out/sub/b.json").write_text("corrected")
+        with pytest.raises(InputError, match="out/sub/b.json is there already and may have been corrected"):
+            predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", outputs=["index", "labelme"])
+        assert files(tmp_path / "out") == ["sub/b.json"]
+        assert (tmp_path / "out/sub/b.json").read_text() == "corrected"
+
     def test_a_folder_file_that_cannot_be_written(self, predictor, tmp_path):
         write(tmp_path / "in/x.png")
         (tmp_path / "out/shares.csv").mkdir(parents=True)
