@@ -168,10 +168,11 @@ def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repe
     if not isinstance(predictor.function, Artefact):
         model, config = predictor.model, predictor.config
         x = calibration_input(model, as_batch(pixels), config)
-        with torch.inference_mode():
-            ways["normalise, pad"] = lambda: calibration_input(model, as_batch(pixels), config)
-            ways["network"] = torch.inference_mode()(lambda: model.low_logits(x))
-            ways["all to labels"] = lambda: predict_labels(model, as_batch(pixels), config)
+        ways |= {
+            "normalise, pad": lambda: calibration_input(model, as_batch(pixels), config),
+            "network": torch.no_grad()(lambda: model.low_logits(x)),
+            "all to labels": lambda: predict_labels(model, as_batch(pixels), config),
+        }
     ways |= {
         "PNG": lambda: write_mask(io.BytesIO(), labels, predictor.palette, **quick),
         "overlay": lambda: predictor.overlay(pixels, labels),

@@ -32,6 +32,7 @@ from .outputs import Outputs, Prediction
 from .predictor import Predictor
 from .resume import RECORD, begin, is_done, made_by
 
+WRITERS = 4  # threads; they wait for the disk most of the time
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 
@@ -73,8 +74,9 @@ def predict_files(
     of the default. batch: how many images of one padded size go through the model at once. An image that cannot be
     read, is too large for memory or has too long a name is reported on stderr and left out; these reports are returned,
     in the order of the images. Up to 4 * batch images are held until others of their size come; max(batch, THREADS) + 1
-    are read ahead, and as many are being written. Raises InputError, before anything is written, if there is no image,
-    an output cannot be had of one, OUT cannot be written or OUT is a folder of the images; later if the disk is full.
+    are read ahead, and max(batch, WRITERS) + 1 are being written. Raises InputError, before anything is written, if
+    there is no image, an output cannot be had of one, OUT cannot be written or OUT is a folder of the images; later if
+    the disk is full.
 
     rasters: which TIFFs are predicted in windows, and become OUT/name.tif without an overlay. auto: those of
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
@@ -112,12 +114,13 @@ def predict_files(
 
     due = [(path, name) for path, name in images if path not in ready]
     plain = [(path, out / name) for path, name in due if path not in in_windows]
-    ahead = max(batch, THREADS)
     read, finish = partial(_read, predictor, channels), partial(_finish, predictor, kinds)
     with (
         bar("predict", len(plain), hidden=not plain) as advance,
-        closing(ordered(read, plain, THREADS, ahead)) as pictures,
-        closing(ordered(finish, _labelled(predictor, pictures, kinds, batch), THREADS, ahead)) as finished,
+        closing(ordered(read, plain, THREADS, max(batch, THREADS))) as pictures,
+        closing(
+            ordered(finish, _labelled(predictor, pictures, kinds, batch), WRITERS, max(batch, WRITERS))
+        ) as finished,
     ):
         for done, (path, errors) in enumerate(finished, 1):
             for error in errors:

@@ -20,7 +20,7 @@ from emanet.data import images
 from emanet.data.images import read_image
 from emanet.errors import InputError
 from emanet.model import build_model
-from emanet.predict.files import predict_files
+from emanet.predict.files import WRITERS, predict_files
 from emanet.predict.inputs import find_images, left_out
 from emanet.predict.predictor import Predictor
 from emanet.predict.resume import RECORD
@@ -460,7 +460,10 @@ class TestPredictFiles:
 
         monkeypatch.setattr("emanet.predict.files.read_visible", watched)
         assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", overlay=False, batch=batch) == []
-        assert len(files(tmp_path / "out")) == 49 and max(most) <= 4 * batch + 2 * max(batch, THREADS) + 4
+        assert (
+            len(files(tmp_path / "out")) == 49
+            and max(most) <= 4 * batch + max(batch, THREADS) + max(batch, WRITERS) + 4
+        )
 
     def test_reading_and_writing_go_on_beside_the_network(self, predictor, tmp_path, monkeypatch):
         """The network on the second image waits until the third is read and the first is written."""
