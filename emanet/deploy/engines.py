@@ -19,6 +19,7 @@ import copy
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
@@ -119,7 +120,10 @@ class Torch:
 
 
 class Compiled:
-    """torch.compile with frozen weights on the CPU and CUDA graphs on a GPU; a second size makes one graph for all."""
+    """torch.compile with frozen weights on the CPU and CUDA graphs on a GPU; a second size makes one graph for all.
+
+    Calls from several threads take turns: the options are the whole process's.
+    """
 
     def __init__(self, network: nn.Module):
         cuda = next(network.parameters()).is_cuda
@@ -127,6 +131,7 @@ class Compiled:
         self.options: dict[str, Any] = (
             {} if cuda else {"freezing": True}
         )  # weights as constants: packed once for the kernels
+        self.turn = threading.Lock()
 
     def __call__(self, x: Tensor) -> Tensor:
         import torch._inductor.config as inductor
@@ -135,7 +140,7 @@ class Compiled:
         # Freezing needs no_grad, and inference tensors would make another graph. The next call of a CUDA graph
         # overwrites its output.
         try:
-            with torch.inference_mode(False), torch.no_grad(), inductor.patch(self.options):
+            with self.turn, torch.inference_mode(False), torch.no_grad(), inductor.patch(self.options):
                 return self.network(x.clone()).clone()
         except TorchDynamoException as error:  # its text is pages of compiler messages
             first = next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,6 +1,7 @@
 import copy
 import importlib.util
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -377,3 +378,22 @@ class TestCommands:
             *common,
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_threads_take_turns_in_a_compiled_network():
+    """The options that compile it are the whole process's: two threads at once would leave them on."""
+    import torch._inductor.config as inductor
+
+    compiled, before, together, most = Compiled(torch.nn.Conv2d(1, 1, 1)), inductor.freezing, [], []
+
+    def network(x):
+        together.append(1)
+        time.sleep(0.01)
+        most.append(len(together))
+        together.pop()
+        return x
+
+    compiled.network = network
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: compiled(torch.zeros(1, 1, 2, 2)), range(8)))
+    assert max(most) == 1 and len(most) == 8 and inductor.freezing is before
