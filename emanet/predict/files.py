@@ -122,7 +122,8 @@ def predict_files(
                     predictor.raster(path, out / f"{name}.tif", bands=bands, range=range, batch=batch, progress=True)
             except InputError as error:
                 skip(path, error)
-    _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
+    if len(images) > 1:
+        _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
     return [reason for path, _ in images for reason in failures.get(path, ())]
 
 
