@@ -141,7 +141,8 @@ def predict_files(
             else:
                 written.add(path)
     kinds.gather([(path, out / name) for path, name in images if path in written | ready], out, predictor.classes)
-    _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
+    if len(images) > 1:
+        _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
     return [reason for path, _ in images for reason in failures.get(path, ())]
 
 
