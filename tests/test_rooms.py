@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt"}
+GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt", "processor"}
 METHOD = {
     "architectures",
     "emau",

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override, read_json
 from ..show.terminal import note
 from ..weights import hub
-from .flags import Folder, parse, shown_as
+from .flags import Folder, Switch, parse, shown_as
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Train:
     """Run folder; default runs/NAME, or the next free runs/NAME-2."""
     resume: bool = False
     """Continue from the run folder's latest checkpoint, if it has one."""
+    force: Switch = False
+    """Train in bf16 even on a processor that only emulates it, many times slower than fp32."""
     hours: Annotated[float | None, shown_as("HOURS")] = None
     """On a data set: how long it may take, the planning included; default 1."""
 
@@ -45,7 +47,7 @@ class Train:
         config = inherit(config, before)
         out = source if self.resume and not self.out and Path(source).is_dir() and not plan else self.out
         try:
-            train(config, out, name=default_name(source), resume=self.resume, plan=plan)
+            train(config, out, name=default_name(source), resume=self.resume, plan=plan, force=self.force)
         finally:
             distributed.shutdown()
 
