@@ -12,11 +12,13 @@ so the callables take turns within each repeat, and the ratio is taken within a 
 
 import csv
 import datetime
+import os
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}  # a processor without AVX-512, for torch
 
 
 def machine() -> dict[str, str]:
@@ -74,6 +77,23 @@ def compare(
         ratios = [base / own for base, own in zip(first, taken, strict=True)]
         rows.append({"name": name, "repeats": repeats} | _spread("ms", taken) | _spread("ratio", ratios))
     return rows
+
+
+def both_kinds(rows: Sequence[Row]) -> list[Row]:
+    """The rows, and those of this same program where torch may use AVX2 alone; a column `cpu` tells them apart.
+
+    The program must take --csv. OpenVINO has a oneDNN of its own, which may not obey.
+    """
+    kind = torch.backends.cpu.get_cpu_capability().lower()
+    marked = [{"cpu": kind, **row} for row in rows]
+    if kind != "avx512":
+        return marked
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "avx2.csv"
+        command = [sys.executable, *sys.argv, "--csv", str(file)]
+        subprocess.run(command, env=os.environ | AVX2, check=True)
+        with open(file, newline="", encoding="utf-8") as text:
+            return marked + [{name: row[name] for name in marked[0]} for row in csv.DictReader(text)]
 
 
 def print_table(rows: Sequence[Row], title: str = "") -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from bench import Row, compare, machine, print_machine, print_table, write_csv
+from bench import Row, both_kinds, compare, machine, print_machine, print_table, write_csv
 from torch import Tensor
 
 from emanet.ops.em_attention import em_attention, unit_columns
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--forward-only", action="store_true")
     parser.add_argument("--cpu-time", action="store_true", help="the process's own time: for a CPU that others use too")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--both", action="store_true", help="also as on a CPU with AVX2 alone; a column says which")
     parser.add_argument("--csv", help="write the figures to this file")
     arguments = parser.parse_args()
     print_machine()
@@ -151,6 +152,8 @@ def main() -> None:
     rows = []
     for dtype in arguments.dtypes:
         rows += measure(x.to(getattr(torch, dtype)).flatten(2), mu, arguments.steps, arguments)
+    if arguments.both:
+        rows = both_kinds(rows)
     if arguments.csv:
         write_csv(arguments.csv, rows, machine())
 

@@ -12,9 +12,10 @@ import argparse
 import importlib.util
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from bench import Row, compare, machine, print_machine, print_table, write_csv
+from bench import Row, both_kinds, compare, machine, print_machine, print_table, write_csv
 from torch import Tensor, nn
 
 from emanet.config import Experiment
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(513, 513))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", nargs="*", default=[], help="ENGINE-PRECISION to take beside plain-fp32; default all")
+    parser.add_argument("--both", action="store_true", help="also as on a CPU with AVX2 alone; a column says which")
     parser.add_argument("--csv", default="")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch")
@@ -48,14 +50,17 @@ def main() -> None:
     wanted = [each for each in CPU if not given.only or "-".join(each) in given.only]
     rows = inference(given.experiment, tuple(given.size), 1, torch.device("cpu"), wanted, given.repeats)
     print_table(rows, f"{given.experiment}, inference on the CPU, batch 1, {given.size[0]} x {given.size[1]}")
+    rows += layouts(given.experiment, given.repeats)
+    print_table(rows[-2:], f"{given.experiment}, a training step on the CPU, 2 x 257 x 257")
     on_cuda = [_missing(name) for name in ("inference on CUDA", "training on CUDA")]
     if torch.cuda.is_available():
         device = torch.device("cuda")
         on_cuda = inference("voc_resnet101", tuple(given.size), BATCH, device, CUDA, given.repeats)
         on_cuda += training("voc_resnet101", tuple(given.size), BATCH, device, given.repeats)
     print_table(on_cuda, f"voc_resnet101, CUDA, batch {BATCH}, {given.size[0]} x {given.size[1]}")
+    rows = both_kinds(rows + on_cuda) if given.both else rows + on_cuda
     if given.csv:
-        write_csv(given.csv, rows + on_cuda, machine())
+        write_csv(given.csv, rows, machine())
 
 
 def inference(
@@ -77,7 +82,7 @@ def inference(
             if lacking:
                 absent.append(_missing(f"{label}: {lacking[0]} is not installed"))
                 continue
-            quick = faster(model, engine, precision, calibration)
+            quick = faster(model, engine, precision, calibration, force=True)
             runs[label] = lambda quick=quick: quick.low_logits(x)[0]
             found[label] = _agreement(reference, runs[label](), runs[label], device)
         rows = compare(runs, repeats, warmup=1, device=device)
@@ -85,6 +90,21 @@ def inference(
         row["images_per_s"] = batch * 1e3 / row["ms"]
         row |= found[row["name"]]
     return rows + absent
+
+
+def layouts(name: str, repeats: int) -> list[Row]:
+    """Optimiser steps on the CPU in torch's own memory layout, and with channels last."""
+    cpu, experiment = torch.device("cpu"), load_experiment(name)
+    formats = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+    options: dict[str, Any] = {"fused": True, "dtype": torch.float32}
+    runs = {
+        f"train, {label}": _step(experiment, (257, 257), 2, cpu, layout=layout, **options)
+        for label, layout in formats.items()
+    }
+    rows = compare(runs, repeats, warmup=1)
+    for row in rows:
+        row |= {"images_per_s": 2e3 / row["ms"], "error": "-", "agree": "-", "peak_MiB": "-"}
+    return rows
 
 
 def training(name: str, size: tuple[int, int], batch: int, device: torch.device, repeats: int) -> list[Row]:

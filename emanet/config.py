@@ -448,7 +448,7 @@ class EvalConfig:
         require(self.longest_side >= 0, "longest_side", self.longest_side, "at least 0")
 
 
-Engine = Literal["plain", "eager", "compile", "openvino"]
+Engine = Literal["plain", "eager", "compile", "openvino", "auto"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 
@@ -458,11 +458,14 @@ class EngineConfig:
 
     engine: Engine = "plain"
     """What runs the network. eager: BatchNorm folded into the convolutions; compile: through torch.compile as well;
-    openvino: on the CPU, the fastest there. The results differ in rounding only."""
+    openvino: on the CPU, the fastest there; auto: openvino on a CPU where it is installed, verified on a small image,
+    and plain elsewhere. The results differ in rounding only."""
     precision: Precision = "fp32"
     """bf16: fast, close to fp32; fp16: for CUDA; int8: for openvino, fastest, at the cost of some mIoU."""
     calibrate: tuple[str, ...] = setting((), unused_while={"precision": ("fp32", "bf16", "fp16")})
     """For int8: files, folders and quoted globs of about a hundred images."""
+    force: bool = setting(False, unused_while={"precision": ("fp32", "fp16", "int8")})
+    """Use bf16 even on a processor that only emulates it, many times slower than fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,6 +495,7 @@ class Experiment:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
+    """Keep images and weights channels last in memory where that is faster: on CUDA, and on CPUs with AVX-512."""
     compile: bool = setting(False, resume=True)
     deterministic: bool = setting(False, resume=True)
     """Use only operations that give the same bits every time, which costs time on a GPU; where there is none, the run
@@ -502,7 +506,7 @@ class Experiment:
     sync_bn: bool = True
     """BatchNorm statistics over all ranks, where there are several."""
     device: str = setting("auto", resume=True, ranks=True)
-    """auto: CUDA if there is one, else the CPU."""
+    """auto: CUDA if there is one, else a Mac's GPU (mps), else the CPU."""
     log_every: int = setting(10, resume=True)
     """Steps between lines of the log."""
     val_every: int = setting(0, resume=True)

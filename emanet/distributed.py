@@ -65,18 +65,28 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto`: this rank's CUDA device if there is one, else the CPU. InputError if the device does not exist."""
+def pick_device(name: str, *, training: bool = False) -> torch.device:
+    """`auto`: this rank's CUDA device if there is one, else a Mac's GPU, else the CPU.
+
+    training: not on a Mac's GPU, which has no float64 for the sums over pixels. InputError if the device does not exist
+    or cannot train.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        mps = torch.backends.mps.is_available() and not training
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
     if name == "cuda":
         name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InputError(f"no device {name!r}: use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError(f"no device {name!r}: use auto, cpu, cuda or cuda:N")
+        raise InputError(f"no device {name!r}: use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"no device {name!r}: use auto, cpu, cuda, cuda:N or mps")
+    if device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise InputError("no device 'mps': torch finds no GPU of a Mac here; use --device cpu")
+        if training:
+            raise InputError("training sums in float64, which a Mac's GPU does not have; use --device cpu")
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count():
             raise InputError(f"no device {name!r}: torch finds {torch.cuda.device_count()} CUDA devices here")

@@ -42,6 +42,7 @@ from .ops.dropout import DrawnAsBefore, step_seed
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
+from .processor import memory_format, require_fast
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.deterministic import fix_workspace, same_bits
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
@@ -54,8 +55,9 @@ AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 
 @distributed.ending_together()
 def train(
-    config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False, plan: str = ""
-) -> dict[str, Any]:
+    config: Experiment, out: str | Path = "", *, name: str = "run", resume: bool = False, plan: str = "",
+    force: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Run the experiment into the folder `out`, or runs/NAME, or the next free runs/NAME-2.
 
     Returns the report of the last validation (see metrics.report). With `resume` the run continues from its latest
@@ -66,7 +68,7 @@ def train(
     loss or the gradient stays infinite or NaN, if a checkpoint cannot be written, or if another rank ends.
     """
     fix_workspace(config)
-    run = prepare(checked(config), out, name, resume, plan)
+    run = prepare(checked(config), out, name, resume, plan, force)
     report = restore(run)
     if report is not None:
         return report
@@ -136,7 +138,14 @@ class Run:
 
 
 def prepare(
-    config: Experiment, out: str | Path, name: str, resume: bool, plan: str = "", *, untouched: bool = False
+    config: Experiment,
+    out: str | Path,
+    name: str,
+    resume: bool,
+    plan: str = "",
+    force: bool = False,
+    *,
+    untouched: bool = False,
 ) -> Run:
     """Data, model and optimiser. Writes nothing, but locks the run folder if it exists.
 
@@ -144,7 +153,8 @@ def prepare(
     """
     if distributed.restarts()[1] and not str(out):
         raise InputError("torchrun --max-restarts needs a run folder to continue in: train ... --out FOLDER")
-    device = distributed.pick_device(config.device)
+    device = distributed.pick_device(config.device, training=True)
+    require_fast(config.precision, device, force or untouched)
     distributed.init(device)
     _require_divisible(config)
 
@@ -173,7 +183,7 @@ def prepare(
     torch.manual_seed(config.seed)
     replaced = has_checkpoint or config.init_from
     net = build_model(override(config.model, {"backbone.pretrained": False}) if replaced else config.model, spec)
-    net = net.to(device, memory_format=_layout(config))  # type: ignore[call-overload]  # missing in torch's stubs
+    net = net.to(device, memory_format=memory_format(device, config.channels_last))  # type: ignore[call-overload]  # missing in torch's stubs
     averaged = copy.deepcopy(net).eval() if config.optim.average else None
     if distributed.world_size() > 1 and config.sync_bn:
         net = sync_batch_norm(net)
@@ -246,6 +256,8 @@ def open_folder(run: Run) -> None:
         f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {run.device}, "
         f"{config.steps} steps of {config.batch_size} images, into {run.folder.path}"
     )
+    if config.channels_last and memory_format(run.device) != torch.channels_last:
+        run.log.say("channels_last is left out: it is slower on this device")
 
 
 def wrap(run: Run) -> nn.Module:
@@ -284,9 +296,10 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> Outc
     divisor = torch.where(divisor > 0, divisor, 1)  # if no pixel is labelled, the sum is 0 as well
     total = torch.zeros(2, device=device)  # the loss, and how many ranks want to stop
     share = len(images) // config.accumulate
+    layout = memory_format(device, config.channels_last)
     for i in range(config.accumulate):
         passed = slice(i * share, (i + 1) * share)
-        part = images[passed].to(device, non_blocking=True, memory_format=_layout(config))
+        part = images[passed].to(device, non_blocking=True, memory_format=layout)
         # Gradients are summed over ranks once, in the last pass.
         last = i == config.accumulate - 1
         with (
@@ -441,7 +454,3 @@ def _fill(config: Experiment, channels: int) -> list[int]:
     """The colour outside of an image: the mean, 0 to 255, of each channel."""
     mean = config.model.mean if len(config.model.mean) == channels else config.model.mean * channels
     return [round(255 * value) for value in mean]
-
-
-def _layout(config: Experiment) -> torch.memory_format:
-    return torch.channels_last if config.channels_last else torch.contiguous_format

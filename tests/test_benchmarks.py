@@ -53,6 +53,22 @@ def test_a_table_is_written_and_read_back(tmp_path, capsys):
     assert capsys.readouterr().out == "\nTitle\nname      ms\nplain  1.235\nours     0.5\n"
 
 
+def test_both_kinds_of_processor_are_told_apart(tmp_path, monkeypatch):
+    program = tmp_path / "own.py"
+    program.write_text(
+        "import csv, os, sys\n"
+        "assert os.environ['ATEN_CPU_CAPABILITY'] == 'avx2' and sys.argv[1:3] == ['--both', '--csv']\n"
+        "with open(sys.argv[-1], 'w', newline='') as file:\n"
+        "    csv.writer(file).writerows([['cpu', 'name', 'ms', 'date'], ['avx2', 'ours', '2.5', '2026']])\n"
+    )
+    monkeypatch.setattr(sys, "argv", [str(program), "--both"])
+    monkeypatch.setattr(bench.torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    rows = bench.both_kinds([{"name": "ours", "ms": 1.0}])
+    assert rows == [{"cpu": "avx512", "name": "ours", "ms": 1.0}, {"cpu": "avx2", "name": "ours", "ms": "2.5"}]
+    monkeypatch.setattr(bench.torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert bench.both_kinds([{"name": "ours"}]) == [{"cpu": "avx2", "name": "ours"}]
+
+
 def test_pictures_of_the_figures(tmp_path):
     pytest.importorskip("matplotlib")
     for file in FIGURES.glob("*.csv"):

@@ -77,3 +77,23 @@ def test_the_layer_stands_for_timms_with_its_activation():
     net[0].load_state_dict(norm.state_dict())
     assert type(net[0]) is SyncBatchNorm and list(net.state_dict()) == [f"0.{name}" for name in norm.state_dict()]
     torch.testing.assert_close(net(x), want)
+
+
+@pytest.fixture
+def mac(monkeypatch):
+    """As on a Mac with a GPU that torch can use."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+
+
+def test_a_macs_gpu_predicts_but_does_not_train(mac):
+    assert distributed.pick_device("auto").type == distributed.pick_device("mps").type == "mps"
+    assert distributed.pick_device("auto", training=True).type == "cpu"
+    with pytest.raises(InputError, match="training sums in float64, .* use --device cpu"):
+        distributed.pick_device("mps", training=True)
+
+
+def test_a_macs_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match="no device 'mps': torch finds no GPU of a Mac here"):
+        distributed.pick_device("mps")

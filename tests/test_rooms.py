@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 import pytest
 from conftest import ROOT
 
-GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt", "stages"}
+GROUND = {"config", "experiments", "errors", "atomic", "distributed", "interrupt", "processor", "stages"}
 METHOD = {
     "architectures",
     "emau",

@@ -76,7 +76,7 @@ def profile(
         raise InputError("--memory and --training are not for --published")
     require_different(json, csv, markdown)
     require_writable(*(path for path in (json, csv, markdown) if path != "-"))
-    where = pick_device(device) if memory or training else None
+    where = pick_device(device, training=True) if memory or training else None
     if published:
         records = [asdict(figure) for figure in FIGURES]
         grids, rows = _published_grids(), records

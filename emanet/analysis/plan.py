@@ -148,7 +148,7 @@ def plan_command(out: str, **options: Any) -> None:
 
 
 def this_machine(device: str = "auto") -> Machine:
-    where = distributed.pick_device(device)
+    where = distributed.pick_device(device, training=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if where.type == "cuda":
         memory, name = torch.cuda.mem_get_info(where)[0], torch.cuda.get_device_name(where)

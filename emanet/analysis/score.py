@@ -43,6 +43,7 @@ def score(
     engine: Engine = "plain",
     precision: Precision = "fp32",
     calibrate: Sequence[str] = (),
+    force: bool = False,
     partial: bool = False,
 ) -> dict[str, Any]:
     """Score and show a model, or label maps; see the evaluate command's help for the arguments.
@@ -63,7 +64,7 @@ def score(
         distributed.first_on_rank_zero(require_writable, json)
         distributed.first_on_rank_zero(require_figure, picture)
         if model:
-            how: dict[str, Any] = {"engine": engine, "precision": precision, "calibrate": calibrate}
+            how: dict[str, Any] = {"engine": engine, "precision": precision, "calibrate": calibrate, "force": force}
             how |= {"device": str(where), "config": settings, "max_pixels": max_pixels}
             matrix = _score_model(model, images, masks, split, root, dataset, workers, how, partial)
         else:

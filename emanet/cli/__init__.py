@@ -12,7 +12,7 @@ import traceback
 
 from .. import __version__
 from ..errors import InputError, Interrupted, out_of_memory, printable, suggest
-from .threads import choose_wait_policy
+from .threads import choose_wait_policy, let_mac_fall_back
 
 # Each is the function `main` of the module of that name, which takes the arguments after the command.
 COMMANDS = {
@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     with the traceback for a fault of ours.
     """
     choose_wait_policy()
+    let_mac_fall_back()
     _open_streams()
     try:
         _require_folder()

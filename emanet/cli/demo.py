@@ -33,7 +33,7 @@ class Demo:
     seconds: float = 60
     """Give up on an image after this time."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda, cuda:N or mps."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
 
     def run(self) -> None:

@@ -30,7 +30,7 @@ class Explain:
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> None:
         with importing():

@@ -57,7 +57,7 @@ class Predict:
     """Leave out what is done already, by the same model and options, and newer than its input; go on with a video that
     was interrupted."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda, cuda:N or mps."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
     settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig()
 

@@ -36,7 +36,7 @@ class Push:
     replace_card: Switch = False
     """Replace a README.md that the repository has."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N, for --images."""
+    """auto, cpu, cuda, cuda:N or mps, for --images."""
 
     def run(self) -> None:
         from ..analysis.push import push

@@ -26,7 +26,7 @@ class Submit:
     max_pixels: Whole = None
     """Refuse larger images by their headers; default 179 million."""
     device: Device = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda, cuda:N or mps."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
     settings: Annotated[EvalConfig, tyro.conf.arg(name="")] = EvalConfig()
 

@@ -1,7 +1,14 @@
-"""How CPU threads wait for each other. OpenMP reads it when torch is imported, so that it is chosen before."""
+"""What torch reads from the environment when it is imported, chosen before that."""
 
 import os
+import sys
 from pathlib import Path
+
+
+def let_mac_fall_back() -> None:
+    """Let torch do on the CPU what a Mac's GPU does not do, if that is the device; the user's own setting wins."""
+    if sys.platform == "darwin":
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 
 def choose_wait_policy(loadavg: Path = Path("/proc/loadavg")) -> None:

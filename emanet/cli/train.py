@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..experiments import FOLDER_FILES, experiment_names, inherit, load_experiment, override, read_json
 from ..show.terminal import note
 from ..weights import hub
-from .flags import Folder, parse, shown_as
+from .flags import Folder, Switch, parse, shown_as
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Train:
     replay: Annotated[int | None, shown_as("STEP")] = None
     """On a run folder, which is left alone: compute this step again, and show where the first value appears that is not
     finite."""
+    force: Switch = False
+    """Train in bf16 even on a processor that only emulates it, many times slower than fp32."""
     hours: Annotated[float | None, shown_as("HOURS")] = None
     """On a data set: how long it may take, the planning included; default 1."""
 
@@ -48,7 +50,7 @@ class Train:
         config = inherit(config, before)
         out = source if self.resume and not self.out and Path(source).is_dir() and not plan else self.out
         try:
-            train(config, out, name=default_name(source), resume=self.resume, plan=plan)
+            train(config, out, name=default_name(source), resume=self.resume, plan=plan, force=self.force)
         finally:
             distributed.shutdown()
 

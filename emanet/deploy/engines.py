@@ -6,9 +6,10 @@
 On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER --engine openvino --precision bf16
 
 plain     the model as it is
-eager     BatchNorm folded into the convolutions, channels last
+eager     BatchNorm folded into the convolutions, channels last where that is faster
 compile   the same, through torch.compile: seconds to a minute before the first image, and again for the second size
 openvino  through OpenVINO on the CPU (the extra `openvino`): seconds before the first image, then any size
+auto      openvino on a CPU where it is installed and gives the model's logits on a small image; plain elsewhere
 
 bf16 and fp16 are autocast types (in OpenVINO the type of its kernels). int8 needs OpenVINO and NNCF (the extra `int8`)
 and measures its scales on images of yours. EM attention computes in float32 in all of them except openvino's bf16.
@@ -16,6 +17,7 @@ Speed and what each costs in mIoU: docs/performance.md.
 """
 
 import copy
+import importlib.util
 import os
 import shutil
 import sys
@@ -36,25 +38,33 @@ from ..errors import InputError
 from ..heads.layers import PooledBatchNorm
 from ..model import EMANet
 from ..ops.sync_batch_norm import SyncBatchNorm
+from ..processor import memory_format, require_fast
+from ..show.terminal import note
 from .network import Network, Pixels, Whole
 
 AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
 COMPILERS = {"darwin": "clang++"}  # what torch itself takes where the variable CXX is not set
+TRIED_SIZE = 129, 161  # (h, w) of the image that `auto` compares an engine on
+CLOSE = 1e-3  # of the logits' standard deviation: well above rounding, well below what changes labels
 TRACED_SIZE = 65  # pixels of a side of the image that a network is traced with
 
 
 def faster(
-    model: EMANet, engine: Engine = "plain", precision: Precision = "fp32", calibration: Sequence[Tensor] = ()
-) -> EMANet:
+    model: EMANet, engine: Engine = "plain", precision: Precision = "fp32", calibration: Sequence[Tensor] = (),
+    *, force: bool = False,
+) -> EMANet:  # fmt: skip
     """A model for inference that gives the logits of `model` with the same weights, on the same device.
 
     It shares nothing with the model that training could change, has no auxiliary head and cannot be saved. `plain` in
     fp32 is the model itself. calibration: for int8, images like those to come, as inference.calibration_input gives
-    them. Raises InputError where engine, precision and device do not go together.
+    them. force: take a precision that the processor only emulates. Raises InputError where engine, precision and device
+    do not go together.
     """
     device = model.mean.device
-    check(engine, precision, device)
+    if engine == "auto":
+        return fastest(model, precision, calibration, force)
+    check(engine, precision, device, force)
     if (engine, precision) == ("plain", "fp32"):
         return model
     if precision == "int8" and not calibration:
@@ -65,7 +75,7 @@ def faster(
     sample = torch.zeros(1, model.backbone.in_channels, side, side, device=device)
     if engine in ("eager", "compile"):
         fold(network, sample)
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=memory_format(device))
     run: Callable[[Tensor], Tensor]
     if engine == "openvino":
         from .openvino import OpenVINO
@@ -73,7 +83,7 @@ def faster(
         run = OpenVINO(network, sample, precision, calibration)
     else:
         run = Compiled(network) if engine == "compile" else network
-        run = Torch(run, AUTOCAST[precision], channels_last=engine != "plain")
+        run = Torch(run, AUTOCAST[precision], memory_format(device, engine != "plain"))
     quick = EMANet(
         cast(Backbone, Pixels(model.backbone)),
         Whole(run),
@@ -88,7 +98,34 @@ def faster(
     return quick.to(device).eval()
 
 
-def check(engine: Engine, precision: Precision, device: torch.device) -> None:
+def fastest(model: EMANet, precision: Precision, calibration: Sequence[Tensor], force: bool) -> EMANet:
+    """The engine `auto`. A note says which one it is, and why."""
+    if model.mean.device.type != "cpu":
+        why = "the fast engine, openvino, computes on the CPU alone"
+    elif not importlib.util.find_spec("openvino"):
+        why = 'openvino, the fast engine of CPUs, is not installed: pip install "emanet[openvino]"'
+    else:
+        quick = faster(model, "openvino", precision, calibration)
+        off = difference(model, quick) if precision == "fp32" else 0.0
+        if off <= CLOSE:
+            note("engine: openvino, the fastest on this CPU" + "; its logits are the model's" * (precision == "fp32"))
+            return quick
+        why = f"openvino's logits differ from the model's by {off:.2g} of their spread on a test image"
+    note(f"engine: plain; {why}")
+    return faster(model, "plain", precision, calibration, force=force)
+
+
+@torch.no_grad()
+def difference(model: EMANet, quick: EMANet) -> float:
+    """The largest difference of two models' low logits for an image of noise, in their standard deviations."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (1, model.in_channels, *TRIED_SIZE), dtype=torch.uint8, generator=generator)
+    x = model.normalise(pixels.to(model.mean.device))
+    wanted, found = model.low_logits(x)[0], quick.low_logits(x)[0]
+    return float((found - wanted).abs().max() / wanted.std().clamp_min(1e-12))
+
+
+def check(engine: Engine, precision: Precision, device: torch.device, force: bool = False) -> None:
     """Raises InputError where engine, precision and device do not go together."""
     for name, value, kinds in (("engine", engine, Engine), ("precision", precision, Precision)):
         if value not in get_args(kinds):
@@ -105,14 +142,15 @@ def check(engine: Engine, precision: Precision, device: torch.device) -> None:
         raise InputError(f"int8 needs --engine openvino, not {engine}")
     if precision == "fp16" and device.type != "cuda":
         raise InputError(f"fp16 needs a CUDA device, not {device}; bf16 is the fast type of CPUs")
+    if engine != "openvino":  # which takes float32 by itself where bf16 is slower
+        require_fast(precision, device, force)
 
 
 class Torch:
     """A network in an autocast type and a memory layout; float32 in and out."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype, *, channels_last: bool):
-        self.network, self.dtype = network, dtype
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+    def __init__(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype, layout: torch.memory_format):
+        self.network, self.dtype, self.layout = network, dtype, layout
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -187,13 +225,13 @@ def _fold(conv: nn.Conv2d, norm: Any) -> None:
     """
 
     def double(x: Any) -> Any:
-        return None if x is None else x.detach().double()
+        return None if x is None else x.detach().cpu().double()  # a Mac's GPU has no float64
 
     mean, var, scale, shift = map(double, (norm.running_mean, norm.running_var, norm.weight, norm.bias))
     weight, bias = fuse_conv_bn_weights(double(conv.weight), double(conv.bias), mean, var, norm.eps, scale, shift)
-    dtype = conv.weight.dtype
-    conv.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    conv.bias = nn.Parameter(bias.to(dtype), requires_grad=False)
+    where: dict[str, Any] = {"device": conv.weight.device, "dtype": conv.weight.dtype}
+    conv.weight = nn.Parameter(weight.to(**where), requires_grad=False)
+    conv.bias = nn.Parameter(bias.to(**where), requires_grad=False)
 
 
 class _Uses(TorchDispatchMode):

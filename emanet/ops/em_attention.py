@@ -2,9 +2,9 @@
 
 Shapes: B images, C channels, N pixels, K bases. x_BCN pixels, mu_BCK bases, z_BNK responsibilities.
 
-`em_attention_plain` is the algorithm. `em_attention` runs it or a faster form of it: `em_attention_buffered` on the CPU
-where nothing needs gradient, and on request the kernels of em_attention_triton.py on CUDA. benchmarks/em_attention.py
-measures them.
+`em_attention_plain` is the algorithm. `em_attention` runs it or a faster form of it: `em_attention_buffered` on a CPU
+with AVX-512 where nothing needs gradient, and on request the kernels of em_attention_triton.py on CUDA.
+benchmarks/em_attention.py measures them.
 """
 
 from typing import Literal, get_args
@@ -68,9 +68,9 @@ def em_attention(
     x_BCN: (B, C, N), any floating dtype, any strides, any real values. mu_1CK: (1, C, K) or (B, C, K), columns of unit
     norm. gradient: the iterations that carry it to x. detached: none, as in the released code. last: the last iteration
     and the rebuilding, with constant bases before it. unrolled: all of them, also to mu_1CK.
-    backend: plain uses PyTorch's own operations; on the CPU, without gradient, a faster form of them. triton uses fused
-    kernels on CUDA, and raises InputError with the reason if they cannot take the input. auto: the fastest that has
-    been measured, which is plain on every device so far.
+    backend: plain uses PyTorch's own operations; on a CPU with AVX-512, without gradient, a faster form of them. triton
+    uses fused kernels on CUDA, and raises InputError with the reason if they cannot take the input. auto: the fastest
+    that has been measured, which is plain on every device so far.
     Returns y_BCN in x's dtype and mu_BCK in float32. The arithmetic is float32 (float64 for float64 input), also under
     autocast. Backends and gradient modes differ in rounding only. Raises ValueError for wrong shapes or options.
     """

@@ -1,5 +1,6 @@
 """How a Predictor runs a model that is not exported: by torch, on any device and engine."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from ..distributed import pick_device
 from ..inference import calibration_input, predict_labels, predict_many, probabilities, shared_size
 from ..loading import model_of
 from ..model import EMANet
+from ..show.terminal import note
 from ..weights.model_file import ModelFile
 
 
@@ -21,14 +23,18 @@ class Network:
             config = config or model.experiment.eval
             model = model_of(model)
         self.device, self.config = pick_device(device), config or EvalConfig()
+        if self.device.type == "mps":
+            falls_back = os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == "1"
+            rest = "on the CPU" if falls_back else "not at all: set PYTORCH_ENABLE_MPS_FALLBACK=1 first"
+            note(f"computing on the Mac's GPU; what torch lacks there is done {rest}")
         self.model = model.to(self.device).eval()
 
-    def quicken(self, engine: Engine, precision: Precision, images: Sequence[np.ndarray]) -> None:
+    def quicken(self, engine: Engine, precision: Precision, images: Sequence[np.ndarray], force: bool = False) -> None:
         """Go on with deploy.engines.faster; images: for int8, those that it measures the range of values on."""
         from ..deploy.engines import faster
 
         inputs = [calibration_input(self.model, self.batch(image), self.config) for image in images]
-        self.model = faster(self.model, engine, precision, inputs)
+        self.model = faster(self.model, engine, precision, inputs, force=force)
 
     def labels(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each image; those of one padded size go through in one pass."""

@@ -44,7 +44,7 @@ class Predictor:
     gives it; an EMANet, which moves to the device and into eval mode; or an exported model (.onnx, .xml, .pt2), which
     predicts in the one way that it was exported with. Default: the package's `street`, as a note says. config: how to
     predict; default: what the model file says, or whole images. engine, precision: see deploy/engines.py. calibrate:
-    for int8, files, folders and globs of about a hundred images like those to come.
+    for int8, files, folders and globs of about a hundred images like those to come. force: see EngineConfig.
     max_pixels: see data.images.read_image. bands, range: as in DatasetSpec; default: those that the model was trained
     with. Arrays have the model's channels already, those of uint8 also its range.
     """
@@ -58,6 +58,7 @@ class Predictor:
         engine: Engine = "plain",
         precision: Precision = "fp32",
         calibrate: Sequence[str] = (),
+        force: bool = False,
         max_pixels: int | None = None,
         bands: Sequence[int] = (),
         range: Sequence[float] = (),
@@ -68,7 +69,7 @@ class Predictor:
         self.how = {"engine": engine, "precision": precision, "calibrate": list(calibrate)}
         if isinstance(model, Artefact) or is_artefact(model):
             artefact = model if isinstance(model, Artefact) else Artefact(str(model), device)
-            if quick:
+            if quick and (engine, precision) != ("auto", "fp32"):
                 text = f"{artefact.path} is an exported model, which has its own engine and precision"
                 raise InputError(f"{text}; choose none")
             artefact.require_way(config or EvalConfig())
@@ -90,7 +91,7 @@ class Predictor:
         if quick:
             paths = [path for path, _ in find_images(calibrate)]
             paths = paths[:: max(1, round(len(paths) / CALIBRATION_IMAGES))]
-            network.quicken(engine, precision, [self.pixels(path) for path in paths])
+            network.quicken(engine, precision, [self.pixels(path) for path in paths], force)
             self.function = network.model
 
     @property

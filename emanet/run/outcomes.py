@@ -37,7 +37,7 @@ class Outcome:
     def __init__(self, step: int, lr: float, positions: Tensor, figures: Tensor):
         """figures: loss, gradient norm, this rank's part of the loss, and how many ranks want to stop."""
         self.step, self.lr, self.positions = step, lr, positions
-        self._figures = figures.to("cpu", non_blocking=True)
+        self._figures = figures.to("cpu", non_blocking=figures.is_cuda)  # it is waited for on CUDA alone
         self._arrived = torch.cuda.Event() if figures.is_cuda else None
         if self._arrived:
             self._arrived.record()

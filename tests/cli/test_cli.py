@@ -83,7 +83,7 @@ def test_public_names_load_lazily():
         (["predict", "--out", "y"], "predict needs at least one image, folder or glob, after MODEL if one is named"),
         (["predict", "street", "--out", "y"], "predict needs at least one image, folder or glob, after MODEL if one"),
         (["convert", "street", "x.safetensors"], "has this program's own keys; there is nothing to convert"),
-        (["train", "drawn", "--device", "tpus"], "no device 'tpus': use auto, cpu, cuda or cuda:N"),
+        (["train", "drawn", "--device", "tpus"], "no device 'tpus': use auto, cpu, cuda, cuda:N or mps"),
         (["train", "drawn", "--device", "cuda:99"], "no device 'cuda:99': torch finds"),
         (["train", "drawn", "--log-every", "0"], "log_every is 0, but must be at least 1"),
         (["train", "drawn", "--optim.clip-norm", "-1"], "clip_norm is -1.0, but must be at least 0"),

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from emanet import cli
-from emanet.cli.threads import choose_wait_policy
+from emanet.cli.threads import choose_wait_policy, let_mac_fall_back
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +37,15 @@ def test_every_command_chooses_before_it_imports_torch(monkeypatch):
     monkeypatch.setattr(cli, "choose_wait_policy", lambda: chosen.append(True))
     cli.main(["--version"])
     assert chosen
+
+
+@pytest.mark.parametrize(
+    ("platform", "own", "wanted"), [("darwin", None, "1"), ("darwin", "0", "0"), ("linux", None, None)]
+)
+def test_a_mac_falls_back_to_the_cpu(monkeypatch, platform, own, wanted):
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", own or "")
+    if own is None:
+        monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK")
+    monkeypatch.setattr("sys.platform", platform)
+    let_mac_fall_back()
+    assert os.environ.get("PYTORCH_ENABLE_MPS_FALLBACK") == wanted

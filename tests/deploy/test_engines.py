@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from emanet.config import EvalConfig
+from emanet.deploy import engines
 from emanet.deploy.engines import FOLDABLE, Compiled, check, faster, fold
 from emanet.deploy.network import Network
 from emanet.deploy.openvino import convert, quantise
@@ -301,6 +302,43 @@ class TestOpenVINO:
             assert all(i.get_source_output().get_node().get_type_name() != "FakeQuantize" for i in op.inputs())
         assert sum(op.get_type_name() == "FakeQuantize" for op in ops) > 10
         assert difference(quick, plain, 37, 50)[1] > 0.9
+
+
+class TestAuto:
+    def test_without_openvino_it_is_plain(self, plain, monkeypatch, capsys):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        assert faster(plain, "auto") is plain
+        assert "engine: plain; openvino, the fast engine of CPUs, is not installed" in capsys.readouterr().err
+
+    @needs_openvino
+    def test_openvino_where_it_gives_the_models_logits(self, plain, capsys):
+        quick = faster(plain, "auto")
+        assert quick is not plain
+        assert "engine: openvino, the fastest on this CPU; its logits are the model's" in capsys.readouterr().err
+        assert difference(quick, plain, 65, 97)[0] < CLOSE
+
+    @pytest.mark.slow
+    @needs_openvino
+    def test_not_an_engine_that_gives_others(self, plain, monkeypatch, capsys):
+        monkeypatch.setattr(engines, "difference", lambda model, quick: 0.5)
+        assert faster(plain, "auto") is plain
+        assert (
+            "engine: plain; openvino's logits differ from the model's by 0.5 of their spread" in capsys.readouterr().err
+        )
+
+    def test_a_difference_is_seen(self, plain):
+        other = copy.deepcopy(plain)
+        assert engines.difference(plain, other) == 0
+        with torch.no_grad():
+            next(other.head.parameters()).mul_(1.1)
+        assert engines.difference(plain, other) > engines.CLOSE
+
+
+def test_bf16_where_it_is_emulated_needs_force(plain, monkeypatch):
+    monkeypatch.setattr("emanet.processor.emulates_bf16", lambda: True)
+    with pytest.raises(InputError, match="bf16 is about 8 times slower"):
+        faster(plain, "eager", "bf16")
+    faster(plain, "eager", "bf16", force=True)
 
 
 @pytest.mark.parametrize(("package", "extra"), [("openvino", "openvino"), ("nncf", "int8")])
