@@ -290,8 +290,9 @@ class DataConfig:
     """Names of rare or thin classes, such as `pole sign_symbol`."""
     class_mix: float = 0.0
     """Chance that half of the classes of another image, augmented alike, are pasted over a sample (ClassMix)."""
-    workers: int = setting(4, resume=True, ranks=True)
-    """Loader processes per rank. Batches do not depend on it."""
+    workers: int | None = setting(None, resume=True, ranks=True)
+    """Loader processes per rank; 0: a thread of the training process reads ahead. None: 0 if a CPU trains, whose cores
+    are busy anyway, else up to 4 as there are cores. Batches do not depend on it."""
     check: bool = setting(True, resume=True)
     """Open every mask before training starts (once per list of files: the result is remembered)."""
 
@@ -316,7 +317,7 @@ class DataConfig:
         require(
             0.1 <= low <= high <= 100, "blur_sigma", self.blur_sigma, "two numbers of 0.1 to 100, the smaller first"
         )
-        require(0 <= self.workers <= 1024, "workers", self.workers, "0 to 1024")
+        require(0 <= (self.workers or 0) <= 1024, "workers", self.workers, "0 to 1024")
 
     @property
     def crops(self) -> dict[str, tuple[int, int]]:

@@ -25,7 +25,7 @@ from .advice import about_ranks, about_settings, about_start, check_data
 from .config import Experiment
 from .data.datasets import open_dataset, resolve
 from .data.listing import number
-from .data.loader import training_loader
+from .data.loader import processes, training_loader
 from .data.transforms import TrainingSamples
 from .errors import InputError, Interrupted, some
 from .evaluate import evaluate
@@ -408,7 +408,7 @@ def validated(run: Run, interruption: Interruption) -> bool:
         net,
         run.val_set,
         config.eval,
-        workers=config.data.workers,
+        workers=processes(config),
         on_sample=drawings,
         until=lambda: bool(interruption),
     )

@@ -251,7 +251,7 @@ def measure(experiment: Experiment, spec: DatasetSpec, train_set: Any, val_set: 
     start = time.monotonic()
     for position in range(count := min(16, 2 * batch)):
         samples[position]
-    sample = waiting((time.monotonic() - start) / count, seconds / batch, experiment.data.workers, machine)
+    sample = waiting((time.monotonic() - start) / count, seconds / batch, experiment.data.workers or 0, machine)
     net.eval()
     start = time.monotonic()
     for index in range(count := min(3, len(val_set))):

@@ -154,3 +154,62 @@ def test_more_workers_than_the_system_allows_is_a_sentence(scenes, monkeypatch):
     monkeypatch.setattr(torch.utils.data.dataloader.DataLoader, "__iter__", refused)
     with pytest.raises(InputError, match="^cannot start 2 processes that read samples: Too many open files; use fewer"):
         next(training_loader(train, config, 0, 0, 1))
+
+
+def test_without_workers_a_thread_reads_one_batch_ahead_and_ends_with_the_iterator():
+    """It draws nothing from the caller's generator, and the caller keeps its number of threads."""
+    taken, before, threads = [], torch.get_rng_state(), torch.get_num_threads()
+
+    def batches():
+        for i in range(9):
+            taken.append((i, threading.current_thread().name, torch.get_num_threads()))
+            yield i
+
+    torch.set_num_threads(2)
+    try:
+        reading = loader.ahead(batches())
+        assert next(reading) == 0 and torch.get_num_threads() == 2
+        assert next(reading) == 1
+        time.sleep(0.1)
+        assert taken == [(i, "batches", 1) for i in range(3)], "and no further"
+        reading.close()
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "batches"] or [None]
+        if thread:
+            thread.join(5)
+            assert not thread.is_alive()
+        assert len(taken) == 3
+        assert list(loader.ahead(iter([]))) == [] and list(loader.ahead(iter("ab"))) == ["a", "b"]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_loader_draws_nothing_from_the_callers_generator(scenes):
+    train, config = of_files(scenes, **{"data.workers": 0, "steps": 2})
+    before = torch.get_rng_state()
+    assert len(list(training_loader(train, config, 0, 0, 1))) == 2
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_error_of_the_reader_arrives_behind_the_batches_before_it():
+    def broken():
+        yield 1
+        raise InputError("torn")
+
+    reading = loader.ahead(broken())
+    assert next(reading) == 1
+    with pytest.raises(InputError, match="^torn$"):
+        next(reading)
+
+
+def test_how_many_processes_read_follows_the_machine_unless_it_is_set(monkeypatch):
+    config = override(load_experiment("drawn"), {"data.workers": None})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert loader.processes(config) == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(16), raising=False)
+    assert loader.processes(config) == 4 and loader.processes(override(config, {"device": "cpu"})) == 0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader.processes(config) == 3 and loader.processes(override(config, {"data.workers": 7})) == 7
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(2))
+    assert loader.processes(config) == 1
