@@ -8,7 +8,7 @@ import errno
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -52,7 +52,7 @@ class _Skipped:
     reason: InputError
 
 
-_Labelled = tuple[_Input, tuple[np.ndarray, np.ndarray | None]]  # with labels and, where they are needed, probabilities
+_Labelled = tuple[_Input, tuple[np.ndarray, np.ndarray | None]]  # with its labels, and its probabilities if needed
 
 
 def predict_files(
@@ -94,19 +94,18 @@ def predict_files(
     channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
     _keep_inputs(images, out)
     kinds.check(images, in_windows, out)
-    kinds.keep_edited(images, out)
+    if not resume:
+        kinds.keep_edited(images, out)
     require_writable_folder(out)
     _require_distinct(images, out)
     note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
     start, ready = time.monotonic(), set[Path]()
     if resume or len(images) > 1 or (out / RECORD).exists():
-        made = made_by(predictor, bands=list(bands), range=list(range), rasters=rasters)
-        since = begin(out, made, resume)
-        if resume:
-            results = {path: kinds.files(out / name, path in in_windows) for path, name in images}
-            ready = {path for path, each in results.items() if is_done(path, each, since)}
+        options = {"bands": list(bands), "range": list(range), "rasters": rasters}
+        since = begin(out, made_by(predictor, **options), resume)
+        results = {path: kinds.files(out / name, path in in_windows) for path, name in images}
+        ready = {path for path, each in results.items() if resume and is_done(path, each, since)}
     failures: dict[Path, list[str]] = {}
-    written: set[Path] = set()
 
     def skip(path: Path, error: InputError) -> None:
         failures.setdefault(path, []).append(str(error))
@@ -115,18 +114,15 @@ def predict_files(
     due = [(path, name) for path, name in images if path not in ready]
     plain = [(path, out / name) for path, name in due if path not in in_windows]
     read, finish = partial(_read, predictor, channels), partial(_finish, predictor, kinds)
+    writing = max(batch, WRITERS)
     with (
         bar("predict", len(plain), hidden=not plain) as advance,
         closing(ordered(read, plain, THREADS, max(batch, THREADS))) as pictures,
-        closing(
-            ordered(finish, _labelled(predictor, pictures, kinds, batch), WRITERS, max(batch, WRITERS))
-        ) as finished,
+        closing(ordered(finish, _labelled(predictor, pictures, kinds, batch), WRITERS, writing)) as finished,
     ):
         for done, (path, errors) in enumerate(finished, 1):
             for error in errors:
                 skip(path, error)
-            if not errors:
-                written.add(path)
             advance(done)
     for path, name in due:
         if path in in_windows:
@@ -138,11 +134,10 @@ def predict_files(
                 kinds.write_of_raster(path, target, predictor.classes)
             except InputError as error:
                 skip(path, error)
-            else:
-                written.add(path)
-    kinds.gather([(path, out / name) for path, name in images if path in written | ready], out, predictor.classes)
     if len(images) > 1:
         _sum_up(len(due) - len(failures), len(failures), len(ready), time.monotonic() - start)
+    whole = [(path, out / name) for path, name in images if path not in failures]
+    kinds.gather(whole, out, predictor.classes)
     return [reason for path, _ in images for reason in failures.get(path, ())]
 
 
@@ -192,7 +187,7 @@ def _read(predictor: Predictor, channels: Channels, image: tuple[Path, Path]) ->
 def _labelled(
     predictor: Predictor, inputs: Iterable[_Input | _Skipped], kinds: Outputs, batch: int
 ) -> Iterator[_Labelled | _Skipped]:
-    """The images with their predictions, each or a batch as soon as it has been read."""
+    """The images with their labels, each or a batch as soon as it has been read."""
     for group in _groups(inputs, predictor, batch):
         yield from [group] if isinstance(group, _Skipped) else _labels(predictor, group, kinds)
 
@@ -213,7 +208,7 @@ def _groups(inputs: Iterable[_Input | _Skipped], predictor: Predictor, batch: in
 
 
 def _labels(predictor: Predictor, group: list[_Input], kinds: Outputs) -> Iterator[_Labelled | _Skipped]:
-    """The images with their predictions, one at a time where memory is not enough for all; without those too large."""
+    """The images with their labels, one at a time where memory is not enough for all; without those too large."""
     try:
         with enough_memory(group[0].path, group[0].pixels.shape[:2], predictor.config):
             labels = predictor.many_with([each.pixels for each in group], probabilities=kinds.probabilities)
@@ -230,26 +225,12 @@ def _labels(predictor: Predictor, group: list[_Input], kinds: Outputs) -> Iterat
 
 
 def _finish(predictor: Predictor, kinds: Outputs, labelled: _Labelled | _Skipped) -> tuple[Path, list[InputError]]:
-    """Write an image's results; returns its path and what went wrong with it."""
+    """Write an image's results; returns its path and what went wrong with it. InputError where the disk is full."""
     if isinstance(labelled, _Skipped):
         return labelled.path, [labelled.reason]
     image, (labels, probabilities) = labelled
-    errors: list[InputError] = []
     if image.visible is not None:
         labels = np.where(image.visible, labels, np.uint8(IGNORE))
-    _write(predictor, image, labels, probabilities, kinds, errors.append)
-    return image.path, errors
-
-
-def _write(
-    predictor: Predictor,
-    image: _Input,
-    labels: np.ndarray,
-    probabilities: np.ndarray | None,
-    kinds: Outputs,
-    skip: Callable[[InputError], None],
-) -> bool:
-    """Whether all was written. A fault of this file alone is reported; InputError where the disk is full."""
     target, names, palette = image.target, predictor.classes, predictor.palette
     try:
         kinds.write(Prediction(image.path, target, image.pixels, labels, names, palette, probabilities))
@@ -258,6 +239,5 @@ def _write(
         failure = InputError(f"cannot write the prediction of {image.path} as {target}: {reason}")
         if getattr(error, "errno", None) in FULL:
             raise failure from error
-        skip(failure)
-        return False
-    return True
+        return image.path, [failure]
+    return image.path, []

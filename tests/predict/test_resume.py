@@ -221,3 +221,23 @@ def test_rasters_are_not_done_again(folder, monkeypatch):
     (folder / "out/y.tif").unlink()
     run(folder, rasters="always", resume=True)
     assert done == ["x", "y", "y"]
+
+
+def test_files_of_the_folder_list_what_was_done_before_too(folder):
+    pytest.importorskip("pycocotools")
+    kinds = ["shares", "coco"]
+    run(folder, outputs=kinds)
+    whole = contents(folder / "out")
+    for name in ("b.png", "coco.json", "shares.csv"):
+        (folder / "out" / name).unlink()
+    assert run(folder, outputs=kinds, resume=True) == ("b", []) and contents(folder / "out") == whole
+    assert whole["shares.csv"].count(b"\n") == 1 + 5
+
+
+def test_corrections_survive_and_the_rest_is_done(folder):
+    pytest.importorskip("rasterio")
+    run(folder, outputs=["labelme"])
+    (folder / "out/b.json").write_text("corrected")
+    (folder / "out/c.json").unlink()
+    assert run(folder, outputs=["labelme"], resume=True) == ("c", [])
+    assert (folder / "out/b.json").read_text() == "corrected"
