@@ -117,7 +117,7 @@ def predict_video(
             written = file.streams.video[0].frames
         if written != writer.frames:  # FFmpeg before 8.1
             text = f"{partial} came out with {written} of {writer.frames} frames"
-            raise InputError(f"{text}; install a newer PyAV: pip install 'emanet[video]'")
+            raise InputError(f"{text}; install a newer PyAV: pip install -U 'emanet[video]'")
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         partial.replace(done)
