@@ -4,7 +4,8 @@
     python benchmarks/loop.py camvid_mobilenetv2 --data.root CAMVID --steps 8
 
 The real loop reads, steps, logs and looks for signals, as `train` does; it neither validates nor saves within a timing.
-Each way has its own loader, which is started before. Further flags are settings of the experiment, as for `train`.
+Each way has its own loader, which is started before; time more steps than the 4 batches that a process may be ahead.
+Further flags are settings of the experiment, as for `train`.
 """
 
 import argparse
@@ -14,10 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from bench import compare, machine, print_machine, print_table, write_csv
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from emanet.cli.threads import choose_wait_policy  # noqa: E402
+
+choose_wait_policy()  # as the command does, before torch is imported
+
+import torch  # noqa: E402
+from bench import compare, machine, print_machine, print_table, write_csv  # noqa: E402
 
 from emanet import train as training  # noqa: E402
 from emanet.cli.flags import parse  # noqa: E402
