@@ -42,9 +42,9 @@ def evaluate(
     """The confusion matrix of the whole data set, the same on every rank; each image is counted on exactly one.
 
     workers: processes that decode ahead; 0: threads, whose number follows the machine. progress: a bar on stderr, on
-    rank 0 only. on_sample(i, image, labels, predicted): called after each image, on the rank that has it, with uint8
-    arrays. until: called before each image; once it returns True, this rank skips the rest.
-    Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it inside
+    rank 0 only. on_sample(i, image, labels, predicted): called after each image, before the network sees another one, on
+    the rank that has it, with uint8 arrays. until: called before each image; once it returns True, this rank skips the
+    rest. Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it inside
     torch.autocast.
     Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
     enough memory for it; the other ranks then raise one too.
@@ -77,21 +77,22 @@ def counted(
     else:
         read = ordered(samples.__getitem__, range(len(indices)), THREADS, THREADS)
 
-    def predicted() -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+    def predicted() -> Iterator[tuple[int, Tensor, Tensor]]:
         for i, (image, labels) in zip(indices, read, strict=True):
             if until():
                 return
             with enough_memory(dataset.name(i), image.shape[:2], config):
                 found = labels_of(image)
-            yield i, image, labels, found
+            if on_sample:  # here: the network may be at the next image when this one is counted
+                on_sample(i, image.numpy(), labels.numpy(), found.cpu().numpy())
+            yield i, labels, found
 
-    def count(sample: tuple[int, Tensor, Tensor, Tensor]) -> tuple[int, Tensor, Tensor, Tensor]:
-        i, _, labels, found = sample
+    def count(sample: tuple[int, Tensor, Tensor]) -> None:
+        i, labels, found = sample
         try:
             matrix.add(labels, found)
         except InputError as error:
             raise InputError(f"{dataset.name(i)}: {error}") from error
-        return sample
 
     # Closed at the end: after an error, the garbage collector would take 5 seconds for each of the workers.
     with (
@@ -99,9 +100,7 @@ def counted(
         closing(read),
         closing(ordered(count, predicted())) as results,
     ):
-        for done, (i, image, labels, found) in enumerate(results, 1):
-            if on_sample:
-                on_sample(i, image.numpy(), labels.numpy(), found.cpu().numpy())
+        for done, _ in enumerate(results, 1):
             advance(done)
     with distributed.ending_together():
         matrix.sum_over_ranks()
