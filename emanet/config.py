@@ -495,7 +495,6 @@ class Experiment:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
-    """Keep images and weights channels last in memory where that is faster: on CUDA, and on CPUs with AVX-512."""
     compile: bool = setting(False, resume=True)
     recompute: bool = setting(False, resume=True)
     """Compute the backbone's blocks again in the backward pass instead of keeping their activations: the same
