@@ -496,7 +496,6 @@ class Experiment:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast type. EM attention and the loss stay in float32."""
     channels_last: bool = True
-    """Keep images and weights channels last in memory where that is faster: on CUDA, and on CPUs with AVX-512."""
     compile: bool = setting(False, resume=True)
     deterministic: bool = setting(False, resume=True)
     """Use only operations that give the same bits every time, which costs time on a GPU; where there is none, the run

@@ -20,12 +20,6 @@ def emulates_bf16() -> bool:
     return platform.machine().lower() in ("x86_64", "amd64") and not is_wide()
 
 
-def memory_format(device: torch.device, wanted: bool = True) -> torch.memory_format:
-    """The layout of images and weights. channels last is the slower one on a CPU without AVX-512."""
-    wanted = wanted and (device.type == "cuda" or (device.type == "cpu" and is_wide()))
-    return torch.channels_last if wanted else torch.contiguous_format
-
-
 def require_fast(precision: str, device: torch.device, force: bool) -> None:
     """InputError for a precision that this processor only emulates, unless `force`."""
     if precision == "bf16" and device.type == "cpu" and emulates_bf16() and not force:

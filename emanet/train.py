@@ -42,7 +42,7 @@ from .ops.dropout import DrawnAsBefore, step_seed
 from .ops.sync_batch_norm import sync_batch_norm
 from .ops.undo import BufferUndo
 from .optim import build_optimizer, lr_at, set_lr
-from .processor import memory_format, require_fast
+from .processor import require_fast
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.deterministic import fix_workspace, same_bits
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
@@ -183,7 +183,7 @@ def prepare(
     torch.manual_seed(config.seed)
     replaced = has_checkpoint or config.init_from
     net = build_model(override(config.model, {"backbone.pretrained": False}) if replaced else config.model, spec)
-    net = net.to(device, memory_format=memory_format(device, config.channels_last))  # type: ignore[call-overload]  # missing in torch's stubs
+    net = net.to(device, memory_format=_layout(config))  # type: ignore[call-overload]  # missing in torch's stubs
     averaged = copy.deepcopy(net).eval() if config.optim.average else None
     if distributed.world_size() > 1 and config.sync_bn:
         net = sync_batch_norm(net)
@@ -256,8 +256,6 @@ def open_folder(run: Run) -> None:
         f"{config.model.backbone.name} + {config.model.head.name}: {count / 1e6:.2f} M parameters, on {run.device}, "
         f"{config.steps} steps of {config.batch_size} images, into {run.folder.path}"
     )
-    if config.channels_last and memory_format(run.device) != torch.channels_last:
-        run.log.say("channels_last is left out: it is slower on this device")
 
 
 def wrap(run: Run) -> nn.Module:
@@ -296,10 +294,9 @@ def step(run: Run, step_net: nn.Module, batch: list[Tensor], stop: bool) -> Outc
     divisor = torch.where(divisor > 0, divisor, 1)  # if no pixel is labelled, the sum is 0 as well
     total = torch.zeros(2, device=device)  # the loss, and how many ranks want to stop
     share = len(images) // config.accumulate
-    layout = memory_format(device, config.channels_last)
     for i in range(config.accumulate):
         passed = slice(i * share, (i + 1) * share)
-        part = images[passed].to(device, non_blocking=True, memory_format=layout)
+        part = images[passed].to(device, non_blocking=True, memory_format=_layout(config))
         # Gradients are summed over ranks once, in the last pass.
         last = i == config.accumulate - 1
         with (
@@ -454,3 +451,7 @@ def _fill(config: Experiment, channels: int) -> list[int]:
     """The colour outside of an image: the mean, 0 to 255, of each channel."""
     mean = config.model.mean if len(config.model.mean) == channels else config.model.mean * channels
     return [round(255 * value) for value in mean]
+
+
+def _layout(config: Experiment) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format

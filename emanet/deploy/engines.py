@@ -6,7 +6,7 @@
 On the command line: python -m emanet predict MODEL IMAGES... --out FOLDER --engine openvino --precision bf16
 
 plain     the model as it is
-eager     BatchNorm folded into the convolutions, channels last where that is faster
+eager     BatchNorm folded into the convolutions, channels last
 compile   the same, through torch.compile: seconds to a minute before the first image, and again for the second size
 openvino  through OpenVINO on the CPU (the extra `openvino`): seconds before the first image, then any size
 auto      openvino on a CPU where it is installed and gives the model's logits on a small image; plain elsewhere
@@ -38,7 +38,7 @@ from ..errors import InputError
 from ..heads.layers import PooledBatchNorm
 from ..model import EMANet
 from ..ops.sync_batch_norm import SyncBatchNorm
-from ..processor import memory_format, require_fast
+from ..processor import require_fast
 from ..show.terminal import note
 from .network import Network, Pixels, Whole
 
@@ -75,7 +75,7 @@ def faster(
     sample = torch.zeros(1, model.backbone.in_channels, side, side, device=device)
     if engine in ("eager", "compile"):
         fold(network, sample)
-        network = network.to(memory_format=memory_format(device))
+        network = network.to(memory_format=torch.channels_last)
     run: Callable[[Tensor], Tensor]
     if engine == "openvino":
         from .openvino import OpenVINO
@@ -83,7 +83,7 @@ def faster(
         run = OpenVINO(network, sample, precision, calibration)
     else:
         run = Compiled(network) if engine == "compile" else network
-        run = Torch(run, AUTOCAST[precision], memory_format(device, engine != "plain"))
+        run = Torch(run, AUTOCAST[precision], channels_last=engine != "plain")
     quick = EMANet(
         cast(Backbone, Pixels(model.backbone)),
         Whole(run),
@@ -149,8 +149,9 @@ def check(engine: Engine, precision: Precision, device: torch.device, force: boo
 class Torch:
     """A network in an autocast type and a memory layout; float32 in and out."""
 
-    def __init__(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype, layout: torch.memory_format):
-        self.network, self.dtype, self.layout = network, dtype, layout
+    def __init__(self, network: Callable[[Tensor], Tensor], dtype: torch.dtype, *, channels_last: bool):
+        self.network, self.dtype = network, dtype
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def __call__(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
