@@ -42,10 +42,10 @@ def evaluate(
     """The confusion matrix of the whole data set, the same on every rank; each image is counted on exactly one.
 
     workers: processes that decode ahead; 0: threads, whose number follows the machine. progress: a bar on stderr, on
-    rank 0 only. on_sample(i, image, labels, predicted): called after each image, before the network sees another one, on
-    the rank that has it, with uint8 arrays. until: called before each image; once it returns True, this rank skips the
-    rest. Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it inside
-    torch.autocast.
+    rank 0 only. on_sample(i, image, labels, predicted): called after each image, before the network sees another one,
+    on the rank that has it, with uint8 arrays. until: called before each image; once it returns True, this rank skips
+    the rest. Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it
+    inside torch.autocast.
     Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
     enough memory for it; the other ranks then raise one too.
     """
