@@ -108,7 +108,7 @@ def fastest(model: EMANet, precision: Precision, calibration: Sequence[Tensor], 
         quick = faster(model, "openvino", precision, calibration)
         off = difference(model, quick) if precision == "fp32" else 0.0
         if off <= CLOSE:
-            note("engine: openvino, the fastest on this CPU" + "; its logits are the model's" * (precision == "fp32"))
+            note("engine: openvino" + "; its logits are the model's" * (precision == "fp32"))
             return quick
         why = f"openvino's logits differ from the model's by {off:.2g} of their spread on a test image"
     note(f"engine: plain; {why}")
@@ -142,7 +142,7 @@ def check(engine: Engine, precision: Precision, device: torch.device, force: boo
         raise InputError(f"int8 needs --engine openvino, not {engine}")
     if precision == "fp16" and device.type != "cuda":
         raise InputError(f"fp16 needs a CUDA device, not {device}; bf16 is the fast type of CPUs")
-    if engine != "openvino":  # which takes float32 by itself where bf16 is slower
+    if engine != "openvino":  # which asks the processor itself
         require_fast(precision, device, force)
 
 
