@@ -46,7 +46,7 @@ from .processor import require_fast
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.deterministic import fix_workspace, same_bits
 from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
-from .run.limits import limits_told
+from .run.limits import limits_told, require_divisible
 from .run.log import Clock, Drawings, RunLog
 from .run.outcomes import Outcome, read_outcomes
 
@@ -156,7 +156,7 @@ def prepare(
     device = distributed.pick_device(config.device, training=True)
     require_fast(config.precision, device, force or untouched)
     distributed.init(device)
-    _require_divisible(config)
+    require_divisible(config)
 
     # Data. The resolved spec and root become part of the config, and so of every file written from here on.
     config = override(config, {"data": resolve(config.data)})
@@ -431,20 +431,6 @@ def finish(run: Run) -> dict[str, Any]:
     run.log.report(report)
     distributed.first_on_rank_zero(run.folder.write_result, run.matrix, run.log)
     return report
-
-
-def _require_divisible(config: Experiment) -> None:
-    world, passes = distributed.world_size(), config.accumulate
-    share = config.batch_size // (world * passes)  # images of one pass on one rank
-    if share * world * passes != config.batch_size:
-        ranks = f"{world} rank{'s' * (world > 1)} x {passes} pass{'es' * (passes > 1)}"
-        raise InputError(f"batch_size {config.batch_size} is not divisible by {ranks}")
-    for name, crop in config.data.crops.items():
-        if share == 1 and all(side <= config.model.backbone.output_stride for side in crop):
-            raise InputError(
-                f"BatchNorm cannot train on passes of 1 image with {name} {crop}: that is one pixel of its "
-                f"feature map; use a larger batch_size or {name}"
-            )
 
 
 def _fill(config: Experiment, channels: int) -> list[int]:

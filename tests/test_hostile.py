@@ -105,6 +105,7 @@ def predict_broken(model: Path, folder: Path, count: int, run: Callable[..., Don
     # Where the progress bar was, some lines are empty.
     first, *skipped, last = [line for line in done.stderr.splitlines() if line]
     assert first == f"{len(files)} images"
+    assert skipped.pop().startswith(f"{len(files) - len(skipped)} done, {len(skipped)} skipped, named above; ")
     others = [line for line in skipped if not line.startswith("skipped: ")]
     assert not others, others
     assert last == f"error: images that could not be predicted: {len(skipped)}, named above"
@@ -212,7 +213,7 @@ def test_names_that_are_hard_to_print(model, tmp_path):
     done = run_process("predict", model, given, "--out", tmp_path / "out", "--no-overlay")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.count("skipped: ") == len(names) == done.stderr.count("it is empty")
-    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted(names)
+    assert sorted(os.listdir(os.fsencode(tmp_path / "out"))) == sorted([*names, b".predict.json"])
 
 
 BAD = {

@@ -1,4 +1,4 @@
-"""What the machine lacks for a run: a sentence that says what to lower, and where the run can be continued."""
+"""What the machine lacks for a run, or a batch for its ranks: a sentence that says what to change."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -45,3 +45,18 @@ def limits_told(config: Experiment, device: torch.device, run: Path, save: Calla
             f"not enough memory on {device} for a step with {images} images of {sizes} pixels at once: use "
             f"{', '.join(ways[:-1])}{' or ' * (len(ways) > 1)}{ways[-1]}{rest}"
         ) from error
+
+
+def require_divisible(config: Experiment) -> None:
+    """InputError where a batch cannot be shared among ranks and passes, or leaves BatchNorm a single value."""
+    world, passes = distributed.world_size(), config.accumulate
+    share = config.batch_size // (world * passes)  # images of one pass on one rank
+    if share * world * passes != config.batch_size:
+        ranks = f"{world} rank{'s' * (world > 1)} x {passes} pass{'es' * (passes > 1)}"
+        raise InputError(f"batch_size {config.batch_size} is not divisible by {ranks}")
+    for name, crop in config.data.crops.items():
+        if share == 1 and all(side <= config.model.backbone.output_stride for side in crop):
+            raise InputError(
+                f"BatchNorm cannot train on passes of 1 image with {name} {crop}: that is one pixel of its "
+                f"feature map; use a larger batch_size or {name}"
+            )
