@@ -176,7 +176,7 @@ def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repe
     ways |= {
         "PNG": lambda: write_mask(io.BytesIO(), labels, predictor.palette, **quick),
         "overlay": lambda: predictor.overlay(pixels, labels),
-        "JPEG": lambda: drawn.save(io.BytesIO(), "JPEG", quality=files.JPEG_QUALITY),
+        "JPEG": lambda: drawn.save(io.BytesIO(), "JPEG", quality=90),
         "files on the disk": on_disk,
     }
     rows = compare(ways, repeats)
