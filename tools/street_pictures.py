@@ -1,4 +1,4 @@
-"""The pictures of docs/models/street.md and the README: photos of examples/photos beside what `street` says of them.
+"""The pictures of docs/models/street.md, docs/outputs.md and the README: photos of examples/photos and what `street` says.
 
 python tools/street_pictures.py
 """
@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
+from emanet.predict.outputs import uncertainty  # noqa: E402
 from emanet.predict.predictor import Predictor  # noqa: E402
 
 GAP = 4
@@ -45,9 +46,20 @@ def legend(predictor: Predictor, width: int) -> np.ndarray:
     return np.asarray(strip)
 
 
+def doubts(predictor: Predictor, photo: Path) -> Image.Image:
+    """The overlay of a photo beside its uncertainty."""
+    ((labels, probabilities),) = predictor.many_with([photo])
+    assert probabilities is not None
+    grey = np.rint(255 * uncertainty(probabilities)).astype(np.uint8)
+    gap = np.full((len(grey), GAP, 3), 255, np.uint8)
+    return Image.fromarray(np.hstack([predictor.overlay(photo, labels), gap, np.stack([grey] * 3, -1)]))
+
+
 if __name__ == "__main__":
     predictor = Predictor("street", device="cpu")
     (ROOT / "docs" / "images").mkdir(exist_ok=True)
     for name, photos in PICTURES.items():
         drawn = picture(predictor, [ROOT / "examples" / "photos" / photo for photo in photos])
         drawn.save(ROOT / "docs" / "images" / name, quality=85, optimize=True)
+    beside = doubts(predictor, ROOT / "examples" / "photos" / "crossing.jpg")
+    beside.save(ROOT / "docs" / "images" / "outputs.jpg", quality=85, optimize=True)
