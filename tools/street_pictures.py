@@ -1,4 +1,4 @@
-"""The pictures of docs/models/street.md, docs/outputs.md and the README: photos of examples/photos and what `street` says.
+"""The pictures of docs/models/street.md, docs/outputs.md and the README: photos and what `street` says of them.
 
 python tools/street_pictures.py
 """
