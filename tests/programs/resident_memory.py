@@ -37,14 +37,14 @@ def main(way: str, count: int, warm: int, folder: Path) -> None:
         evaluate(tiny_model(), data, on_sample=lambda i, *_: watch(i), workers=int(option))
     else:
         write_images(data, count, folder / "in")
-        numbers, write = iter(range(count)), files._write
+        numbers, finish = iter(range(count)), files._finish
 
-        def write_and_watch(*arguments):
-            written = write(*arguments)
+        def finish_and_watch(*arguments):
+            done = finish(*arguments)
             watch(next(numbers))
-            return written
+            return done
 
-        files._write = write_and_watch
+        files._finish = finish_and_watch
         predictor = Predictor(tiny_model(), device="cpu")
         files.predict_files(predictor, [str(folder / "in")], folder / "out", batch=int(option))
         assert len(list((folder / "out").iterdir())) == 2 * count + 1  # and the record for --resume
