@@ -99,7 +99,8 @@ def test_is_exported_with_any_size():
     torch.testing.assert_close(program.module()(other), emau(other))
 
 
-def test_channels_last_stays_and_is_not_copied():
+def test_channels_last_stays_and_is_not_copied(monkeypatch):
+    monkeypatch.setattr("emanet.ops.em_attention_cpu.is_wide", lambda: True)  # the path that keeps it
     emau = unit().eval()
     x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
     seen = []

@@ -166,7 +166,7 @@ def test_accumulated_passes_give_the_step_of_the_whole_batch(tiny, tmp_path):
     "changes", [{"precision": "bf16"}, {"optim.name": "sgd", "optim.clip_norm": 1.0}, {"model.aux_head": True}]
 )
 def test_options_train(tiny, tmp_path, changes):
-    training.train(override(tiny, {"steps": 2} | changes), tmp_path / "run")
+    training.train(override(tiny, {"steps": 2} | changes), tmp_path / "run", force=True)
     assert all(value == value and value < 100 for value in losses(tmp_path / "run"))
 
 
@@ -336,9 +336,7 @@ def test_validations_do_not_count_for_the_speed(tiny, tmp_path, monkeypatch):
 
 def test_skipped_steps_have_a_limit_that_names_step_rate_and_files(tiny, tmp_path):
     wild = override(tiny, {"optim.name": "sgd", "optim.lr": 1e15, "optim.warmup_steps": 0, "skip_limit": 3})
-    message = (
-        r"step \d is skipped: the loss is (nan|inf), .*, the learning rate .*, the batch drawn/train/.* 3 in a row"
-    )
+    message = r"step \d is skipped: the loss is .*(nan|inf), the learning rate .*, the batch drawn/train/.* 3 in a row"
     with pytest.raises(InputError, match=message):
         training.train(wild, tmp_path / "run")
 

@@ -176,14 +176,14 @@ class TestEngines:
     def test_extreme_values(self, plain, engine, precision):
         x = 1e4 * torch.randn(1, 3, 41, 33, generator=torch.Generator().manual_seed(1))
         with torch.no_grad():
-            wanted, got = (model.low_logits(x)[0] for model in (plain, faster(plain, engine, precision)))
+            wanted, got = (model.low_logits(x)[0] for model in (plain, faster(plain, engine, precision, force=True)))
         assert wanted.std() > 10 and got.isfinite().all()
         off = (got - wanted).abs().max() / wanted.std()
         assert off < (CLOSE if precision == "fp32" else 0.3)
 
     @pytest.mark.parametrize("engine", ["plain", "eager"])
     def test_bfloat16(self, plain, engine):
-        off, same = difference(faster(plain, engine, "bf16"), plain, 41, 33)
+        off, same = difference(faster(plain, engine, "bf16", force=True), plain, 41, 33)
         assert 1e-4 < off < 0.2 and same > 0.9  # bfloat16 has 8 bits
 
     @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ class TestBatches:
 
 class TestCommands:
     def test_predict_and_evaluate(self, model, scenes, tmp_path):
-        common = ("--engine", "eager", "--precision", "bf16", "--device", "cpu")
+        common = ("--engine", "eager", "--precision", "bf16", "--force", "--device", "cpu")
         done = run_cli("predict", model, scenes / "val/images", "--out", tmp_path / "out", "--batch", 2, *common)
         assert done.returncode == 0, done.stderr
         done = run_cli("evaluate", model, "--images", scenes / "val/images", "--masks", scenes / "val/masks", *common)

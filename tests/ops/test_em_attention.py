@@ -206,7 +206,8 @@ def test_without_triton_its_backend_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("size", [(1, 16, 1, 5), (2, 48, 33 * 47, 5), (1, 512, 65, 64), (1, 16, 7, 1)])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "every other pixel"])
-def test_the_buffered_path_is_the_plain_one(size, layout):
+def test_the_buffered_path_is_the_plain_one(size, layout, monkeypatch):
+    monkeypatch.setattr("emanet.ops.em_attention_cpu.is_wide", lambda: True)  # on any processor
     x, mu = drawn(*size, dtype=torch.float64)
     if layout == "channels_last":
         x = x.mT.contiguous().mT
@@ -229,8 +230,9 @@ def test_float32_is_as_exact_as_plain_float32(size):
         assert error < 4 * allowed + 1e-7 * wanted.abs().max()  # oneDNN adds in longer runs
 
 
-def test_the_buffered_path_needs_no_more_than_the_plain_one_and_a_copy():
+def test_the_buffered_path_needs_no_more_than_the_plain_one_and_a_copy(monkeypatch):
     """One matrix of pixels and bases is ours; what oneDNN needs for a product differs by processor and is measured."""
+    monkeypatch.setattr("emanet.ops.em_attention_cpu.is_wide", lambda: True)
     x, mu = drawn(2, 8, 5000, 64)
     cpu = torch.device("cpu")
     needed = peak_memory(lambda: em_attention(x, mu), cpu)
