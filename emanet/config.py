@@ -506,7 +506,7 @@ class Experiment:
     sync_bn: bool = True
     """BatchNorm statistics over all ranks, where there are several."""
     device: str = setting("auto", resume=True, ranks=True)
-    """auto: CUDA if there is one, else a Mac's GPU (mps), else the CPU."""
+    """auto: CUDA if there is one, else the CPU. A Mac's GPU (mps) does not train."""
     log_every: int = setting(10, resume=True)
     """Steps between lines of the log."""
     val_every: int = setting(0, resume=True)

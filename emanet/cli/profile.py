@@ -29,7 +29,7 @@ class Profile:
     markdown: File = ""
     """Write them as Markdown tables."""
     device: Device = "auto"
-    """Where memory is measured: auto, cpu, cuda, cuda:N or mps."""
+    """Where memory is measured: auto, cpu, cuda or cuda:N."""
     memory: bool = False
     """Measure the memory of an inference beyond the weights."""
     training: bool = False
