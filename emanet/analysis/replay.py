@@ -50,7 +50,7 @@ def replay(config: Experiment, folder: Path, step: int) -> str:
     ranks = int(facts.get("ranks", 0)) or (run.state.progress.ranks if source else 0) or run.folder.ranks() or 1
     training.draw_as(run, ranks)
 
-    start, names = run.state.step, [run.samples.name(i) for i in _positions(config, step)]
+    start, names = run.state.step, [run.samples.name(i) for i in skipped.positions(config, step)]
     begin = f"from {source.relative_to(folder)}" if source else "from the start of the run"
     between = f", computing steps {start} to {step - 1} again" if step > start else ""
     say(f"step {step} {begin}{between}: {some(names, 8)}")
@@ -69,10 +69,6 @@ def replay(config: Experiment, folder: Path, step: int) -> str:
         place += f", but in the run the loss was {facts['loss']}, the gradient's norm {facts['gradient_norm']}"
     say(told, place)
     return place
-
-
-def _positions(config: Experiment, step: int) -> range:
-    return range(step * config.batch_size, (step + 1) * config.batch_size)
 
 
 def _latest(folder: Path, step: int) -> Path | None:

@@ -86,8 +86,7 @@ def _report_skipped(run: Training, outcome: Outcome, loss: float, norm: float, o
 
 def _keep(run: Training, outcome: Outcome, loss: float, norm: float) -> None:
     """Write what a replay of the step needs; a disk without room for it does not end the run."""
-    config, first = run.config, outcome.step * run.config.batch_size
-    positions = list(range(first, first + config.batch_size))
+    config, positions = run.config, skipped.positions(run.config, outcome.step)
     facts = skipped.Skipped(
         step=outcome.step,
         loss=str(loss),
@@ -95,7 +94,7 @@ def _keep(run: Training, outcome: Outcome, loss: float, norm: float) -> None:
         lr=outcome.lr,
         seed=config.seed,
         ranks=run.state.progress.ranks,
-        positions=positions,
+        positions=list(positions),
         images=[run.samples.name(position) for position in positions],
     )
     try:

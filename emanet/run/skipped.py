@@ -36,6 +36,11 @@ class Skipped:
     """Their names, in the same order."""
 
 
+def positions(config: Experiment, step: int) -> range:
+    """Of the samples of a step's batch, over all ranks."""
+    return range(step * config.batch_size, (step + 1) * config.batch_size)
+
+
 def keep(run: Path, facts: Skipped, model: nn.Module, config: Experiment, state: State) -> None:
     """Write what is known of a step that has just been skipped. OSError if it cannot be written.
 
