@@ -28,6 +28,7 @@ from ..atomic import require_writable, write_text
 from ..config import DataConfig, DatasetSpec, Experiment
 from ..data.datasets import open_dataset, resolve, spec_of
 from ..data.fingerprint import Fingerprint, fingerprint
+from ..data.loader import processes
 from ..data.transforms import TrainingSamples
 from ..errors import InputError, out_of_memory
 from ..experiments import override
@@ -35,6 +36,7 @@ from ..inference import predict_labels
 from ..losses import PixelLoss
 from ..model import build_model
 from ..optim import build_optimizer
+from ..processor import cores
 from ..show.tables import Grid
 from ..show.terminal import note, say, show
 from ..train import StepNet
@@ -149,13 +151,12 @@ def plan_command(out: str, **options: Any) -> None:
 
 def this_machine(device: str = "auto") -> Machine:
     where = distributed.pick_device(device, training=True)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if where.type == "cuda":
         memory, name = torch.cuda.mem_get_info(where)[0], torch.cuda.get_device_name(where)
     else:
-        memory, name = _free_memory(), f"{cores} CPU core{'s' * (cores > 1)}"
+        memory, name = _free_memory(), f"{cores()} CPU core{'s' * (cores() > 1)}"
     bf16 = where.type == "cuda" and torch.cuda.get_device_capability(where) >= (8, 0)
-    machine = Machine(where.type, name, cores, memory, bf16=bf16)
+    machine = Machine(where.type, name, cores(), memory, bf16=bf16)
     return dataclasses.replace(machine, online=_cached(machine.backbone) or _online())
 
 
@@ -251,7 +252,7 @@ def measure(experiment: Experiment, spec: DatasetSpec, train_set: Any, val_set: 
     start = time.monotonic()
     for position in range(count := min(16, 2 * batch)):
         samples[position]
-    sample = waiting((time.monotonic() - start) / count, seconds / batch, experiment.data.workers or 0, machine)
+    sample = waiting((time.monotonic() - start) / count, seconds / batch, processes(experiment), machine)
     net.eval()
     start = time.monotonic()
     for index in range(count := min(3, len(val_set))):

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import Experiment
 from ..errors import InputError
 from ..interrupt import SIGNALS
+from ..processor import cores
 
 if TYPE_CHECKING:  # with torchvision, which takes a second and which evaluation does without
     from .transforms import TrainingSamples
@@ -228,8 +229,7 @@ def processes(config: Experiment) -> int:
         return config.data.workers
     if config.device == "cpu" or not torch.cuda.is_available():
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
+    return min(4, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1))
 
 
 def ahead(batches: Iterator[Any]) -> Iterator[Any]:
