@@ -26,6 +26,7 @@ from ..stages import ordered
 from ..windows import enough_memory
 from .inputs import folders_of, is_stream, shown
 from .predictor import Predictor
+from .resume import made_by
 from .video_file import Frame, Source, View, Writer, library, reporting
 
 AHEAD = 4  # frames that wait between two of the threads
@@ -205,9 +206,10 @@ def _mark(predictor: Predictor, source: str, *options: object) -> str:
 
     A model that was made in Python is never the same again.
     """
-    model = hashlib.sha256(predictor.source.read_bytes()).hexdigest() if predictor.source else uuid.uuid4().hex
+    made = made_by(predictor, input=repr(predictor.input))
+    made |= {"model": "", "SHA-256": made["SHA-256"] or uuid.uuid4().hex}  # its name does not matter
     video = (os.path.getsize(source), os.stat(source).st_mtime_ns) if os.path.isfile(source) else ()
-    facts = (model, predictor.how, predictor.config, predictor.input, video, library().__version__, *options)
+    facts = (sorted(made.items()), video, library().__version__, *options)
     return "labelled by emanet " + hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
