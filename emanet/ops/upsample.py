@@ -2,6 +2,7 @@
 
 An image of 1024x2048 pixels and 150 classes has 1.26 GB of float32 logits, of which argmax keeps 2 MB and cross entropy
 one number. Here the upsampling is done in blocks that stay in the cache, and what it is needed for right behind it.
+A GPU that has room for the logits at full size is faster with them, and takes them: docs/performance.md.
 
 Shapes: B images, C classes, (h, w) the low map, (H, W) the pixels; n tiles of at most T rows and S columns. A tile is a
 group of neighbouring pixels that lie between the same low rows and columns: its pixels mix the same four logits.
@@ -26,6 +27,7 @@ from .uncompiled import uncompiled
 BLOCK = {"cpu": 1 << 20}
 BLOCK_ELSEWHERE = 1 << 24
 CUT = 4
+ROOM = 1 / 16  # of a GPU's memory, for what the formula needs with the logits at full size
 FEW_PIXELS = 4  # in a tile: then comparing tiles costs more than comparing pixels
 
 
@@ -56,6 +58,10 @@ def upsample_argmax(
         labels = torch.empty(shape, dtype=torch.uint8, device=low.device)
         if low.is_meta:
             return (labels, low.new_empty(shape)) if max_probability else labels
+        if not max_probability and _has_room(low[:1], padded, 1):
+            for image, kept in zip(low, labels, strict=True):
+                kept[:] = _high(image[None], padded, size, align_corners)[0].argmax(0)
+            return labels
         rows, columns = (_tiles(low, axis, padded, size, align_corners) for axis in (0, 1))
         pixels = rows.pixels.shape[1] * columns.pixels.shape[1]
         if max_probability or pixels < FEW_PIXELS:
@@ -80,8 +86,12 @@ def upsample_cross_entropy(low: Tensor, labels: Tensor, padded: Sequence[int], a
 
     low: (B, C, h, w) logits of any floating dtype. labels: (B, H, W) uint8 or int64, 255 = ignored.
     Differentiable once, with respect to low: the backward pass computes the logits again, block by block, and so
-    neither pass keeps anything that is as large as C values for each pixel.
+    neither pass keeps anything that is as large as C values for each pixel; on a GPU, where they have no room.
     """
+    if _has_room(low, padded, 4) and not torch.are_deterministic_algorithms_enabled():
+        with no_autocast(low.device.type):
+            high = _high(_exact(low), padded, labels.shape[1:], align_corners)
+            return F.cross_entropy(high, labels.long(), ignore_index=IGNORE, reduction="none")
     return _CrossEntropy.apply(_exact(low), labels, tuple(padded), align_corners)
 
 
@@ -118,6 +128,20 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _exact(low: Tensor) -> Tensor:
     return low.to(torch.promote_types(low.dtype, torch.float32)).contiguous()
+
+
+def _has_room(low: Tensor, padded: Sequence[int], copies: int) -> bool:
+    """Whether `low` is on a GPU in whose memory `copies` of its logits at full size take little."""
+    if not low.is_cuda:
+        return False
+    needed = copies * low.shape[0] * low.shape[1] * padded[0] * padded[1] * max(4, low.element_size())
+    return needed <= ROOM * torch.cuda.get_device_properties(low.device).total_memory
+
+
+def _high(low: Tensor, padded: Sequence[int], size: Sequence[int], align_corners: bool) -> Tensor:
+    """The logits at full size, (B, C, H, W)."""
+    high = F.interpolate(low, tuple(padded), mode="bilinear", align_corners=align_corners)
+    return high[..., : size[0], : size[1]]
 
 
 def _budget(low: Tensor) -> int:

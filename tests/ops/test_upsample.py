@@ -1,5 +1,7 @@
 """Labels and losses without logits at full size, against F.interpolate and what torch does with its output."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,9 +39,11 @@ OHEM = (("ohem", 1.0),)
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
-@pytest.fixture(params=[None, 300], ids=["one block", "many blocks"], autouse=True)
+@pytest.fixture(params=[None, 300, "room"], ids=["one block", "many blocks", "at full size"], autouse=True)
 def block(request, monkeypatch):
-    if request.param:
+    if request.param == "room":
+        monkeypatch.setattr(upsample, "_has_room", lambda *_: True)
+    elif request.param:
         monkeypatch.setattr(upsample, "BLOCK", {"cpu": request.param})
 
 
@@ -274,8 +278,17 @@ def test_infinite_logits_of_one_pixel_reach_no_further_than_its_tiles(value):
 
 
 def test_labels_that_are_no_class_are_an_error():
-    with pytest.raises(RuntimeError, match="index 3 is out of bounds"):
+    with pytest.raises((RuntimeError, IndexError), match="3 is out of bounds"):
         upsample_cross_entropy(torch.zeros(1, 3, 1, 1), torch.full((1, 8, 8), 3), (8, 8), True)
+
+
+def test_full_size_is_for_gpus_with_room(monkeypatch):
+    monkeypatch.undo()
+    memory = SimpleNamespace(total_memory=16 * 4 * 4 * 3 * 40 * 50)  # 16 times four copies of the logits
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+    assert not upsample._has_room(logits((1, 3, 5, 7)), (40, 50), 4)
+    on_gpu = SimpleNamespace(is_cuda=True, device="cuda", shape=(1, 3, 5, 7), element_size=lambda: 2)
+    assert upsample._has_room(on_gpu, (40, 50), 4) and not upsample._has_room(on_gpu, (40, 50), 5)
 
 
 def test_autocast_changes_nothing():
