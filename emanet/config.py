@@ -108,7 +108,8 @@ class HeadConfig:
         "auto", used_by=EM_HEADS, unused_while={"device": ("cpu",)}, resume=True
     )
     """Code that runs the EM attention, equal but for rounding. plain: PyTorch's own operations; triton: fused kernels,
-    on CUDA only; auto: the fastest that has been measured, which is plain on CUDA. The CPU has its own fast form."""
+    on CUDA, for bf16 and fp16 without gradient; auto: the fastest that has been measured on this kind of GPU. The CPU
+    has its own fast form."""
     fc1_channels: int = setting(256, used_by=("ema", "ema_fusion", "nonlocal"))
     """Channels of the 3x3 convolution before the classifier; 0 leaves it out, as in the paper's Table 1, and
     ema_fusion's detail path with it."""
@@ -459,8 +460,8 @@ class EngineConfig:
 
     engine: Engine = "plain"
     """What runs the network. eager: BatchNorm folded into the convolutions; compile: through torch.compile as well;
-    openvino: on the CPU, about as fast, for any size; auto: openvino on a CPU where it is installed, verified on a
-    small image, and plain elsewhere. The results differ in rounding only."""
+    openvino: on the CPU, about as fast, for any size; auto: openvino on a CPU where it is installed and eager on
+    CUDA, verified on a small image, and plain elsewhere. The results differ in rounding only."""
     precision: Precision = "fp32"
     """bf16: fast, close to fp32; fp16: for CUDA; int8: for openvino, fastest, at the cost of some mIoU."""
     calibrate: tuple[str, ...] = setting((), unused_while={"precision": ("fp32", "bf16", "fp16")})

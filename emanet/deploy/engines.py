@@ -9,7 +9,8 @@ plain     the model as it is
 eager     BatchNorm folded into the convolutions, channels last
 compile   the same, through torch.compile: seconds to a minute before the first image, and again for the second size
 openvino  through OpenVINO on the CPU (the extra `openvino`): seconds before the first image, then any size
-auto      openvino on a CPU where it is installed and gives the model's logits on a small image; plain elsewhere
+auto      openvino on a CPU where it is installed, eager on CUDA, if it gives the model's logits on a small image; else
+          plain
 
 bf16 and fp16 are autocast types (in OpenVINO the type of its kernels). int8 needs OpenVINO and NNCF (the extra `int8`)
 and measures its scales on images of yours. EM attention computes in float32 in all of them except openvino's bf16.
@@ -47,6 +48,7 @@ FOLDABLE = (nn.BatchNorm2d, PooledBatchNorm, BatchNormAct2d, SyncBatchNorm)
 COMPILERS = {"darwin": "clang++"}  # what torch itself takes where the variable CXX is not set
 TRIED_SIZE = 129, 161  # (h, w) of the image that `auto` compares an engine on
 CLOSE = 1e-3  # of the logits' standard deviation: well above rounding, well below what changes labels
+FASTEST: dict[str, Engine] = {"cpu": "openvino", "cuda": "eager"}  # what `auto` tries: docs/performance.md
 TRACED_SIZE = 65  # pixels of a side of the image that a network is traced with
 
 
@@ -100,22 +102,24 @@ def faster(
 
 def fastest(model: EMANet, precision: Precision, calibration: Sequence[Tensor], force: bool) -> EMANet:
     """The engine `auto`. A note says which one it is, and why."""
-    if model.mean.device.type != "cpu":
-        why = "the fast engine, openvino, computes on the CPU alone"
-    elif not importlib.util.find_spec("openvino"):
+    kind = model.mean.device.type
+    if kind not in FASTEST:
+        why = f"no engine is known to be faster on {kind}"
+    elif kind == "cpu" and not importlib.util.find_spec("openvino"):
         why = 'openvino, the fast engine of CPUs, is not installed: pip install "emanet[openvino]"'
     else:
-        quick = faster(model, "openvino", precision, calibration)
+        quick = faster(model, FASTEST[kind], precision, calibration)
         off = difference(model, quick) if precision == "fp32" else 0.0
         if off <= CLOSE:
-            note("engine: openvino" + "; its logits are the model's" * (precision == "fp32"))
+            note(f"engine: {FASTEST[kind]}" + "; its logits are the model's" * (precision == "fp32"))
             return quick
-        why = f"openvino's logits differ from the model's by {off:.2g} of their spread on a test image"
+        why = f"{FASTEST[kind]}'s logits differ from the model's by {off:.2g} of their spread on a test image"
     note(f"engine: plain; {why}")
     return faster(model, "plain", precision, calibration, force=force)
 
 
 @torch.no_grad()
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # whose rounding differs from kernel to kernel
 def difference(model: EMANet, quick: EMANet) -> float:
     """The largest difference of two models' low logits for an image of noise, in their standard deviations."""
     generator = torch.Generator().manual_seed(0)

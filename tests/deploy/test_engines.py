@@ -317,6 +317,15 @@ class TestAuto:
         assert "engine: openvino; its logits are the model's" in capsys.readouterr().err
         assert difference(quick, plain, 65, 97)[0] < CLOSE
 
+    def test_the_engine_that_is_tried_is_the_devices(self, plain, monkeypatch, capsys):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+        monkeypatch.setitem(engines.FASTEST, "cpu", engines.FASTEST["cuda"])
+        assert difference(faster(plain, "auto"), plain, 65, 97)[0] < CLOSE
+        assert "engine: eager; its logits are the model's" in capsys.readouterr().err
+        monkeypatch.delitem(engines.FASTEST, "cpu")
+        assert faster(plain, "auto") is plain
+        assert "engine: plain; no engine is known to be faster on cpu" in capsys.readouterr().err
+
     @pytest.mark.slow
     @needs_openvino
     def test_not_an_engine_that_gives_others(self, plain, monkeypatch, capsys):
