@@ -54,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", default="", help="a folder of photographs; default drawn scenes")
     parser.add_argument("--before", default="", help="a checkout of another version")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--engines", nargs="*", default=list(ENGINES))
     parser.add_argument("--count", type=int, default=24, help="images of a pass")
     parser.add_argument("--repeats", type=int, default=5)
@@ -67,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder), given.images, given.count)
         for engine in given.engines:
-            found = measured(Path(folder), engine, given.repeats)
+            found = measured(Path(folder), engine, given.repeats, given.device)
             rows += [{"version": "", "engine": engine} | row for row in found]
     if given.json:
         Path(given.json).write_text(json.dumps(rows))
@@ -109,7 +110,7 @@ def make_images(folder: Path, source: str, count: int) -> None:
         write_mask(folder / f"masks/{i:03d}.png", labels, BLACK)
 
 
-def measured(folder: Path, engine: str, repeats: int) -> list[Row]:
+def measured(folder: Path, engine: str, repeats: int, device: str = "cpu") -> list[Row]:
     """Rows of the stages, of a pass through all images alone, and of predict and evaluate."""
     street = read("street")
     if engine == "onnx":
@@ -117,7 +118,7 @@ def measured(folder: Path, engine: str, repeats: int) -> list[Row]:
         export(street, "onnx", path)
         predictor = Predictor(Artefact(path, threads=torch.get_num_threads()))
     else:
-        predictor = Predictor(street, device="cpu", engine=engine)  # type: ignore[arg-type]  # a text from the command
+        predictor = Predictor(street, device=device, engine=engine)  # type: ignore[arg-type]  # a text from the command
     paths = sorted((folder / "images").iterdir())
     images = [predictor.pixels(path) for path in paths]
     samples = open_folders(folder / "images", folder / "masks", spec_of(street.experiment.data))
@@ -149,11 +150,11 @@ def measured(folder: Path, engine: str, repeats: int) -> list[Row]:
     for row in whole:
         row |= {key: row[key] / len(images) for key in ("ms", "ms_min", "ms_max")}
     alone = whole[0]["ms"]
-    parts = stages(predictor, paths[0], images[0], out, 4 * repeats)
+    parts = stages(predictor, paths[0], images[0], out, 4 * repeats, device)
     return [row | {"share": row["ms"] / alone, "images/s": 1000 / row["ms"]} for row in whole + parts]
 
 
-def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repeats: int) -> list[Row]:
+def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repeats: int, device: str) -> list[Row]:
     """Each stage alone on one image. An exported model does the first three of the network in one."""
     labels = predictor.network.labels([pixels])[0]
     drawn = Image.fromarray(predictor.overlay(pixels, labels))
@@ -167,11 +168,12 @@ def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repe
     ways: dict[str, Callable[[], object]] = {"decode": lambda: read_visible(path, predictor.input)}
     if not isinstance(predictor.function, Artefact):
         model, config = predictor.model, predictor.config
-        x = calibration_input(model, as_batch(pixels), config)
+        batch = as_batch(pixels).to(model.mean.device)
+        x = calibration_input(model, batch, config)
         ways |= {
-            "normalise, pad": lambda: calibration_input(model, as_batch(pixels), config),
+            "normalise, pad": lambda: calibration_input(model, batch, config),
             "network": torch.no_grad()(lambda: model.low_logits(x)),
-            "all to labels": lambda: predict_labels(model, as_batch(pixels), config),
+            "all to labels": lambda: predict_labels(model, batch, config),
         }
     ways |= {
         "PNG": lambda: write_mask(io.BytesIO(), labels, predictor.palette, **quick),
@@ -179,7 +181,7 @@ def stages(predictor: Predictor, path: Path, pixels: np.ndarray, out: Path, repe
         "JPEG": lambda: drawn.save(io.BytesIO(), "JPEG", quality=90),
         "files on the disk": on_disk,
     }
-    rows = compare(ways, repeats)
+    rows = compare(ways, repeats, device=device)
     by_name = {row["name"]: row for row in rows}
     if whole := by_name.get("all to labels"):  # the rest of it
         before = [by_name[name] for name in ("normalise, pad", "network")]

@@ -54,7 +54,7 @@ def real(run: training.Run, step_net: torch.nn.Module, batches: Iterator[Any], s
     return loop
 
 
-def measured(config: Experiment, folder: Path, steps: int, repeats: int) -> list[dict[str, Any]]:
+def measured(config: Experiment, folder: Path, steps: int, repeats: int, most: int) -> list[dict[str, Any]]:
     run, step_net = run_of(config, folder)
     batch = next(loader.training_loader(run.samples, override(config, {"data.workers": 0}), 0, 0, 1))
 
@@ -68,10 +68,12 @@ def measured(config: Experiment, folder: Path, steps: int, repeats: int) -> list
     plain = loader.training_loader(run.samples, override(config, {"data.workers": 0}), 0, 0, 1)
     loader.ahead = ahead
     ways["read between the steps"] = real(run, step_net, plain, steps)
-    for workers, name in ((0, "read by a thread, 0 workers"), (1, "1 worker process"), (2, "2 worker processes")):
+    names = {0: "read by a thread, 0 workers", 1: "1 worker process"}
+    for workers in (0, *(2**i for i in range(most.bit_length()))):
+        name = names.get(workers, f"{workers} worker processes")
         batches = loader.training_loader(run.samples, override(config, {"data.workers": workers}), 0, 0, 1)
         ways[name] = real(run, step_net, batches, steps)
-    rows = compare(ways, repeats, warmup=1)
+    rows = compare(ways, repeats, warmup=1, device=run.device)
     for row in rows:
         row["images/s"] = 1e3 * steps * config.batch_size / row.pop("ms")
         del row["ms_min"], row["ms_max"]
@@ -83,13 +85,15 @@ def main() -> None:
     parser.add_argument("experiment", nargs="?", default="drawn")
     parser.add_argument("--steps-timed", type=int, default=12, help="steps of one timing")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=2, help="at most as many loader processes")
     parser.add_argument("--csv", type=Path, help="write the table there too")
     given, flags = parser.parse_known_args()
     experiment = load_experiment(given.experiment)
     config = parse(Train, flags, "loop.py", default=Train(config=experiment)).config
     changes = {"steps": LONG, "save_every": LONG, "val_every": 0, "data.check": False}
     with tempfile.TemporaryDirectory() as scratch:
-        rows = measured(override(config, changes), Path(scratch) / "run", given.steps_timed, given.repeats)
+        run = Path(scratch) / "run"
+        rows = measured(override(config, changes), run, given.steps_timed, given.repeats, given.processes)
     print_machine()
     print_table(rows, f"{given.experiment}, batches of {config.batch_size}; ratio to the first line")
     if given.csv:

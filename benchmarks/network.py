@@ -1,6 +1,7 @@
 """The whole network, by every engine and precision, against the plain forward pass; on CUDA also training.
 
     python benchmarks/network.py [--experiment voc_resnet50] [--size 513 513] [--repeats 7] [--csv FILE]
+    python benchmarks/network.py --device cuda    # voc_resnet101, batch 16, on the GPU alone
 
 Weights are random and so are the calibration images of int8: neither changes how long an inference takes. What int8
 costs in mIoU is measured with `evaluate --engine openvino --precision int8`. error: the largest difference of the
@@ -32,7 +33,10 @@ CPU = (
     ("eager", "fp32"), ("compile", "fp32"), ("openvino", "fp32"), ("eager", "bf16"), ("compile", "bf16"),
     ("openvino", "bf16"), ("openvino", "int8"),
 )  # fmt: skip
-CUDA = (("eager", "fp32"), ("plain", "bf16"), ("eager", "bf16"), ("eager", "fp16"), ("compile", "bf16"))
+CUDA = (
+    ("eager", "fp32"), ("compile", "fp32"), ("plain", "bf16"), ("eager", "bf16"), ("eager", "fp16"),
+    ("compile", "bf16"),
+)  # fmt: skip
 BATCH = 16  # on CUDA
 
 
@@ -42,22 +46,29 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(513, 513))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", nargs="*", default=[], help="ENGINE-PRECISION to take beside plain-fp32; default all")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the CPU, and a GPU where there is one")
     parser.add_argument("--both", action="store_true", help="also as on a CPU with AVX2 alone; a column says which")
     parser.add_argument("--csv", default="")
     given = parser.parse_args()
     warnings.filterwarnings("ignore", module="torch")
     print_machine()
-    wanted = [each for each in CPU if not given.only or "-".join(each) in given.only]
-    rows = inference(given.experiment, tuple(given.size), 1, torch.device("cpu"), wanted, given.repeats)
-    print_table(rows, f"{given.experiment}, inference on the CPU, batch 1, {given.size[0]} x {given.size[1]}")
-    rows += layouts(given.experiment, given.repeats)
-    print_table(rows[-2:], f"{given.experiment}, a training step on the CPU, 2 x 257 x 257")
-    on_cuda = [_missing(name) for name in ("inference on CUDA", "training on CUDA")]
-    if torch.cuda.is_available():
+    rows: list[Row] = []
+    size = tuple(given.size)
+    if given.device != "cuda":
+        wanted = [each for each in CPU if not given.only or "-".join(each) in given.only]
+        rows += inference(given.experiment, size, 1, torch.device("cpu"), wanted, given.repeats)
+        print_table(rows, f"{given.experiment}, inference on the CPU, batch 1, {size[0]} x {size[1]}")
+        rows += layouts(given.experiment, given.repeats)
+        print_table(rows[-2:], f"{given.experiment}, a training step on the CPU, 2 x 257 x 257")
+    on_cuda = []
+    if given.device != "cpu" and torch.cuda.is_available():
         device = torch.device("cuda")
-        on_cuda = inference("voc_resnet101", tuple(given.size), BATCH, device, CUDA, given.repeats)
-        on_cuda += training("voc_resnet101", tuple(given.size), BATCH, device, given.repeats)
-    print_table(on_cuda, f"voc_resnet101, CUDA, batch {BATCH}, {given.size[0]} x {given.size[1]}")
+        on_cuda = inference("voc_resnet101", size, BATCH, device, CUDA, given.repeats)
+        on_cuda += training("voc_resnet101", size, BATCH, device, given.repeats)
+    elif given.device != "cpu":
+        on_cuda = [_missing(name) for name in ("inference on CUDA", "training on CUDA")]
+    if on_cuda:
+        print_table(on_cuda, f"voc_resnet101, CUDA, batch {BATCH}, {size[0]} x {size[1]}")
     rows = both_kinds(rows + on_cuda) if given.both else rows + on_cuda
     if given.csv:
         write_csv(given.csv, rows, machine())
@@ -114,9 +125,29 @@ def training(name: str, size: tuple[int, int], batch: int, device: torch.device,
         "train-plain-fp32": {"layout": torch.contiguous_format, "fused": False, "dtype": torch.float32},
         "train-fp32": {"layout": torch.channels_last, "fused": True, "dtype": torch.float32},
         "train-bf16": {"layout": torch.channels_last, "fused": True, "dtype": torch.bfloat16},
+        "train-bf16, plain EM attention": {
+            "layout": torch.channels_last,
+            "fused": True,
+            "dtype": torch.bfloat16,
+            "backend": "plain",
+        },
+        "train-bf16, cudnn.benchmark": {
+            "layout": torch.channels_last,
+            "fused": True,
+            "dtype": torch.bfloat16,
+            "search": True,
+        },
         "train-bf16-compile": {"layout": torch.channels_last, "fused": True, "dtype": torch.bfloat16, "compile": True},
     }.items():
-        runs[label] = _step(experiment, size, batch, device, **options)
+        search = options.pop("search", False)
+        backend = options.pop("backend", "auto")
+        step = _step(override(experiment, {"model.head.backend": backend}), size, batch, device, **options)
+
+        def run(step: Callable[[], None] = step, search: bool = search) -> None:
+            torch.backends.cudnn.benchmark = search
+            step()
+
+        runs[label] = run
         runs[label]()
         memory[label] = _peak(runs[label], device)
     rows = compare(runs, repeats, warmup=1, device=device)
