@@ -33,9 +33,10 @@ PNG_LEVEL = 1  # of zlib's 9; the default takes four times as long and makes hea
 def heat_map(image: Array, z: Array, top: float = 1.0) -> Array:
     """The image in pale grey under the colours of z from 0 to `top`: (H, W, 3) uint8. image: (H, W, C), z: (H, W)."""
     share = np.clip(z / max(top, 1e-12), 0, 1).astype(np.float32)
-    pale = 70 + np.float32(0.65 / 3) * rgb(image).sum(2, dtype=np.float32)[..., None]
+    pale = 70 + (rgb(image) @ np.full(3, 0.65 / 3, np.float32))[..., None]
     alpha = 0.85 * np.sqrt(share)[..., None]
-    return np.rint(pale + alpha * (_heat()[np.rint(255 * share).astype(np.intp)] - pale)).astype(np.uint8)
+    colours = _heat().take(np.rint(255 * share).astype(np.intp), axis=0)  # three times as fast as _heat()[...]
+    return np.rint(pale + alpha * (colours - pale)).astype(np.uint8)
 
 
 @cache
@@ -231,7 +232,7 @@ def _save(parts: Sequence[Image.Image], path: str | Path) -> None:
     for part in parts:
         sheet.paste(part, ((sheet.width - part.width) // 2, y))
         y += part.height
-    with replacing(Path(path)) as temporary:
+    with replacing(Path(path), durable=False) as temporary:  # it can be drawn again
         sheet.save(temporary, "PNG", compress_level=PNG_LEVEL)
 
 
