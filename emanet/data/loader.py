@@ -243,8 +243,9 @@ def ahead(batches: Iterator[Any]) -> Iterator[Any]:
     threads, end = torch.get_num_threads(), object()
 
     def read() -> Iterator[Any]:
-        torch.get_num_threads()  # torch sets a new thread's number at its first question or operation, and would then
-        torch.set_num_threads(1)  # replace this one
+        # torch gives a new thread its number at the first question or operation, which would replace one set before.
+        torch.get_num_threads()
+        torch.set_num_threads(1)
         yield "started"
         yield from batches
 
