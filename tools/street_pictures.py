@@ -1,9 +1,10 @@
-"""The pictures of docs/models/street.md, docs/outputs.md and the README: photos and what `street` says of them.
+"""The pictures of docs/models/street.md, outputs.md, attention.md and the README: what `street` says of photos.
 
 python tools/street_pictures.py
 """
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image, ImageDraw, ImageFont  # noqa: E402
 
+from emanet.cli.explain import Explain  # noqa: E402
 from emanet.predict.outputs import uncertainty  # noqa: E402
 from emanet.predict.predictor import Predictor  # noqa: E402
 
@@ -55,6 +57,14 @@ def doubts(predictor: Predictor, photo: Path) -> Image.Image:
     return Image.fromarray(np.hstack([predictor.overlay(photo, labels), gap, np.stack([grey] * 3, -1)]))
 
 
+def iterations(photo: Path, bases: Sequence[int]) -> Image.Image:
+    """iterations.png of `explain`, as a smaller file."""
+    with tempfile.TemporaryDirectory() as folder:
+        Explain(model="street", images=(str(photo),), out=folder, bases=tuple(bases), device="cpu").run()
+        with Image.open(Path(folder) / photo.stem / "iterations.png") as drawn:
+            return drawn.quantize(256, Image.Quantize.MAXCOVERAGE)
+
+
 if __name__ == "__main__":
     predictor = Predictor("street", device="cpu")
     (ROOT / "docs" / "images").mkdir(exist_ok=True)
@@ -63,3 +73,5 @@ if __name__ == "__main__":
         drawn.save(ROOT / "docs" / "images" / name, quality=85, optimize=True)
     beside = doubts(predictor, ROOT / "examples" / "photos" / "crossing.jpg")
     beside.save(ROOT / "docs" / "images" / "outputs.jpg", quality=85, optimize=True)
+    attention = iterations(ROOT / "examples" / "photos" / "crossing.jpg", [42, 62, 29])
+    attention.save(ROOT / "docs" / "attention.png", optimize=True)

@@ -19,7 +19,7 @@ from ..model import EMANet
 from ..predict.inputs import find_images, folders_of, left_out
 from ..predict.predictor import Predictor
 from ..show import attention as draw
-from ..show.colours import Palette, colourise
+from ..show.colours import Palette, colourise, rgb
 from ..show.figures import require_matplotlib
 from ..show.terminal import note, track
 from .explain import ClassUse, Explanation, class_use, emau_of, explain, principal_components, shrunk_pixels
@@ -43,7 +43,8 @@ def explain_files(
         raise InputError("--root and --dataset say where --split is found, but there is no --split")
     if bases and not images:
         raise InputError("--bases chooses what to draw of an image, but there is no image")
-    require_matplotlib()
+    if split:
+        require_matplotlib()
     out, failures, where = Path(out), list[str](), pick_device(device)
     files = find_images(images)
     taken = folders_of(files)
@@ -93,7 +94,7 @@ def _write_image(seen: Explanation, source: Path, folder: Path, bases: Sequence[
         "owners_overlay": draw.owners_overlay(image, seen.owners),
     }
     for name, picture in pictures.items():
-        Image.fromarray(picture).save(folder / f"{name}.png")
+        Image.fromarray(picture).save(folder / f"{name}.png", compress_level=draw.PNG_LEVEL)
     numbers = zip(seen.entropy, seen.entropy_share, seen.strongest, strict=True)
     report = {
         "image": str(source),
@@ -114,8 +115,9 @@ def _write_image(seen: Explanation, source: Path, folder: Path, bases: Sequence[
     draw.responsibilities_figure(image, heat_maps, seen.shares, top, when, folder / "responsibilities.png")
     classes = colourise(seen.labels, palette)
     draw.owners_figure(image, classes, seen.owners, seen.shares, named, folder / "owners_figure.png")
+    small = draw.fitted(rgb(image))  # so many heat maps of a large image would need gigabytes
     steps_of = {
-        base: [draw.heat_map(image, seen.over_image(base, t), top_of_all) for t in range(1, steps + 1)]
+        base: [draw.heat_map(small, draw.fitted(seen.over_image(base, t)), top_of_all) for t in range(1, steps + 1)]
         for base in bases
     }
     curves = seen.entropy, seen.strongest, seen.z.shape[1]

@@ -6,13 +6,14 @@ errors come out of it as InputError.
 
 import multiprocessing
 import os
-import queue
 import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from ..config import Experiment
 from ..errors import InputError
 from ..interrupt import SIGNALS
 from ..processor import cores
+from ..stages import ordered
 
 if TYPE_CHECKING:  # with torchvision, which takes a second and which evaluation does without
     from .transforms import TrainingSamples
@@ -238,35 +240,23 @@ def ahead(batches: Iterator[Any]) -> Iterator[Any]:
     Decoding and resizing release Python's lock. Nothing is copied between processes, and where the caller's threads
     wait for each other the reader takes the time; its own operations use one thread.
     """
-    threads = torch.get_num_threads()
-    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    wanted, started, ended = threading.Semaphore(1), threading.Event(), False
+    threads, end = torch.get_num_threads(), object()
 
-    def read() -> None:
+    def read() -> Iterator[Any]:
+        # torch gives a new thread its number at the first question or operation, which would replace one set before.
+        torch.get_num_threads()
         torch.set_num_threads(1)
-        started.set()
-        while wanted.acquire() and not ended:
-            try:
-                ready.put((next(batches), None))
-            except BaseException as error:  # raised again where the batch is wanted
-                ready.put((None, error))
-                return
+        yield "started"
+        yield from batches
 
-    threading.Thread(target=read, daemon=True, name="batches").start()
-    started.wait()
-    torch.set_num_threads(threads)  # what the reader set also counts for threads that start later
-    try:
-        while True:
-            batch, error = ready.get()
-            wanted.release()
-            if isinstance(error, StopIteration):
+    reader = read()
+    with closing(ordered(lambda _: next(reader, end), repeat(None))) as reading:
+        next(reading)
+        torch.set_num_threads(threads)  # what the reader set also counts for threads that start later
+        for batch in reading:
+            if batch is end:
                 return
-            if error:
-                raise error
             yield batch
-    finally:
-        ended = True
-        wanted.release()
 
 
 def _share(*tensors: Tensor) -> None:

@@ -1,39 +1,57 @@
 """Figures of the EM attention: which pixels the bases take, over the iterations and for each class.
 
-Arrays in; arrays (H, W, 3) uint8 or files out. All heat maps of a figure share one scale, from 0 to `top`. All but
-the colours of bases needs matplotlib.
+Arrays in; arrays (H, W, 3) uint8 or files out. All heat maps of a figure share one scale, from 0 to `top`. The figures
+of an image are panels and their titles, which Pillow draws: matplotlib, which the two figures of a split need, would
+take longer to lay them out than the network takes for the image.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
+from ..atomic import replacing
 from .colours import Palette, rgb
 from .figures import new_figure, save_figure
 from .fonts import legible
 
 Array = np.ndarray
+Panel = tuple[Array, str]
+"""A picture (h, w, 3) uint8 and its title."""
 HEAT = ((74, 20, 134), (150, 30, 120), (214, 50, 80), (244, 110, 40), (253, 180, 40), (255, 245, 120))
 """Colours of 0 to 1 in equal steps, dark to light; the smaller the value, the less of its colour covers the image."""
-WIDTH = 11.0  # inches of a figure with a row of panels
+SIDE = 400  # pixels of a panel's longer side
+LINE = 26  # pixels of a line of text
+GAP = 14  # pixels between panels
+PNG_LEVEL = 1  # of zlib's 9; the default takes four times as long and makes heat maps larger
 
 
 def heat_map(image: Array, z: Array, top: float = 1.0) -> Array:
     """The image in pale grey under the colours of z from 0 to `top`: (H, W, 3) uint8. image: (H, W, C), z: (H, W)."""
-    share = np.clip(z / max(top, 1e-12), 0, 1)
-    pale = 70 + 0.65 * rgb(image).mean(2)[..., None]
+    share = np.clip(z / max(top, 1e-12), 0, 1).astype(np.float32)
+    pale = 70 + (rgb(image) @ np.full(3, 0.65 / 3, np.float32))[..., None]
     alpha = 0.85 * np.sqrt(share)[..., None]
-    return np.rint(alpha * 255 * _heat()(share)[..., :3] + (1 - alpha) * pale).astype(np.uint8)
+    colours = _heat().take(np.rint(255 * share).astype(np.intp), axis=0)  # three times as fast as _heat()[...]
+    return np.rint(pale + alpha * (colours - pale)).astype(np.uint8)
 
 
 @cache
-def _heat():
-    from matplotlib.colors import LinearSegmentedColormap
+def _heat() -> Array:
+    """(256, 3) float32: the colours of 0 to 1."""
+    places, steps = np.linspace(0, 1, 256), np.linspace(0, 1, len(HEAT))
+    return np.stack([np.interp(places, steps, channel) for channel in np.array(HEAT).T], 1).astype(np.float32)
 
-    return LinearSegmentedColormap.from_list("heat", np.array(HEAT) / 255)
+
+def fitted(picture: Array) -> Array:
+    """(H, W, 3) uint8 or (H, W) float32, its longer side resized to SIDE; pixels that are enlarged stay squares."""
+    h, w = picture.shape[:2]
+    size = max(1, round(w * SIDE / max(h, w))), max(1, round(h * SIDE / max(h, w)))
+    how = Image.Resampling.HAMMING if max(h, w) > SIDE else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(picture).resize(size, how))
 
 
 def owners_picture(owners: Array) -> Array:
@@ -63,37 +81,28 @@ def responsibilities_figure(
     """The image, and the heat map of each base with its share of the pixels. when: the iteration, for the legend."""
     panels = [(rgb(image), "image")]
     panels += [(picture, f"base {base}: {_percent(shares[base])}") for base, picture in heat_maps.items()]
-    columns = _columns(image, len(panels))
-    figure, axes = _grid(image, -(-len(panels) // columns), columns, 0.5)
-    for place, (picture, title) in zip(axes.flat, panels, strict=False):
-        _show(place, picture, title)
-    _heat_bar(figure, axes, top, f"responsibility in {when}; percent: pixels of which the base has the largest share")
-    save_figure(figure, path)
+    columns = -(-len(panels) // -(-len(panels) // 4))  # at most four, and rows as even as possible
+    label = f"responsibility in {when}; percent: pixels of which the base has the largest share"
+    _save([_grid(_fitted(panels), columns), _scale(top, label)], path)
 
 
 def owners_figure(
     image: Array, classes: Array, owners: Array, shares: Array, named: Sequence[int], path: str | Path
 ) -> None:
     """The image, its classes in colours (H, W, 3), and the base that owns each pixel; a legend of the named bases."""
-    from matplotlib.patches import Patch
-
     panels = [
         (rgb(image), "image"),
         (classes, "predicted classes"),
         (owners_picture(owners), "base of the largest responsibility"),
         (owners_overlay(image, owners), "the same over the image"),
     ]
-    figure, axes = _grid(image, 1, 4, 0.45)
-    for place, (picture, title) in zip(axes.flat, panels, strict=True):
-        _show(place, picture, title)
-    colours = base_colours(len(shares)) / 255
-    patches = [Patch(color=colours[k], label=f"{k}: {_percent(shares[k])}") for k in named]
+    colours = base_colours(len(shares))
+    legend = [(np.tile(colours[k], (LINE // 2, 90, 1)), f"{k}: {_percent(shares[k])}") for k in named]
     others = int((shares > 0).sum()) - len(named)
     if others:
         rest = 1 - shares[list(named)].sum()
-        patches.append(Patch(color="none", label=f"{others} more: {_percent(rest)}"))
-    figure.legend(handles=patches, loc="outside lower center", ncols=9, frameon=False, fontsize=8, handlelength=1.2)
-    save_figure(figure, path)
+        legend.append((np.full((1, 1, 3), 255, np.uint8), f"{others} more: {_percent(rest)}"))
+    _save([_grid(_fitted(panels), 4), _grid(legend, 9)], path)
 
 
 def iterations_figure(
@@ -104,42 +113,20 @@ def iterations_figure(
     num_bases: int,
     path: str | Path,
 ) -> None:
-    """One row per base, one column per iteration; beside them the entropy (nats) and the largest responsibility.
+    """A column per iteration: the entropy (nats) and the largest responsibility, both also as bars; a row per base.
 
     heat_maps: base -> its heat map at t = 1..T. entropy, strongest: (T,).
     """
-    steps, rows = len(entropy), len(heat_maps)
-    h, w = next(iter(heat_maps.values()))[0].shape[:2]
-    width = min(1.9, 9 / steps)
-    figure = new_figure(width * steps + 4.2, max((width * h / w + 0.1) * rows + 0.9, 4.6))
-    halves = figure.add_gridspec(1, 2, width_ratios=(width * steps + 0.4, 3.6), left=0, right=1, bottom=0, top=1)
-    maps, curves = (figure.add_subfigure(halves[0, i]) for i in range(2))
-    figure.set_layout_engine("constrained", wspace=0.02, hspace=0.02, w_pad=0.04, h_pad=0.04)
-    axes = maps.subplots(rows, steps, squeeze=False)
-    for i, (base, pictures) in enumerate(heat_maps.items()):
-        for j, picture in enumerate(pictures):
-            _show(axes[i, j], picture, f"t = {j + 1}" if i == 0 else "")
-        axes[i, 0].set_ylabel(f"base {base}", fontsize=9)
-    _heat_bar(maps, axes, top, "responsibility")
-    upper, lower = curves.subplots(2, 1)
-    t = np.arange(1, steps + 1)
-    upper.plot(t, entropy, "o-", color="C0")
-    upper.set_title("entropy over the bases, nats", fontsize=9)
-    if num_bases > 1:
-        most = np.log(num_bases)
-        share = upper.secondary_yaxis("right", functions=(lambda nats: nats / most, lambda share: share * most))
-        share.set_ylabel(f"share of log {num_bases}", fontsize=8)
-        share.tick_params(labelsize=8)
-    lower.plot(t, strongest, "o-", color="C1")
-    lower.set_title("largest responsibility of a pixel", fontsize=9)
-    for place in (upper, lower):
-        place.set_xticks(t)
-        place.set_xlabel("EM iteration t; means over the map's pixels", fontsize=8)
-        place.tick_params(labelsize=8)
-        place.margins(x=0.15, y=0.25)
-        place.set_box_aspect(0.75)
-        place.grid(alpha=0.3)
-    save_figure(figure, path)
+    panels: list[Panel] = []
+    for t, nats in enumerate(entropy, 1):
+        share = nats / (math.log(num_bases) or 1)
+        title = f"t = {t}: entropy {nats:z.2f} nats, {100 * share:z.0f} % of log K"
+        panels.append((_bar(share, (31, 119, 180)), title))
+    panels += [(_bar(most, (255, 127, 14)), f"largest responsibility {most:.2f}") for most in strongest]
+    for base, pictures in heat_maps.items():
+        panels += _fitted([(picture, f"base {base}, t = {t}") for t, picture in enumerate(pictures, 1)])
+    label = f"responsibility; the bars are means over the map's pixels; the entropy is at most log K, K = {num_bases}"
+    _save([_grid(panels, len(entropy)), _scale(top, label)], path)
 
 
 def usage_figure(usage: Array, classes: Sequence[str], path: str | Path) -> None:
@@ -193,41 +180,60 @@ def components_figure(
     save_figure(figure, path)
 
 
-def _grid(image: Array, rows: int, columns: int, more: float):
-    """A figure WIDTH wide of rows x columns panels in the image's shape, and `more` inches below them."""
-    h, w = image.shape[:2]
-    width = min(WIDTH / columns, 3.2)
-    figure = new_figure(width * columns, rows * ((width - 0.24) * h / w + 0.34) + more)
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for place in axes.flat:
-        place.set_axis_off()
-    return figure, axes
+def _fitted(panels: Sequence[Panel]) -> list[Panel]:
+    return [(fitted(picture), title) for picture, title in panels]
 
 
-def _columns(image: Array, panels: int) -> int:
-    """Fewer where the image is wide; rows as even as possible."""
-    most = 3 if image.shape[1] > 1.8 * image.shape[0] else 4
-    return -(-panels // -(-panels // most))
+def _bar(share: float, colour: tuple[int, int, int]) -> Array:
+    """(h, SIDE, 3) uint8: filled from the left by this share."""
+    bar = np.full((LINE // 2, SIDE, 3), 232, np.uint8)
+    bar[:, : round(SIDE * share)] = colour
+    return bar
 
 
-def _show(axes, picture: Array, title: str) -> None:
-    axes.imshow(picture)
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    axes.set_title(title, fontsize=9)
+def _grid(panels: Sequence[Panel], columns: int) -> Image.Image:
+    """Rows of panels, each in the middle of its cell and under its title."""
+    columns = min(columns, len(panels))
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [LINE + max(len(picture) for picture, _ in row) + GAP for row in rows]
+    cell = GAP + max(max(picture.shape[1], math.ceil(_font().getlength(title))) for picture, title in panels)
+    sheet = Image.new("RGB", (cell * columns, sum(heights)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, row in enumerate(rows):
+        y = sum(heights[:i])
+        for j, (picture, title) in enumerate(row):
+            draw.text((cell * (j + 0.5), y + LINE / 2), title, "black", _font(), anchor="mm")
+            sheet.paste(Image.fromarray(picture), (cell * j + (cell - picture.shape[1]) // 2, y + LINE))
+    return sheet
 
 
-def _heat_bar(figure, axes, top: float, label: str) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
+def _scale(top: float, label: str) -> Image.Image:
+    """The colours of heat maps from 0 to `top`, over middle grey, with five values and a label below them."""
+    long, edge = 800, 60
+    colours = heat_map(np.full((18, long, 1), 128, np.uint8), np.linspace(0, 1, long)[None])
+    strip = Image.new("RGB", (long + 2 * edge, 18 + 2 * LINE), "white")
+    strip.paste(Image.fromarray(colours), (edge, 0))
+    draw = ImageDraw.Draw(strip)
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        draw.text((edge + long * share, 18 + LINE / 2), f"{top * share:#.2g}", "black", _font(), anchor="mm")
+    draw.text((strip.width / 2, 18 + LINE * 1.5), label, "black", _font(), anchor="mm")
+    return strip
 
-    colours = heat_map(np.full((1, 256, 1), 128, np.uint8), np.linspace(0, 1, 256)[None])[0]  # over middle grey
-    bar = ScalarMappable(Normalize(0, top), ListedColormap(colours / 255))
-    place = figure.colorbar(bar, ax=axes, location="bottom", shrink=0.6, aspect=50, pad=0.02)
-    place.set_label(label, fontsize=8)
-    place.ax.tick_params(labelsize=8)
-    place.outline.set_visible(False)
+
+@cache
+def _font():
+    return ImageFont.load_default(18)
+
+
+def _save(parts: Sequence[Image.Image], path: str | Path) -> None:
+    """Write the parts below each other, each in the middle, as a PNG; missing folders are made."""
+    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    y = 0
+    for part in parts:
+        sheet.paste(part, ((sheet.width - part.width) // 2, y))
+        y += part.height
+    with replacing(Path(path), durable=False) as temporary:  # it can be drawn again
+        sheet.save(temporary, "PNG", compress_level=PNG_LEVEL)
 
 
 def _percent(share: float) -> str:

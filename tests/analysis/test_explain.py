@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -263,13 +264,16 @@ class TestCommand:
         assert done.returncode == 2 and "skipped: " in done.stderr and "in/large.png: not enough memory" in done.stderr
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["small"]
 
-    def test_without_matplotlib_the_extra_is_named_before_the_work(self, sharp, tmp_path, monkeypatch):
+    def test_only_a_split_needs_matplotlib_and_says_so_before_the_work(self, sharp, scenes, tmp_path, monkeypatch):
         Image.fromarray(scene((40, 40))).save(tmp_path / "photo.png")
         find = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-        said = sentence(run_cli("explain", sharp, tmp_path / "photo.png", "--out", tmp_path / "out"))
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        arguments = ["explain", sharp, tmp_path / "photo.png", "--out", tmp_path / "out"]
+        said = sentence(run_cli(*arguments, "--split", "val", "--dataset", scenes))
         assert said == 'error: figures need matplotlib: pip install "emanet[plots]"'
         assert not (tmp_path / "out").exists()
+        assert run_cli(*arguments).returncode == 0 and (tmp_path / "out" / "photo" / "iterations.png").exists()
 
     def test_larger_images_and_masks_than_max_pixels_are_refused(self, sharp, scenes, tmp_path):
         Image.fromarray(scene((40, 40))).save(tmp_path / "photo.png")

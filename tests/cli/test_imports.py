@@ -11,8 +11,8 @@ from PIL import Image
 from emanet.cli.imports import importing
 
 HEAVY = (
-    "torch._dynamo torch._inductor sympy torchvision triton scipy pandas openvino timm.models.resnet IPython".split()
-)
+    "torch._dynamo torch._inductor sympy torchvision triton scipy pandas openvino timm.models.resnet matplotlib IPython"
+).split()
 PROGRAM = """
 import sys
 from emanet.cli import main
@@ -36,8 +36,6 @@ def photo(tmp_path):
 
 @pytest.mark.parametrize("command", ["predict", "evaluate", "explain"])
 def test_a_first_result_needs_no_compiler_and_no_other_architecture(command, photo, tmp_path):
-    if command == "explain":
-        pytest.importorskip("matplotlib")
     out = str(tmp_path / "out")
     arguments = {
         "predict": ["predict", "street", str(photo), "--out", out],
