@@ -2,8 +2,8 @@
 
 Shapes: B images, C channels, N pixels, K bases. x_BCN pixels, mu_BCK bases, z_BNK responsibilities.
 
-`em_attention_plain` is the algorithm. `em_attention` runs it or a faster form of it: `em_attention_buffered` on a CPU
-with AVX-512 where nothing needs gradient, and on request the kernels of em_attention_triton.py on CUDA.
+`em_attention_plain` is the algorithm. `em_attention` runs it or, where nothing needs gradient, a faster form of it:
+`em_attention_buffered` on a CPU with AVX-512, the kernels of em_attention_triton.py on CUDA for pixels of 16 bits.
 benchmarks/em_attention.py measures them.
 """
 
@@ -70,7 +70,7 @@ def em_attention(
     and the rebuilding, with constant bases before it. unrolled: all of them, also to mu_1CK.
     backend: plain uses PyTorch's own operations; on a CPU with AVX-512, without gradient, a faster form of them. triton
     uses fused kernels on CUDA, and raises InputError with the reason if they cannot take the input. auto: the fastest
-    that has been measured, which is plain on every device so far.
+    that has been measured, which is triton for bfloat16 and float16 without gradient on GPUs such as the H100 and H200.
     Returns y_BCN in x's dtype and mu_BCK in float32. The arithmetic is float32 (float64 for float64 input), also under
     autocast. Backends and gradient modes differ in rounding only. Raises ValueError for wrong shapes or options.
     """
@@ -82,22 +82,31 @@ def em_attention(
         raise ValueError(f"gradient is one of {', '.join(get_args(Gradient))}, not {gradient!r}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend is one of {', '.join(get_args(Backend))}, not {backend!r}")
-    # auto does not choose the Triton kernels yet: they have not been measured on a GPU. A fast path becomes the default
-    # once docs/performance.md has its figures on that kind of hardware.
-    if backend == "triton":
-        return _by_triton(x_BCN, mu_1CK, steps, gradient, eps)
+    if backend == "triton" or (backend == "auto" and x_BCN.is_cuda and gradient == "detached" and _is_hopper()):
+        reason = _kernels_refuse(x_BCN, mu_1CK, gradient)
+        if not reason:
+            from .em_attention_triton import em_attention_triton
+
+            return em_attention_triton(x_BCN, mu_1CK, steps, eps=eps)
+        if backend == "triton":
+            raise InputError(f"EM attention cannot run with backend 'triton': {reason}; choose 'auto' or 'plain'")
     if fits_buffer(x_BCN, mu_1CK, gradient):
         return em_attention_buffered(x_BCN, mu_1CK, steps, eps=eps)
     return em_attention_plain(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
 
 
-def _by_triton(x_BCN: Tensor, mu_1CK: Tensor, steps: int, gradient: Gradient, eps: float) -> tuple[Tensor, Tensor]:
-    try:
-        from .em_attention_triton import em_attention_triton, refusal
+@torch.compiler.assume_constant_result
+def _is_hopper() -> bool:
+    """Whether the kernels have been measured on this kind of GPU: docs/performance.md."""
+    return torch.cuda.get_device_capability() == (9, 0)
 
-        reason = refusal(x_BCN, mu_1CK.shape[2])
+
+def _kernels_refuse(x_BCN: Tensor, mu_1CK: Tensor, gradient: Gradient) -> str:
+    """Why the Triton kernels cannot do it; empty if they can."""
+    if gradient != "detached":
+        return f"it has no gradient, and gradient is {gradient!r}"
+    try:
+        from .em_attention_triton import refusal
     except ImportError as error:
-        reason = str(error)
-    if reason:
-        raise InputError(f"EM attention cannot run with backend 'triton': {reason}; choose 'auto' or 'plain'")
-    return em_attention_triton(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
+        return str(error)
+    return refusal(x_BCN, mu_1CK.shape[2])
