@@ -9,6 +9,7 @@ labels (H, W) uint8 with 255 = ignored. Images may differ in size. How an image 
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,15 @@ def evaluate(
     progress: bool = False,
     on_sample: OnSample | None = None,
     until: Callable[[], bool] = lambda: False,
+    at_once: int = 1,
 ) -> ConfusionMatrix:
     """The confusion matrix of the whole data set, the same on every rank; each image is counted on exactly one.
 
     workers: processes that decode ahead; 0: threads, whose number follows the machine. progress: a bar on stderr, on
     rank 0 only. on_sample(i, image, labels, predicted): called after each image, before the network sees another one,
     on the rank that has it, with uint8 arrays. until: called before each image; once it returns True, this rank skips
-    the rest. Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it
-    inside torch.autocast.
+    the rest. at_once: images that go through the network side by side, without on_sample. Images are read and counted
+    beside the network. Needs memory for a few images only. For autocast, call it inside torch.autocast.
     Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
     enough memory for it; the other ranks then raise one too.
     """
@@ -59,7 +61,7 @@ def evaluate(
     model.eval()
     try:
         matrix = ConfusionMatrix(model.classes, device)
-        return counted(labels_of, dataset, matrix, config, workers, progress, on_sample, until)
+        return counted(labels_of, dataset, matrix, config, workers, progress, on_sample, until, at_once)
     finally:
         model.train(training)
 
@@ -67,6 +69,7 @@ def evaluate(
 def counted(
     labels_of: Callable[[Tensor], Tensor], dataset: Any, matrix: ConfusionMatrix, config: EvalConfig, workers: int = 0,
     progress: bool = False, on_sample: OnSample | None = None, until: Callable[[], bool] = lambda: False,
+    at_once: int = 1,
 ) -> ConfusionMatrix:  # fmt: skip
     """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`."""
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
@@ -77,15 +80,21 @@ def counted(
     else:
         read = ordered(samples.__getitem__, range(len(indices)), THREADS, THREADS)
 
+    def predict(sample: tuple[int, tuple[Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
+        i, (image, labels) = sample
+        with enough_memory(dataset.name(i), image.shape[:2], config):
+            found = labels_of(image)
+        if on_sample:  # here: the network may be at the next image when this one is counted
+            on_sample(i, image.numpy(), labels.numpy(), found.cpu().numpy())
+        return i, labels, found
+
     def predicted() -> Iterator[tuple[int, Tensor, Tensor]]:
-        for i, (image, labels) in zip(indices, read, strict=True):
-            if until():
-                return
-            with enough_memory(dataset.name(i), image.shape[:2], config):
-                found = labels_of(image)
-            if on_sample:  # here: the network may be at the next image when this one is counted
-                on_sample(i, image.numpy(), labels.numpy(), found.cpu().numpy())
-            yield i, labels, found
+        due = takewhile(lambda _: not until(), zip(indices, read, strict=True))
+        if at_once == 1 or on_sample:
+            yield from map(predict, due)
+            return
+        with closing(ordered(predict, due, at_once, at_once)) as found:
+            yield from found
 
     def count(sample: tuple[int, Tensor, Tensor]) -> None:
         i, labels, found = sample

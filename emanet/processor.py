@@ -3,17 +3,11 @@
 `ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2` makes torch take a processor with AVX-512 for one with AVX2 alone.
 """
 
-import os
 import platform
 
 import torch
 
 from .errors import InputError
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_wide() -> bool:

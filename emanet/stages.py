@@ -8,7 +8,14 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-THREADS = max(1, min(4, (os.cpu_count() or 1) // 2))  # of a stage that reads or writes images beside the network
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+THREADS = max(1, min(4, cores() // 2))  # of a stage that reads or writes images beside the network
 
 
 def ordered(

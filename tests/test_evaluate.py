@@ -251,6 +251,18 @@ def test_images_are_read_and_counted_beside_the_network():
     assert matrix.counts.sum() == matrix.counts[:, 0].sum() == sum((Drawn().read(i)[1] != 255).sum() for i in range(5))
 
 
+def test_images_side_by_side_are_counted_as_one_by_one(model):
+    both, threads = threading.Barrier(2, timeout=20), set()
+
+    def labels_of(image):
+        threads.add(threading.get_ident())
+        both.wait()
+        return predict_labels(model, image.permute(2, 0, 1)[None])[0]
+
+    matrix = counted(labels_of, Drawn(4), ConfusionMatrix(model.classes), EvalConfig(), at_once=2)
+    assert matrix.counts.tolist() == slow_counts(model, Drawn(4)).tolist() and len(threads) == 2
+
+
 def test_evaluate_of_nothing():
     assert evaluate(tiny_model(), Drawn(0)).report()["mIoU"] is None
 

@@ -36,9 +36,9 @@ from ..inference import predict_labels
 from ..losses import PixelLoss
 from ..model import build_model
 from ..optim import build_optimizer
-from ..processor import cores
 from ..show.tables import Grid
 from ..show.terminal import note, say, show
+from ..stages import cores
 from ..train import StepNet
 from .cost import peak_memory
 from .plan_file import Settings, write_python

@@ -25,8 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import Experiment
 from ..errors import InputError
 from ..interrupt import SIGNALS
-from ..processor import cores
-from ..stages import ordered
+from ..stages import cores, ordered
 
 if TYPE_CHECKING:  # with torchvision, which takes a second and which evaluation does without
     from .transforms import TrainingSamples

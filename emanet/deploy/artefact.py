@@ -10,10 +10,11 @@ enough on a small machine. export.py writes these files.
 import hashlib
 import importlib
 import os
-import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ import numpy as np
 from ..config import EvalConfig
 from ..errors import InputError, out_of_memory
 from ..experiments import experiment_of, parse_header
+from ..stages import cores
 
+MANY = 50  # images, from which on it pays to prepare for several at a time
+AT_ONCE = 4  # at most, since each needs memory of its own
 OUTPUTS = ("labels", "probabilities", "responsibilities")
 EXTRAS = {
     "onnxruntime": "onnx",
@@ -45,7 +49,7 @@ class Artefact:
     """
 
     def __init__(self, path: str | Path, device: str = "auto", threads: int = 0):
-        self.path = Path(path)
+        self.path, self.device, self.threads = Path(path), device, threads
         if not self.path.is_file():
             raise InputError(f"no exported model {self.path}")
         runtime = RUNTIMES[self.path.suffix.lower()]
@@ -105,28 +109,51 @@ class Artefact:
             text = f"{self.path} is an exported model, which takes whole images at one scale without flips{inside}"
             raise InputError(f"{text}; to predict in another way, name the model that it was exported from")
 
+    def side_by_side(self, images: int) -> int:
+        """How many images to give at a time, from threads of their own, where so many are to come.
+
+        Two images on a core each are done sooner than one after the other on two cores, whose threads wait for each
+        other at every layer, and for whatever else runs there. To prepare for it costs up to a second.
+        """
+        cpu = self.device in ("auto", "cpu")
+        return spread(self.run, self.threads or cores(), images) if cpu else 1
+
     def shared_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Images of one size can share a pass; others cannot."""
         return size
+
+
+def spread(run: Any, threads: int, images: int) -> int:
+    """Prepare what runs a network for several calls at a time, if it can and it pays; returns for how many."""
+    at_once = min(AT_ONCE, threads)
+    if images < MANY or at_once == 1 or not hasattr(run, "spread"):
+        return 1
+    run.spread(at_once)
+    return at_once
 
 
 class OnnxRuntime:
     def __init__(self, path: Path, device: str, threads: int):
         check_seal(path)
         ort = require("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors, which are raised too
-        providers: list[Any] = ["CPUExecutionProvider"]
+        self.ort, self.path, self.threads = ort, os.fspath(path), threads
+        self.providers: list[Any] = ["CPUExecutionProvider"]
         if device.startswith("cuda"):
             if "CUDAExecutionProvider" not in ort.get_available_providers():
                 raise InputError(
                     f"this onnxruntime has no CUDA, so {path} cannot run on {device}; choose the device cpu"
                 )
             _, _, number = device.partition(":")
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
-        self.session = ort.InferenceSession(os.fspath(path), options, providers)
+            self.providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
+        self.spread(1)
         self.metadata = self.session.get_modelmeta().custom_metadata_map
+
+    def spread(self, at_once: int) -> None:
+        """Calls from several threads are possible in any case; what changes is how many threads each of them uses."""
+        options = self.ort.SessionOptions()
+        options.intra_op_num_threads = self.threads if at_once == 1 else max(1, (self.threads or cores()) // at_once)
+        options.log_severity_level = 3  # errors, which are raised too
+        self.session = self.ort.InferenceSession(self.path, options, self.providers)
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self.session.run(None, {"pixels": pixels})
@@ -147,13 +174,37 @@ class OpenVINO:
         self.metadata = {key: model.get_rt_info(key).astype(str) for key in ("emanet", "sha256")}
         if hashlib.sha256(weights.read_bytes()).hexdigest() != self.metadata["sha256"]:
             raise InputError(f"{weights} is damaged, or does not belong to {path}: checksum mismatch")
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
-        self.request, self.turn = core.compile_model(model, "CPU", settings).create_infer_request(), threading.Lock()
+        self.settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        self.settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
+        self.model = model
+        self.spread(1)
+
+    def spread(self, at_once: int) -> None:
+        self.requests = requests(self.model, self.settings, at_once)
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        with self.turn:
-            return [array.copy() for array in self.request.infer([pixels], share_inputs=True).values()]
+        with held(self.requests) as request:
+            return [array.copy() for array in request.infer([pixels], share_inputs=True).values()]
+
+
+def requests(model: Any, settings: dict[str, Any], at_once: int) -> SimpleQueue[Any]:
+    """A model of OpenVINO, ready for so many calls at a time, as the requests that make them."""
+    how = {"PERFORMANCE_HINT": "LATENCY"} if at_once == 1 else {"NUM_STREAMS": at_once}
+    compiled = require("openvino").Core().compile_model(model, "CPU", settings | how)
+    free: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(at_once):
+        free.put(compiled.create_infer_request())
+    return free
+
+
+@contextmanager
+def held(free: SimpleQueue[Any]) -> Iterator[Any]:
+    """One of them, which nobody else has meanwhile."""
+    taken = free.get()
+    try:
+        yield taken
+    finally:
+        free.put(taken)
 
 
 class Torch:

@@ -6,14 +6,13 @@ that type to the whole network.
 """
 
 import re
-import threading
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .artefact import require
+from .artefact import held, requests, require
 from .network import Network, quiet
 
 
@@ -21,30 +20,33 @@ class OpenVINO:
     """Normalised images (B, C, H, W) of any size to low-resolution logits, float32 in and out, on the CPU.
 
     It uses as many threads as torch does when it is made. The images of a batch go through one by one: on a CPU a batch
-    gains nothing, and the conversion is for one image. Calls from several threads take turns. Images not wider than the
-    backbone's stride go through `network` itself, in float32: where a map is smaller than its pooling window, OpenVINO
-    returns nothing or the previous image's result, without an error.
+    gains nothing, and the conversion is for one image. Calls from several threads take turns, unless `spread` has made
+    room for more. Images not wider than the backbone's stride go through `network` itself, in float32: where a map is
+    smaller than its pooling window, OpenVINO returns nothing or the previous image's result, without an error.
     """
 
     def __init__(self, network: Network, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
-        openvino = require("openvino")
-        self.network, self.turn = network, threading.Lock()
+        self.network = network
         model = convert(network, sample)
         if precision == "int8":
             model = quantise(model, calibration)
-        settings = {
+        self.threads = torch.get_num_threads()
+        self.settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",  # its own default varies with the CPU
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
         }
         self.model = model
-        self.request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        self.spread(1)
+
+    def spread(self, at_once: int) -> None:
+        """Take so many calls at a time from now on, each with its part of the threads."""
+        self.requests = requests(self.model, self.settings, at_once)
 
     def __call__(self, x: Tensor) -> Tensor:
         if not len(x) or min(x.shape[2:]) <= self.network.backbone.stride:
             return self.network(x)
-        with self.turn:
-            outputs = [self.request.infer([image[None].contiguous().numpy()], share_inputs=True)[0] for image in x]
+        with held(self.requests) as request:
+            outputs = [request.infer([image[None].contiguous().numpy()], share_inputs=True)[0] for image in x]
         return torch.cat([torch.from_numpy(output) for output in outputs])
 
 

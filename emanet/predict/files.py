@@ -1,15 +1,16 @@
 """Label files, folders and globs into a folder.
 
 Reading, the network and writing overlap: threads read the next images and write the results of the last ones, while
-the caller's thread runs the network.
+the caller's thread runs the network, or several do, each with an image of its own, where an engine gains by it.
 """
 
 import errno
 import tempfile
+import threading
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from .predictor import Predictor
 from .resume import RECORD, begin, is_done, made_by
 
 WRITERS = 4  # threads; they wait for the disk most of the time
+LARGE = 6 << 20  # values of an image, from which on images take turns
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 
@@ -113,12 +115,14 @@ def predict_files(
 
     due = [(path, name) for path, name in images if path not in ready]
     plain = [(path, out / name) for path, name in due if path not in in_windows]
+    at_once = predictor.network.side_by_side(len(plain))
     read, finish = partial(_read, predictor, channels), partial(_finish, predictor, kinds)
     writing = max(batch, WRITERS)
     with (
         bar("predict", len(plain), hidden=not plain) as advance,
         closing(ordered(read, plain, THREADS, max(batch, THREADS))) as pictures,
-        closing(ordered(finish, _labelled(predictor, pictures, kinds, batch), WRITERS, writing)) as finished,
+        closing(_labelled(predictor, pictures, kinds, batch, at_once)) as labelled,
+        closing(ordered(finish, labelled, WRITERS, writing)) as finished,
     ):
         for done, (path, errors) in enumerate(finished, 1):
             for error in errors:
@@ -185,11 +189,25 @@ def _read(predictor: Predictor, channels: Channels, image: tuple[Path, Path]) ->
 
 
 def _labelled(
-    predictor: Predictor, inputs: Iterable[_Input | _Skipped], kinds: Outputs, batch: int
-) -> Iterator[_Labelled | _Skipped]:
-    """The images with their labels, each or a batch as soon as it has been read."""
-    for group in _groups(inputs, predictor, batch):
-        yield from [group] if isinstance(group, _Skipped) else _labels(predictor, group, kinds)
+    predictor: Predictor, inputs: Iterable[_Input | _Skipped], kinds: Outputs, batch: int, at_once: int
+) -> Generator[_Labelled | _Skipped, None, None]:
+    """The images with their labels, each or a batch as soon as it has been read; `at_once` of these side by side."""
+    turn = threading.Lock()
+
+    def labels(group: list[_Input] | _Skipped) -> list[_Labelled | _Skipped]:
+        if isinstance(group, _Skipped):
+            return [group]
+        with turn if group[0].pixels.size > LARGE else nullcontext():  # several would need the memory of several
+            return list(_labels(predictor, group, kinds))
+
+    groups = _groups(inputs, predictor, batch)
+    if at_once == 1:
+        for group in groups:
+            yield from labels(group)
+        return
+    with closing(ordered(labels, groups, at_once, at_once)) as found:
+        for each in found:
+            yield from each
 
 
 def _groups(inputs: Iterable[_Input | _Skipped], predictor: Predictor, batch: int) -> Iterator[list[_Input] | _Skipped]:

@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from emanet.analysis.export import export_model
 from emanet.config import EvalConfig
 from emanet.data.datasets import SPECS
 from emanet.data.images import read_mask_values
+from emanet.deploy import artefact as artefact_module
 from emanet.deploy import export as export_module
 from emanet.deploy.artefact import Artefact, is_artefact
 from emanet.deploy.export import export
@@ -148,6 +150,34 @@ class TestProgram:
             torch.testing.assert_close(MatrixPool(bins)(x), nn.AdaptiveAvgPool2d(bins)(x))
 
 
+def check_side_by_side(network, folder: Path, monkeypatch) -> None:
+    """Twelve images through predict_files, two at a time from two threads: the same files as one by one."""
+    (folder / "many").mkdir()
+    for i in range(12):
+        Image.fromarray(noise(1, 40, 48 + 8 * (i % 3), 3)[0]).save(folder / f"many/{i:02d}.png")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    exported = isinstance(network, Artefact)
+    predictor = Predictor(network) if exported else Predictor(network, device="cpu", engine="openvino")
+    run, asked = predictor.network.run if exported else predictor.model.head.run, []
+    assert predictor.network.side_by_side(12) == 1
+    predict_files(predictor, [str(folder / "many")], folder / "one", overlay=False)
+    monkeypatch.setattr(artefact_module, "MANY", 12)
+    both, threads = threading.Barrier(2, timeout=20), set()
+    spread, call = type(run).spread, type(run).__call__
+
+    def together(self, x):
+        threads.add(threading.get_ident())
+        both.wait()
+        return call(self, x)
+
+    monkeypatch.setattr(type(run), "spread", lambda self, at_once: [spread(self, at_once), asked.append(at_once)])
+    monkeypatch.setattr(type(run), "__call__", together)
+    assert predict_files(predictor, [str(folder / "many")], folder / "two", overlay=False) == []
+    assert asked == [2] and len(threads) == 2
+    for path in (folder / "one").glob("*.png"):
+        assert path.read_bytes() == (folder / "two" / path.name).read_bytes()
+
+
 @needs_onnx
 class TestOnnx:
     def test_it_is_the_model_at_every_size(self, file, onnx):
@@ -210,6 +240,9 @@ class TestOnnx:
             assert done.returncode == 0, done.stderr
             scored.append(json.loads((tmp_path / "s.json").read_text())["mIoU"])
         assert scored[0] == pytest.approx(scored[1], abs=0.01)
+
+    def test_several_at_a_time_are_the_same(self, onnx, tmp_path, monkeypatch):
+        check_side_by_side(Artefact(onnx, threads=2), tmp_path, monkeypatch)
 
     def test_what_it_cannot_do_is_said(self, onnx, tmp_path):
         Image.fromarray(noise(1, 40, 48, 3)[0]).save(tmp_path / "x.png")
@@ -315,6 +348,9 @@ class TestTorch:
 
 @needs_openvino
 class TestOpenVINO:
+    def test_several_at_a_time_are_the_same(self, file, tmp_path, monkeypatch):
+        check_side_by_side(file, tmp_path, monkeypatch)
+
     @pytest.mark.slow
     def test_it_is_the_model_at_every_size(self, tmp_path):
         file = model_file(tmp_path, align_corners=False, longest_side=60)
