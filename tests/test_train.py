@@ -38,7 +38,7 @@ def test_golden_loss_curve(tiny, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
-def test_a_run_folder_holds_everything(tiny, tmp_path):
+def test_a_run_folder_holds_everything(tiny, tmp_path, real_figures):
     run = tmp_path / "run"
     report = training.train(override(tiny, {"val_every": 3, "save_every": 2}), run)
     assert load_experiment(str(run)).steps == 6
