@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, run_cli
+from forks import run_forks
 from safetensors.torch import load_file
 
 from emanet import train as training
@@ -172,13 +173,11 @@ def test_what_the_output_is_piped_into_may_end_first(config, tmp_path):
 
 def killed(config, tmp_path, kills, ranks, name="SIGKILL"):
     """What tests/interrupted.py reports of each kill."""
-    command = [sys.executable, ROOT / "tests" / "interrupted.py", write(config, tmp_path / "config.json"), tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    options = ["--kills", str(kills), "--ranks", str(ranks), "--signal", name]
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    print(done.stdout)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    arguments = write(config, tmp_path / "config.json"), tmp_path, "--kills", kills, "--ranks", ranks, "--signal", name
+    code, out, err = run_forks(ROOT / "tests" / "interrupted.py", *arguments, timeout=900)
+    assert code == 0, err[-3000:]
+    print(out)
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def check_kills(facts, count, ranks):
