@@ -223,17 +223,12 @@ def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks, repeat
 
 @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_torchrun_restarts_from_the_last_checkpoint(config, tmp_path, name):
-    write(config, tmp_path / "config.json")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [str(PROGRAMS / "train_with_a_signal.py"), name, str(tmp_path / "config.json")]
-
-    def run(*command):
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-
-    whole = run(*launch, "-m", "emanet", "train", program[-1], "--out", str(tmp_path / "whole"))
-    cut = run(*launch, "--max-restarts", "1", *program, "--out", str(tmp_path / "cut"))
-    assert whole.returncode == cut.returncode == 0, cut.stderr[-3000:]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WHOLE": str(tmp_path / "whole")}
+    launch = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"
+    program = PROGRAMS / "train_with_a_signal.py", name, write(config, tmp_path / "config.json"), "--out"
+    command = [sys.executable, *launch, *program, tmp_path / "cut"]
+    cut = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert cut.returncode == 0, cut.stderr[-3000:]
     assert f"resumed at step {6 if name == 'SIGKILL' else 8} of 12" in cut.stdout
     same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
