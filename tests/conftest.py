@@ -33,6 +33,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--short", action="store_true", help="with -m slow: the same tests with fewer repeats, for CI")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
+
+
 @pytest.fixture
 def repeats(request) -> Callable[[int, int], int]:
     """`repeats(full, short)`: how often a slow test does the same; `short` with --short."""

@@ -134,12 +134,8 @@ def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypa
 
 def test_a_run_whose_loader_meets_a_bad_file_ends(config, tmp_path):
     arguments = "raises", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
-    running = process("train_with_a_bad_sample.py", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
-    assert running.returncode == 2 and said == "error: /x/y.jpg is torn\n"
+    code, _, said = run_forks(PROGRAMS / "train_with_a_bad_sample.py", *arguments)
+    assert code == 2 and said == "error: /x/y.jpg is torn\n"
 
 
 def test_a_second_signal_ends_also_where_a_worker_waits_for_a_file(config, tmp_path):
@@ -193,6 +189,7 @@ def check_kills(facts, count, ranks):
 LAST_STEPS = {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 41), "data.last_share": 0.5}
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("options", [{}, LAST_STEPS], ids=["plain", "last steps"])
 def test_killed_and_resumed_is_the_same_to_the_bit(config, tmp_path, options):
     check_kills(killed(override(config, options), tmp_path, 3, 1), 3, 1)
@@ -221,6 +218,7 @@ def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks, repeat
     assert steps and all(set(kill["codes"]) == {75} for kill in steps), steps
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_torchrun_restarts_from_the_last_checkpoint(config, tmp_path, name):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WHOLE": str(tmp_path / "whole")}

@@ -16,6 +16,7 @@ from emanet.data.datasets import SPECS, resolve
 from emanet.experiments import experiment_names, load_experiment, override
 
 DOCS = (ROOT / "docs" / "profile.md").read_text()
+pytestmark = pytest.mark.xdist_group("cost")  # one table for all
 
 
 @pytest.fixture(scope="module", autouse=True)

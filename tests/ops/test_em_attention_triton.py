@@ -46,6 +46,7 @@ SIZES = [(2, 16, 1, 5), (2, 48, 7, 1), (1, 16, 33 * 47, 5), (1, 512, 40, 64), (1
 CASES = [(size, torch.float32) for size in SIZES] + [(SIZES[i], t) for i in (1, 3) for t in list(TOLERANCES)[1:]]
 
 
+@pytest.mark.early
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
