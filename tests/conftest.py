@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ import torch
 
 from emanet.cli import main
 from emanet.config import Experiment
+from emanet.data.datasets import DRAWN_COUNTS
 from emanet.experiments import load_experiment, override
 from emanet.weights.model_file import save_model
 
@@ -24,11 +25,20 @@ SHARED = ROOT.parent / "shared"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background: tests send it, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for each other
+with contextlib.suppress(ImportError):  # OpenVINO and NNCF tell a server of each conversion, in a fork of this process
+    from openvino_telemetry.backend.backend_ga4 import GA4Backend
+
+    GA4Backend.send = lambda self, message: None
+DRAWN_COUNTS["val"] = 8  # instead of 200: nothing depends on how many scenes a run is scored on
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests make")
     parser.addoption("--short", action="store_true", help="with -m slow: the same tests with fewer repeats, for CI")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
 
 
 @pytest.fixture
@@ -45,8 +55,24 @@ def _own_surroundings(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tiny() -> Experiment:
-    """A training of seconds, in this process."""
+def real_figures() -> None:
+    """For tests that look at a run's curves and confusion matrix: with `tiny` alone, they are empty files."""
+
+
+@pytest.fixture
+def tiny(request) -> Iterator[Experiment]:
+    """A run of a second, in this process."""
+    from emanet.analysis import score  # noqa: F401  imports confusion_picture by name: it keeps the real one
+    from emanet.show import figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        if "real_figures" not in request.fixturenames:
+            for name in ("confusion_picture", "curves_picture"):
+                patch.setattr(figures, name, lambda shown, path: path.touch())
+        yield tiny_experiment()
+
+
+def tiny_experiment() -> Experiment:
     return override(
         load_experiment("drawn"),
         {

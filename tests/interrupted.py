@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 
 import torch
+from forks import prepare
 from safetensors.torch import load_file
 
 from emanet import cli
 from emanet.run.checkpoints import checkpoints
-from emanet.train import train  # noqa: F401  everything heavy is imported before the forks
 
 
 def start(config: str, out: Path, ranks: int) -> list[int]:
@@ -72,11 +72,10 @@ def main() -> None:
     number = signal.Signals[given.signal]
     torch.set_num_threads(1)
 
-    took = float("inf")
-    for name in ("warm", "whole"):  # a process's first training takes longer
-        began = time.monotonic()
-        assert wait(start(given.config, given.folder / name, given.ranks)) == [0] * given.ranks
-        took = min(took, time.monotonic() - began)
+    prepare()
+    began = time.monotonic()
+    assert wait(start(given.config, given.folder / "whole", given.ranks)) == [0] * given.ranks
+    took = time.monotonic() - began
     last = checkpoints(given.folder / "whole")[-1].name
     model = Path("checkpoints") / last / "model.safetensors"
     whole = load_file(given.folder / "whole" / model)

@@ -1,10 +1,7 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from conftest import ROOT
+from forks import run_forks
 from torch import nn
 
 from emanet import distributed
@@ -13,16 +10,8 @@ from emanet.ops.sync_batch_norm import SyncBatchNorm, sync_batch_norm
 
 
 def test_two_ranks_normalise_like_one_and_fail_together(tmp_path):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, str(ROOT / "tests" / "programs" / "two_ranks.py"), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, _, err = run_forks(ROOT / "tests" / "programs" / "two_ranks.py", tmp_path, ranks=2)
+    assert code == 0, err[-2000:]
     assert sorted(path.name for path in tmp_path.glob("fine*")) == ["fine0", "fine1"]
 
 

@@ -1,5 +1,5 @@
 import errno
-import socket
+import sys
 import tempfile
 import threading
 import weakref
@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from forks import run_forks
 
 from emanet.config import BackboneConfig, EvalConfig, HeadConfig, ModelConfig
 from emanet.errors import InputError
@@ -333,9 +334,10 @@ def test_after_an_error_the_workers_end_at_once():
     assert held and mp.active_children() == []
 
 
-def rank_main(rank, port, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def rank_main(folder):
+    """What each rank does; this file is also the program of the test below."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     model, seen = tiny_model(), []
     together = evaluate(model, Drawn(7), on_sample=lambda i, *_: seen.append(i))
     with pytest.raises(InputError) as error:  # on rank 0, while rank 1 has finished and waits
@@ -353,10 +355,8 @@ class LastIsBad(Drawn):
 
 
 def test_two_ranks_count_exactly_what_one_counts_and_end_together(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(rank_main, (port, str(tmp_path)), nprocs=2)
+    code, _, err = run_forks(__file__, tmp_path, ranks=2)
+    assert code == 0, err
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert first["seen"] == [0, 2, 4, 6] and second["seen"] == [1, 3, 5]
     assert first["alone"].sum() > 0
@@ -425,3 +425,7 @@ def test_windows_and_shared_passes_know_the_longest_side(model):
     assert shared_size(model, (30, 41), EvalConfig(longest_side=40)) == (30, 41)
     assert shared_size(model, (30, 40), EvalConfig(longest_side=40)) == grid_size(model, (30, 40))
     assert max(calibration_input(model, images(32, 64), EvalConfig(longest_side=32)).shape[2:]) <= 40
+
+
+if __name__ == "__main__":
+    rank_main(sys.argv[1])

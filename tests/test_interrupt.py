@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from conftest import ROOT, run_cli
+from forks import run_forks
 from safetensors.torch import load_file
 
 from emanet import train as training
@@ -133,12 +134,8 @@ def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypa
 
 def test_a_run_whose_loader_meets_a_bad_file_ends(config, tmp_path):
     arguments = "raises", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
-    running = process("train_with_a_bad_sample.py", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        _, said = running.communicate(timeout=60)
-    finally:
-        running.kill()
-    assert running.returncode == 2 and said == "error: /x/y.jpg is torn\n"
+    code, _, said = run_forks(PROGRAMS / "train_with_a_bad_sample.py", *arguments)
+    assert code == 2 and said == "error: /x/y.jpg is torn\n"
 
 
 def test_a_second_signal_ends_also_where_a_worker_waits_for_a_file(config, tmp_path):
@@ -172,13 +169,11 @@ def test_what_the_output_is_piped_into_may_end_first(config, tmp_path):
 
 def killed(config, tmp_path, kills, ranks, name="SIGKILL"):
     """What tests/interrupted.py reports of each kill."""
-    command = [sys.executable, ROOT / "tests" / "interrupted.py", write(config, tmp_path / "config.json"), tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    options = ["--kills", str(kills), "--ranks", str(ranks), "--signal", name]
-    done = subprocess.run([*command, *options], env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    print(done.stdout)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    arguments = write(config, tmp_path / "config.json"), tmp_path, "--kills", kills, "--ranks", ranks, "--signal", name
+    code, out, err = run_forks(ROOT / "tests" / "interrupted.py", *arguments, timeout=900)
+    assert code == 0, err[-3000:]
+    print(out)
+    return [json.loads(line) for line in out.splitlines()]
 
 
 def check_kills(facts, count, ranks):
@@ -194,6 +189,7 @@ def check_kills(facts, count, ranks):
 LAST_STEPS = {"optim.average": 0.5, "optim.freeze_bn": 0.5, "data.last_crop": (41, 41), "data.last_share": 0.5}
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("options", [{}, LAST_STEPS], ids=["plain", "last steps"])
 def test_killed_and_resumed_is_the_same_to_the_bit(config, tmp_path, options):
     check_kills(killed(override(config, options), tmp_path, 3, 1), 3, 1)
@@ -222,19 +218,15 @@ def test_signalled_at_random_moments_and_resumed(config, tmp_path, ranks, repeat
     assert steps and all(set(kill["codes"]) == {75} for kill in steps), steps
 
 
+@pytest.mark.early
 @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_torchrun_restarts_from_the_last_checkpoint(config, tmp_path, name):
-    write(config, tmp_path / "config.json")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [str(PROGRAMS / "train_with_a_signal.py"), name, str(tmp_path / "config.json")]
-
-    def run(*command):
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
-
-    whole = run(*launch, "-m", "emanet", "train", program[-1], "--out", str(tmp_path / "whole"))
-    cut = run(*launch, "--max-restarts", "1", *program, "--out", str(tmp_path / "cut"))
-    assert whole.returncode == cut.returncode == 0, cut.stderr[-3000:]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WHOLE": str(tmp_path / "whole")}
+    launch = "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"
+    program = PROGRAMS / "train_with_a_signal.py", name, write(config, tmp_path / "config.json"), "--out"
+    command = [sys.executable, *launch, *program, tmp_path / "cut"]
+    cut = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    assert cut.returncode == 0, cut.stderr[-3000:]
     assert f"resumed at step {6 if name == 'SIGKILL' else 8} of 12" in cut.stdout
     same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 

@@ -8,6 +8,7 @@ weights is written in the framework's layout and goes through `convert`.
 
 import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -52,11 +53,24 @@ def write_checkpoint(folder, settings, shapes):
     return path
 
 
-def converted(name, folder, **overrides):
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The file of a case. Cases that differ in settings alone are neighbours, and have the same: the last one stays."""
+    folder, last = tmp_path_factory.mktemp("parity"), {}
+
+    def source_of(settings, shapes):
+        kind = [settings["layout"], settings["layers"], settings.get("others"), shapes]
+        if last.get("kind") != kind:
+            last.update(kind=kind, path=write_checkpoint(folder, settings, shapes))
+        return last["path"]
+
+    yield source_of
+    shutil.rmtree(folder)
+
+
+def converted(name, source, folder, **overrides):
     settings, shapes, expected = cases.load(name)
-    source = write_checkpoint(folder, settings, shapes)
-    convert(source, folder / "ours.safetensors", **overrides)
-    source.unlink()
+    convert(source(settings, shapes), folder / "ours.safetensors", **overrides)
     return settings, expected, emanet.load(folder / "ours.safetensors")
 
 
@@ -71,8 +85,8 @@ def measured():
 
 
 @pytest.mark.parametrize("name", LOGITS)
-def test_logits_of_a_converted_file(name, tmp_path, measured):
-    settings, expected, model = converted(name, tmp_path, **_not_in_the_file(name))
+def test_logits_of_a_converted_file(name, source, tmp_path, measured):
+    settings, expected, model = converted(name, source, tmp_path, **_not_in_the_file(name))
     images = torch.from_numpy(cases.image(*settings["size"])).permute(0, 3, 1, 2)
     with torch.inference_mode():
         ours = model(images)[0, :, :: cases.EVERY, :: cases.EVERY].numpy()
@@ -118,12 +132,12 @@ def test_logits_of_a_torchvision_backbone(tmp_path, measured):
     assert measured["torchvision_resnet50"] < BOUND
 
 
-def test_steps_of_training(tmp_path, measured):
+def test_steps_of_training(source, tmp_path, measured):
     """The original's own training session, dropout off: loss, gradients, and after the steps bases and weights.
 
     In float64: a network of random weights makes of float32's rounding a tenth of some gradients, in either code.
     """
-    settings, expected, model = converted("training", tmp_path)
+    settings, expected, model = converted("training", source, tmp_path)
     model.train().double().head.dropout.p = 0.0
     loss_fn = PixelLoss(LossConfig(average="all"), model.classes)
     step_net, optim = StepNet(model, loss_fn), OptimConfig()  # its defaults are the original's

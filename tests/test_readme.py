@@ -58,7 +58,8 @@ def steps(page: Path) -> list[Step]:
 STEPS = {page: steps(page) for page in (README, OWN_DATA)}
 # A run of seconds instead of minutes.
 SHORT = {
-    r"--steps \d+": "--steps 4",
+    r"--steps \d+": "--steps 4 --batch-size 4",
+    r"^torchrun .* drawn": r"\g<0> --data.dataset scenes",  # which has 10 images to score, not 200
     r"--hours \S+": "--hours 0.02 --steps 4 --optim.warmup-steps 0 --val-every 0",
     "--train 60": "--train 12",
 }

@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, run_cli, sentence
+from forks import run_forks
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -38,7 +39,7 @@ def test_golden_loss_curve(tiny, tmp_path):
     assert losses(tmp_path / "run") == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
-def test_a_run_folder_holds_everything(tiny, tmp_path):
+def test_a_run_folder_holds_everything(tiny, tmp_path, real_figures):
     run = tmp_path / "run"
     report = training.train(override(tiny, {"val_every": 3, "save_every": 2}), run)
     assert load_experiment(str(run)).steps == 6
@@ -495,21 +496,12 @@ def test_batch_must_divide(tiny, tmp_path):
         training.train(override(tiny, {"batch_size": 5, "accumulate": 2}), tmp_path / "run")
 
 
-def torchrun(ranks, config, out, *more):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [*launch, "-m", "emanet", "train", str(config), "--out", str(out), *more]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def weights_of_ranks(config, tmp_path, ranks):
     """Train with so many ranks into tmp_path/runRANKS; each one's weights."""
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    program = [PROGRAMS / "train_and_keep_weights.py", tmp_path / "config.json", tmp_path / f"run{ranks}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *program], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    arguments = tmp_path / "config.json", tmp_path / f"run{ranks}"
+    code, _, err = run_forks(PROGRAMS / "train_and_keep_weights.py", *arguments, ranks=ranks)
+    assert code == 0, err[-3000:]
     return [torch.load(tmp_path / f"run{ranks}" / f"rank{rank}.pt") for rank in range(ranks)]
 
 
@@ -558,13 +550,10 @@ def test_a_run_goes_on_with_another_number_of_processes(tiny, scenes, tmp_path, 
         killed_at(patch, 5)
         training.train(config, tmp_path / "cut1")
     gc.collect()  # closes the lock
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    program = [PROGRAMS / "train_in_double.py", tmp_path / "config.json", tmp_path]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *program], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, out, err = run_forks(PROGRAMS / "train_in_double.py", tmp_path / "config.json", tmp_path, ranks=2)
+    assert code == 0, err[-3000:]
     goes_on = "the same images in the same order, and the same result to rounding"
-    assert f"started with 1 process, goes on with 2: {goes_on}" in done.stdout
+    assert f"started with 1 process, goes on with 2: {goes_on}" in out
     training.train(config, tmp_path / "cut2", resume=True)
     assert f"started with 2 processes, goes on with 1: {goes_on}" in capsys.readouterr().out
     for ranks in (1, 2):
@@ -587,8 +576,8 @@ def test_without_synchronised_norms_the_score_is_the_saved_models(tiny, tmp_path
     changes = {"sync_bn": False, "device": "cpu", "steps": 8, "data.dataset": str(scenes), "optim.lr": 1e-2}
     changes |= {"pictures": 2}
     (tmp_path / "config.json").write_text(json.dumps(to_dict(override(tiny, changes))))
-    done = torchrun(2, tmp_path / "config.json", tmp_path / "run")
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, _, err = run_forks("emanet", "train", tmp_path / "config.json", "--out", tmp_path / "run", ranks=2)
+    assert code == 0, err[-3000:]
     written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     scored = run_cli("evaluate", tmp_path / "run", "--json", tmp_path / "again.json")
     assert scored.returncode == 0 and json.loads((tmp_path / "again.json").read_text())["mIoU"] == written["mIoU"]
@@ -596,11 +585,11 @@ def test_without_synchronised_norms_the_score_is_the_saved_models(tiny, tmp_path
     assert drawn == ["step_000008_0.png", "step_000008_1.png"], "each was evaluated by another rank"
 
 
-def test_under_torchrun_one_sentence_from_rank_zero(tiny, tmp_path, scenes):
+def test_two_ranks_end_with_a_sentence(tiny, tmp_path, scenes):
     (scenes / "train" / "masks" / "0000.png").unlink()
-    done = torchrun(2, "drawn", tmp_path / "run", "--data.dataset", str(scenes))
-    assert done.returncode != 0
-    assert any("0000.jpg" in line and line.startswith("error: ") for line in done.stderr.splitlines())
+    arguments = "train", "drawn", "--out", tmp_path / "run", "--data.dataset", scenes
+    code, _, err = run_forks("emanet", *arguments, ranks=2)
+    assert code == 2 and any("0000.jpg" in line and line.startswith("error: ") for line in err.splitlines())
 
 
 def test_the_command_trains_and_resumes(tiny, tmp_path):

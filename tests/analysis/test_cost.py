@@ -16,6 +16,16 @@ from emanet.data.datasets import SPECS, resolve
 from emanet.experiments import experiment_names, load_experiment, override
 
 DOCS = (ROOT / "docs" / "profile.md").read_text()
+pytestmark = pytest.mark.xdist_group("cost")  # one table for all
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_random_weights():
+    """Counts do not depend on weights: leave them as they come."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("kaiming_normal_", "kaiming_uniform_", "trunc_normal_", "normal_", "uniform_"):
+            patch.setattr(nn.init, name, lambda tensor, *arguments, **options: tensor)
+        yield
 
 
 @pytest.fixture(scope="module")

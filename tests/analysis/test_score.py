@@ -1,13 +1,11 @@
 """The evaluate command."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_cli, sentence
+from conftest import run_cli, sentence
+from forks import run_forks
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -107,13 +105,6 @@ def test_outputs_are_tried_before_the_model_is_read(model, scenes, tmp_path, mon
     assert f"cannot write {out}: " in error
 
 
-def torchrun(*arguments):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [*launch, "-m", "emanet", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
 def test_two_ranks_score_label_maps_once(scenes, tmp_path):
     """One table, one file, and the figures that one process has."""
     masks = scenes / "val" / "masks"
@@ -123,22 +114,22 @@ def test_two_ranks_score_label_maps_once(scenes, tmp_path):
         (tmp_path / "maps").mkdir(exist_ok=True)
         Image.fromarray(labels).save(tmp_path / "maps" / mask.name)
     command = ["evaluate", "--images", tmp_path / "maps", "--masks", masks, "--json"]
-    done = torchrun(*command, tmp_path / "two.json")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mIoU") == 1
+    code, out, err = run_forks("emanet", *command, tmp_path / "two.json", ranks=2)
+    assert code == 0, err
+    assert out.count("mIoU") == 1
     assert run_cli(*command, tmp_path / "one.json").returncode == 0
     one, two = reports(tmp_path / "one.json", tmp_path / "two.json")
     assert one == two and 0 < one["mIoU"] < 1
 
 
-@pytest.mark.slow
 def test_two_ranks_end_with_a_sentence_for_a_bad_mask(model, scenes):
     bad = sorted((scenes / "val" / "masks").iterdir())[2]  # the last of rank 0, while rank 1 waits
     Image.fromarray(np.full((145, 145), 99, np.uint8)).save(bad)
-    done = torchrun("evaluate", model, "--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks")
-    errors = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert sum(f"{bad.name} has values 99" in line for line in errors) == 1, done.stderr
-    assert done.returncode != 0 and "unexpected" not in done.stderr and not (set(errors[2:])), done.stderr
+    folders = "--images", scenes / "val" / "images", "--masks", scenes / "val" / "masks"
+    code, _, err = run_forks("emanet", "evaluate", model, *folders, ranks=2)
+    errors = [line for line in err.splitlines() if "error: " in line]
+    assert sum(f"{bad.name} has values 99" in line for line in errors) == 1, err
+    assert code != 0 and "unexpected" not in err and not (set(errors[2:])), err
 
 
 def test_evaluate_names_what_does_not_fit(model, scenes, tmp_path):

@@ -181,7 +181,7 @@ def test_a_key_that_does_not_fit_is_named_as_the_file_names_it(layout, write, tm
     state = state_of(layout)
     plain = [key for key in state if not key.startswith("fc.")]
     for kind, key, edit in (
-        *(("missing", key, None) for key in plain[:: len(plain) // 8]),
+        *(("missing", key, None) for key in plain[:: len(plain) // 4]),
         ("unexpected", "module_of_mine.weight", torch.ones(2)),
         ("unexpected", plain[60].rsplit(".", 1)[0] + ".odd", torch.ones(2)),
         ("of another shape", plain[70], torch.ones(7, 3)),

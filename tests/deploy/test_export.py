@@ -43,6 +43,7 @@ def installed(*names: str) -> pytest.MarkDecorator:
 needs_onnx = installed("onnx", "onnxscript", "onnxruntime")
 needs_openvino = installed("onnx", "onnxscript", "openvino")
 needs_int8 = installed("onnx", "onnxscript", "openvino", "nncf")
+pytestmark = pytest.mark.xdist_group("export")  # the same exported models for all
 SIZES = [(1, 97, 130), (1, 5, 9), (3, 64, 64), (1, 65, 40)]  # one below the stride, odd and even ones, a batch
 
 

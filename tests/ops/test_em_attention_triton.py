@@ -43,6 +43,7 @@ TOLERANCES = {
 SIZES = [(2, 16, 1, 5), (2, 48, 7, 1), (1, 16, 33 * 47, 5), (1, 512, 40, 64), (1, 16, 37, 100), (2, 200, 150, 20)]
 
 
+@pytest.mark.early
 @pytest.mark.skipif(INTERPRETED, reason="this is that process")
 def test_in_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}

@@ -1,6 +1,7 @@
 """`train`, with a signal after step 7.  python train_with_a_signal.py SIGNAL ARGUMENTS
 
-Under torchrun only rank 1 gets it, and only before the first restart.
+Under torchrun only rank 1 gets it, and only before the first restart. With WHOLE in the environment, the same run is
+made in that folder first, and without a signal.
 """
 
 import os
@@ -9,6 +10,7 @@ import sys
 
 from emanet import cli
 from emanet import train as training
+from emanet.experiments import load_experiment
 
 advance = training.RunLog.advance
 wanted = {"RANK": "1", "TORCHELASTIC_RESTART_COUNT": "0"}
@@ -20,5 +22,7 @@ def signalled(self, step, *facts):
     advance(self, step, *facts)
 
 
+if "WHOLE" in os.environ and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    training.train(load_experiment(sys.argv[2]), os.environ["WHOLE"])
 training.RunLog.advance = signalled
 cli.main(["train", *sys.argv[2:]])

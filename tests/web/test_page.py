@@ -6,6 +6,7 @@ Skipped where Gradio, Playwright or Chromium is not installed.
 """
 
 import base64
+import importlib.util
 import io
 import json
 import os
@@ -34,7 +35,8 @@ from emanet.predict.predictor import Predictor
 from emanet.show.attention import owners_overlay
 from emanet.web.page import PHOTOS, Limits, Page
 
-pytest.importorskip("gradio", reason="the page needs Gradio")
+if importlib.util.find_spec("gradio") is None:  # not imported here: that takes every worker two seconds
+    pytest.skip("the page needs Gradio", allow_module_level=True)
 pytest.importorskip("playwright.sync_api", reason="the browser is driven by Playwright")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 pytestmark = pytest.mark.xdist_group("web")  # one server and one browser for all

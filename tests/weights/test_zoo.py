@@ -238,6 +238,7 @@ def test_the_card_has_the_figures_of_the_file(request):
     assert written == tables("street"), "python -m pytest tests/weights/test_zoo.py --write-docs"
 
 
+@pytest.mark.early
 def test_evaluate_gives_the_figure_of_the_card(camvid):
     folders = ["--images", camvid / "val" / "images", "--masks", camvid / "val" / "masks"]
     done = run_cli("evaluate", "street", *folders, "--workers", 0, "--device", "cpu")
