@@ -116,9 +116,10 @@ def measured(folder: Path, engine: str, repeats: int, device: str = "cpu") -> li
     if engine == "onnx":
         path = folder / "street.onnx"
         export(street, "onnx", path)
-        predictor = Predictor(Artefact(path, threads=torch.get_num_threads()))
+        make = lambda: Predictor(Artefact(path, threads=torch.get_num_threads()))  # noqa: E731
     else:
-        predictor = Predictor(street, device=device, engine=engine)  # type: ignore[arg-type]  # a text from the command
+        make = lambda: Predictor(street, device=device, engine=engine)  # type: ignore[arg-type]  # noqa: E731
+    predictor, one = make(), make()  # the first may come to take several images at a time
     paths = sorted((folder / "images").iterdir())
     images = [predictor.pixels(path) for path in paths]
     samples = open_folders(folder / "images", folder / "masks", spec_of(street.experiment.data))
@@ -126,18 +127,20 @@ def measured(folder: Path, engine: str, repeats: int, device: str = "cpu") -> li
 
     def bare() -> None:
         for pixels in images:
-            predictor.network.labels([pixels])
+            one.network.labels([pixels])
 
     def predict(overlay: bool) -> None:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # how many images there are
             files.predict_files(predictor, [str(folder / "images")], out, overlay=overlay)
 
     def score(workers: int) -> None:
+        at_once = predictor.network.side_by_side(len(samples)) if hasattr(predictor.network, "side_by_side") else 1
+        how = {"at_once": at_once} if at_once > 1 else {}  # versions before had none
         if isinstance(predictor.function, Artefact):
             labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
-            counted(labels_of, samples, ConfusionMatrix(predictor.classes), EvalConfig(), workers)
+            counted(labels_of, samples, ConfusionMatrix(predictor.classes), EvalConfig(), workers, **how)
         else:
-            evaluate(predictor.model, samples, predictor.config, workers=workers)
+            evaluate(predictor.model, samples, predictor.config, workers=workers, **how)
 
     ways: dict[str, Callable[[], object]] = {
         "the network alone": bare,
@@ -150,7 +153,7 @@ def measured(folder: Path, engine: str, repeats: int, device: str = "cpu") -> li
     for row in whole:
         row |= {key: row[key] / len(images) for key in ("ms", "ms_min", "ms_max")}
     alone = whole[0]["ms"]
-    parts = stages(predictor, paths[0], images[0], out, 4 * repeats, device)
+    parts = stages(one, paths[0], images[0], out, 4 * repeats, device)
     return [row | {"share": row["ms"] / alone, "images/s": 1000 / row["ms"]} for row in whole + parts]
 
 

@@ -10,12 +10,13 @@ enough on a small machine. export.py writes these files.
 import hashlib
 import importlib
 import os
+import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -244,6 +245,8 @@ def check_seal(path: Path) -> None:
 
 
 def require(library: str) -> Any:
+    # OpenVINO and NNCF tell a server of every conversion, in a fork of the process, unless this is not to be had.
+    sys.modules.setdefault("openvino_telemetry", cast(Any, None))
     try:
         return importlib.import_module(library)
     except ImportError as error:
