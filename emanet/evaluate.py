@@ -8,7 +8,7 @@ labels (H, W) uint8 with 255 = ignored. Images may differ in size. How an image 
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from itertools import takewhile
 from typing import Any
 
@@ -23,6 +23,7 @@ from .errors import InputError
 from .inference import predict_labels
 from .metrics import ConfusionMatrix
 from .model import EMANet
+from .processor import alone
 from .show.terminal import bar
 from .stages import THREADS, ordered
 from .windows import enough_memory
@@ -51,10 +52,10 @@ def evaluate(
     Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
     enough memory for it; the other ranks then raise one too.
     """
-    device = model.mean.device
+    device, threads = model.mean.device, torch.get_num_threads()
 
     def labels_of(image: Tensor) -> Tensor:
-        with torch.inference_mode():
+        with torch.inference_mode(), alone(threads) if at_once > 1 else nullcontext():
             return predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
 
     training = model.training

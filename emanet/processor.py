@@ -4,10 +4,22 @@
 """
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from .errors import InputError
+
+
+@contextmanager
+def alone(threads: int) -> Iterator[None]:
+    """Torch's own operations in one thread, in this thread, where several of them work side by side; then `threads`."""
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def is_wide() -> bool:

@@ -25,10 +25,6 @@ SHARED = ROOT.parent / "shared"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background: tests send it, and children inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tiny images: two threads on two busy cores wait for each other
-with contextlib.suppress(ImportError):  # OpenVINO and NNCF tell a server of each conversion, in a fork of this process
-    from openvino_telemetry.backend.backend_ga4 import GA4Backend
-
-    GA4Backend.send = lambda self, message: None
 DRAWN_COUNTS["val"] = 8  # instead of 200: nothing depends on how many scenes a run is scored on
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from ..distributed import pick_device
 from ..inference import calibration_input, predict_labels, predict_many, probabilities, shared_size
 from ..loading import model_of
 from ..model import EMANet
+from ..processor import alone
 from ..show.terminal import note
 from ..weights.model_file import ModelFile
 
@@ -29,6 +31,7 @@ class Network:
             rest = "on the CPU" if falls_back else "not at all: set PYTORCH_ENABLE_MPS_FALLBACK=1 first"
             note(f"computing on the Mac's GPU; what torch lacks there is done {rest}")
         self.model = model.to(self.device).eval()
+        self.at_once, self.threads = 1, torch.get_num_threads()
 
     def quicken(self, engine: Engine, precision: Precision, images: Sequence[np.ndarray], force: bool = False) -> None:
         """Go on with deploy.engines.faster; images: for int8, those that it measures the range of values on."""
@@ -39,15 +42,17 @@ class Network:
 
     def labels(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each image; those of one padded size go through in one pass."""
-        if len(images) == 1:
-            return [predict_labels(self.model, self.batch(images[0]), self.config)[0].cpu().numpy()]
-        found = predict_many(self.model, [self.batch(image)[0] for image in images], self.config)
-        return [labels.cpu().numpy() for labels in found]
+        with alone(self.threads) if self.at_once > 1 else nullcontext():
+            if len(images) == 1:
+                return [predict_labels(self.model, self.batch(images[0]), self.config)[0].cpu().numpy()]
+            found = predict_many(self.model, [self.batch(image)[0] for image in images], self.config)
+            return [labels.cpu().numpy() for labels in found]
 
     def side_by_side(self, images: int) -> int:
         """As of deploy.artefact.Artefact: more than 1 for an engine that gains by it."""
         run = getattr(self.model.head, "run", None)
-        return spread(run, getattr(run, "threads", 1), images)
+        self.at_once = spread(run, getattr(run, "threads", 1), images)
+        return self.at_once
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32."""

@@ -1,5 +1,6 @@
 import copy
 import importlib.util
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -302,6 +303,21 @@ class TestOpenVINO:
             assert all(i.get_source_output().get_node().get_type_name() != "FakeQuantize" for i in op.inputs())
         assert sum(op.get_type_name() == "FakeQuantize" for op in ops) > 10
         assert difference(quick, plain, 37, 50)[1] > 0.9
+
+
+@needs_openvino
+def test_no_server_is_told_of_a_conversion():
+    code = """
+import subprocess
+import sys
+from emanet.deploy.artefact import require
+require("openvino")
+from openvino.tools.ovc import telemetry_utils
+assert "stub" in telemetry_utils.tm.__name__, telemetry_utils.tm
+assert sys.modules["openvino_telemetry"] is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 class TestAuto:
