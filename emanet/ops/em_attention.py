@@ -82,7 +82,9 @@ def em_attention(
         raise ValueError(f"gradient is one of {', '.join(get_args(Gradient))}, not {gradient!r}")
     if backend not in get_args(Backend):
         raise ValueError(f"backend is one of {', '.join(get_args(Backend))}, not {backend!r}")
-    if backend == "triton" or (backend == "auto" and x_BCN.is_cuda and gradient == "detached" and _is_hopper()):
+    if backend == "triton" or (
+        backend == "auto" and x_BCN.is_cuda and gradient == "detached" and _is_hopper(x_BCN.device)
+    ):
         reason = _kernels_refuse(x_BCN, mu_1CK, gradient)
         if not reason:
             from .em_attention_triton import em_attention_triton
@@ -95,10 +97,10 @@ def em_attention(
     return em_attention_plain(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
 
 
-@torch.compiler.assume_constant_result
-def _is_hopper() -> bool:
+def _is_hopper(device: torch.device) -> bool:
     """Whether the kernels have been measured on this kind of GPU: docs/performance.md."""
-    return torch.cuda.get_device_capability() == (9, 0)
+    gpu = torch.cuda.get_device_properties(device)  # a constant for torch.compile
+    return (gpu.major, gpu.minor) == (9, 0)
 
 
 def _kernels_refuse(x_BCN: Tensor, mu_1CK: Tensor, gradient: Gradient) -> str:
