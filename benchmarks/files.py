@@ -134,13 +134,15 @@ def measured(folder: Path, engine: str, repeats: int, device: str = "cpu") -> li
             files.predict_files(predictor, [str(folder / "images")], out, overlay=overlay)
 
     def score(workers: int) -> None:
-        at_once = predictor.network.side_by_side(len(samples)) if hasattr(predictor.network, "side_by_side") else 1
-        how = {"at_once": at_once} if at_once > 1 else {}  # versions before had none
-        if isinstance(predictor.function, Artefact):
-            labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
-            counted(labels_of, samples, ConfusionMatrix(predictor.classes), EvalConfig(), workers, **how)
-        else:
-            evaluate(predictor.model, samples, predictor.config, workers=workers, **how)
+        network = predictor.network  # versions before had no side_by_side
+        several = network.side_by_side(len(samples)) if hasattr(network, "side_by_side") else contextlib.nullcontext(1)
+        with several as at_once:
+            how = {"at_once": at_once} if at_once > 1 else {}
+            if isinstance(predictor.function, Artefact):
+                labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
+                counted(labels_of, samples, ConfusionMatrix(predictor.classes), EvalConfig(), workers, **how)
+            else:
+                evaluate(predictor.model, samples, predictor.config, workers=workers, **how)
 
     ways: dict[str, Callable[[], object]] = {
         "the network alone": bare,

@@ -100,12 +100,12 @@ def _score_model(
     if isinstance(samples, Dataset):  # the drawn scenes have no files
         _tell(samples)
     predictor = Predictor(file, **how)
-    at_once = predictor.network.side_by_side(len(samples))
-    if isinstance(file, Artefact):
-        matrix = ConfusionMatrix(file.classes)
-        labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
-        return counted(labels_of, samples, matrix, predictor.config, workers, progress=True, at_once=at_once)
-    return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True, at_once=at_once)
+    with predictor.network.side_by_side(len(samples)) as at_once:
+        if isinstance(file, Artefact):
+            matrix = ConfusionMatrix(file.classes)
+            labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
+            return counted(labels_of, samples, matrix, predictor.config, workers, progress=True, at_once=at_once)
+        return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True, at_once=at_once)
 
 
 def _tell(samples: Dataset) -> None:

@@ -13,7 +13,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, cast
@@ -110,27 +110,32 @@ class Artefact:
             text = f"{self.path} is an exported model, which takes whole images at one scale without flips{inside}"
             raise InputError(f"{text}; to predict in another way, name the model that it was exported from")
 
-    def side_by_side(self, images: int) -> int:
-        """How many images to give at a time, from threads of their own, where so many are to come.
+    def side_by_side(self, images: int) -> AbstractContextManager[int]:
+        """Inside: how many images to give at a time, from threads of their own, as so many are to come.
 
         Two images on a core each are done sooner than one after the other on two cores, whose threads wait for each
         other at every layer, and for whatever else runs there. To prepare for it costs up to a second.
         """
-        cpu = self.device in ("auto", "cpu")
-        return spread(self.run, self.threads or cores(), images) if cpu else 1
+        return side_by_side(self.run, (self.threads or cores()) if self.device in ("auto", "cpu") else 1, images)
 
     def shared_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Images of one size can share a pass; others cannot."""
         return size
 
 
-def spread(run: Any, threads: int, images: int) -> int:
-    """Prepare what runs a network for several calls at a time, if it can and it pays; returns for how many."""
+@contextmanager
+def side_by_side(run: Any, threads: int, images: int) -> Iterator[int]:
+    """Inside: for how many calls at a time what runs a network is ready: more than 1 if it can and it pays."""
     at_once = min(AT_ONCE, threads)
-    if images < MANY or at_once == 1 or not hasattr(run, "spread"):
-        return 1
-    run.spread(at_once)
-    return at_once
+    if images < MANY or at_once == 1 or not hasattr(run, "get_ready"):
+        yield 1
+        return
+    before = run.ready
+    run.get_ready(at_once)
+    try:
+        yield at_once
+    finally:
+        run.ready = before
 
 
 class OnnxRuntime:
@@ -146,18 +151,18 @@ class OnnxRuntime:
                 )
             _, _, number = device.partition(":")
             self.providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(number or 0)}))
-        self.spread(1)
-        self.metadata = self.session.get_modelmeta().custom_metadata_map
+        self.get_ready(1)
+        self.metadata = self.ready.get_modelmeta().custom_metadata_map
 
-    def spread(self, at_once: int) -> None:
+    def get_ready(self, at_once: int) -> None:
         """Calls from several threads are possible in any case; what changes is how many threads each of them uses."""
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads if at_once == 1 else max(1, (self.threads or cores()) // at_once)
         options.log_severity_level = 3  # errors, which are raised too
-        self.session = self.ort.InferenceSession(self.path, options, self.providers)
+        self.ready = self.ort.InferenceSession(self.path, options, self.providers)
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        return self.session.run(None, {"pixels": pixels})
+        return self.ready.run(None, {"pixels": pixels})
 
 
 class OpenVINO:
@@ -178,13 +183,13 @@ class OpenVINO:
         self.settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         self.settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
         self.model = model
-        self.spread(1)
+        self.get_ready(1)
 
-    def spread(self, at_once: int) -> None:
-        self.requests = requests(self.model, self.settings, at_once)
+    def get_ready(self, at_once: int) -> None:
+        self.ready = requests(self.model, self.settings, at_once)
 
     def __call__(self, pixels: np.ndarray) -> list[np.ndarray]:
-        with held(self.requests) as request:
+        with held(self.ready) as request:
             return [array.copy() for array in request.infer([pixels], share_inputs=True).values()]
 
 

@@ -20,9 +20,9 @@ class OpenVINO:
     """Normalised images (B, C, H, W) of any size to low-resolution logits, float32 in and out, on the CPU.
 
     It uses as many threads as torch does when it is made. The images of a batch go through one by one: on a CPU a batch
-    gains nothing, and the conversion is for one image. Calls from several threads take turns, unless `spread` has made
-    room for more. Images not wider than the backbone's stride go through `network` itself, in float32: where a map is
-    smaller than its pooling window, OpenVINO returns nothing or the previous image's result, without an error.
+    gains nothing, and the conversion is for one image. Calls from several threads take turns, unless `get_ready` has
+    made room for more. Images not wider than the backbone's stride go through `network` itself, in float32: where a map
+    is smaller than its pooling window, OpenVINO returns nothing or the previous image's result, without an error.
     """
 
     def __init__(self, network: Network, sample: Tensor, precision: str, calibration: Sequence[Tensor] = ()):
@@ -36,16 +36,16 @@ class OpenVINO:
             "INFERENCE_NUM_THREADS": self.threads,
         }
         self.model = model
-        self.spread(1)
+        self.get_ready(1)
 
-    def spread(self, at_once: int) -> None:
-        """Take so many calls at a time from now on, each with its part of the threads."""
-        self.requests = requests(self.model, self.settings, at_once)
+    def get_ready(self, at_once: int) -> None:
+        """For so many calls at a time from now on, each with its part of the threads."""
+        self.ready = requests(self.model, self.settings, at_once)
 
     def __call__(self, x: Tensor) -> Tensor:
         if not len(x) or min(x.shape[2:]) <= self.network.backbone.stride:
             return self.network(x)
-        with held(self.requests) as request:
+        with held(self.ready) as request:
             outputs = [request.infer([image[None].contiguous().numpy()], share_inputs=True)[0] for image in x]
         return torch.cat([torch.from_numpy(output) for output in outputs])
 

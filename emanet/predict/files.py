@@ -115,11 +115,11 @@ def predict_files(
 
     due = [(path, name) for path, name in images if path not in ready]
     plain = [(path, out / name) for path, name in due if path not in in_windows]
-    at_once = predictor.network.side_by_side(len(plain))
     read, finish = partial(_read, predictor, channels), partial(_finish, predictor, kinds)
     writing = max(batch, WRITERS)
     with (
         bar("predict", len(plain), hidden=not plain) as advance,
+        predictor.network.side_by_side(len(plain)) as at_once,
         closing(ordered(read, plain, THREADS, max(batch, THREADS))) as pictures,
         closing(_labelled(predictor, pictures, kinds, batch, at_once)) as labelled,
         closing(ordered(finish, labelled, WRITERS, writing)) as finished,

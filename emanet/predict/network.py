@@ -1,14 +1,14 @@
 """How a Predictor runs a model that is not exported: by torch, on any device and engine."""
 
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
 
 from ..config import Engine, EvalConfig, Precision
-from ..deploy.artefact import spread
+from ..deploy.artefact import side_by_side
 from ..distributed import pick_device
 from ..inference import calibration_input, predict_labels, predict_many, probabilities, shared_size
 from ..loading import model_of
@@ -48,11 +48,15 @@ class Network:
             found = predict_many(self.model, [self.batch(image)[0] for image in images], self.config)
             return [labels.cpu().numpy() for labels in found]
 
-    def side_by_side(self, images: int) -> int:
+    @contextmanager
+    def side_by_side(self, images: int) -> Iterator[int]:
         """As of deploy.artefact.Artefact: more than 1 for an engine that gains by it."""
         run = getattr(self.model.head, "run", None)
-        self.at_once = spread(run, getattr(run, "threads", 1), images)
-        return self.at_once
+        with side_by_side(run, getattr(run, "threads", 1), images) as self.at_once:
+            try:
+                yield self.at_once
+            finally:
+                self.at_once = 1
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32."""

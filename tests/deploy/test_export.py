@@ -160,21 +160,23 @@ def check_side_by_side(network, folder: Path, monkeypatch) -> None:
     exported = isinstance(network, Artefact)
     predictor = Predictor(network) if exported else Predictor(network, device="cpu", engine="openvino")
     run, asked = predictor.network.run if exported else predictor.model.head.run, []
-    assert predictor.network.side_by_side(12) == 1
+    with predictor.network.side_by_side(12) as at_once:
+        assert at_once == 1
     predict_files(predictor, [str(folder / "many")], folder / "one", overlay=False)
     monkeypatch.setattr(artefact_module, "MANY", 12)
+    alone = run.ready
     both, threads = threading.Barrier(2, timeout=20), set()
-    spread, call = type(run).spread, type(run).__call__
+    get_ready, call = type(run).get_ready, type(run).__call__
 
     def together(self, x):
         threads.add(threading.get_ident())
         both.wait()
         return call(self, x)
 
-    monkeypatch.setattr(type(run), "spread", lambda self, at_once: [spread(self, at_once), asked.append(at_once)])
+    monkeypatch.setattr(type(run), "get_ready", lambda self, at_once: [get_ready(self, at_once), asked.append(at_once)])
     monkeypatch.setattr(type(run), "__call__", together)
     assert predict_files(predictor, [str(folder / "many")], folder / "two", overlay=False) == []
-    assert asked == [2] and len(threads) == 2
+    assert asked == [2] and len(threads) == 2 and run.ready is alone
     for path in (folder / "one").glob("*.png"):
         assert path.read_bytes() == (folder / "two" / path.name).read_bytes()
 
