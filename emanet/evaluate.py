@@ -7,7 +7,7 @@ A data set is any object with len(dataset), dataset.name(i) and dataset.read(i) 
 labels (H, W) uint8 with 255 = ignored. Images may differ in size. How an image is predicted is in inference.py.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from itertools import takewhile
 from typing import Any
@@ -75,11 +75,8 @@ def counted(
     """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`."""
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
     samples = _Samples(dataset, indices)
-    read: Generator[tuple[Tensor, Tensor], None, None]
-    if workers:
-        read = delivered(samples, workers, batch_size=None)
-    else:
-        read = ordered(samples.__getitem__, range(len(indices)), THREADS, THREADS)
+    by_threads = ordered(samples.__getitem__, range(len(indices)), THREADS, THREADS)
+    read = delivered(samples, workers, batch_size=None) if workers else by_threads
 
     def predict(sample: tuple[int, tuple[Tensor, Tensor]]) -> tuple[int, Tensor, Tensor]:
         i, (image, labels) = sample
@@ -89,14 +86,6 @@ def counted(
             on_sample(i, image.numpy(), labels.numpy(), found.cpu().numpy())
         return i, labels, found
 
-    def predicted() -> Iterator[tuple[int, Tensor, Tensor]]:
-        due = takewhile(lambda _: not until(), zip(indices, read, strict=True))
-        if at_once == 1 or on_sample:
-            yield from map(predict, due)
-            return
-        with closing(ordered(predict, due, at_once, at_once)) as found:
-            yield from found
-
     def count(sample: tuple[int, Tensor, Tensor]) -> None:
         i, labels, found = sample
         try:
@@ -104,11 +93,15 @@ def counted(
         except InputError as error:
             raise InputError(f"{dataset.name(i)}: {error}") from error
 
+    due = takewhile(lambda _: not until(), zip(indices, read, strict=True))
+    several = at_once > 1 and not on_sample
+    predicted = ordered(predict, due, at_once, at_once) if several else (predict(sample) for sample in due)
     # Closed at the end: after an error, the garbage collector would take 5 seconds for each of the workers.
     with (
         bar("evaluate", len(indices), hidden=not progress or distributed.rank() > 0) as advance,
         closing(read),
-        closing(ordered(count, predicted())) as results,
+        closing(predicted),
+        closing(ordered(count, predicted)) as results,
     ):
         for done, _ in enumerate(results, 1):
             advance(done)

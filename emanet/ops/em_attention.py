@@ -55,14 +55,9 @@ def unit_columns(mu_BCK: Tensor, eps: float = EPS) -> Tensor:
 
 
 def em_attention(
-    x_BCN: Tensor,
-    mu_1CK: Tensor,
-    steps: int = 3,
-    *,
-    gradient: Gradient = "detached",
-    eps: float = EPS,
+    x_BCN: Tensor, mu_1CK: Tensor, steps: int = 3, *, gradient: Gradient = "detached", eps: float = EPS,
     backend: Backend = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The function of `em_attention_plain`, by the code that `backend` names.
 
     x_BCN: (B, C, N), any floating dtype, any strides, any real values. mu_1CK: (1, C, K) or (B, C, K), columns of unit
@@ -78,14 +73,11 @@ def em_attention(
         raise ValueError(f"need x (B, C, N) and bases (1, C, K), got {tuple(x_BCN.shape)} and {tuple(mu_1CK.shape)}")
     if steps < 1:
         raise ValueError(f"need at least one EM step, got {steps}")
-    if gradient not in get_args(Gradient):
-        raise ValueError(f"gradient is one of {', '.join(get_args(Gradient))}, not {gradient!r}")
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend is one of {', '.join(get_args(Backend))}, not {backend!r}")
-    if backend == "triton" or (
-        backend == "auto" and x_BCN.is_cuda and gradient == "detached" and _is_hopper(x_BCN.device)
-    ):
-        reason = _kernels_refuse(x_BCN, mu_1CK, gradient)
+    for name, value, kinds in (("gradient", gradient, Gradient), ("backend", backend, Backend)):
+        if value not in get_args(kinds):
+            raise ValueError(f"{name} is one of {', '.join(get_args(kinds))}, not {value!r}")
+    if backend == "triton" or (backend == "auto" and x_BCN.is_cuda):
+        reason = _kernels_refuse(x_BCN, mu_1CK, gradient, backend)
         if not reason:
             from .em_attention_triton import em_attention_triton
 
@@ -97,18 +89,12 @@ def em_attention(
     return em_attention_plain(x_BCN, mu_1CK, steps, gradient=gradient, eps=eps)
 
 
-def _is_hopper(device: torch.device) -> bool:
-    """Whether the kernels have been measured on this kind of GPU: docs/performance.md."""
-    gpu = torch.cuda.get_device_properties(device)  # a constant for torch.compile
-    return (gpu.major, gpu.minor) == (9, 0)
-
-
-def _kernels_refuse(x_BCN: Tensor, mu_1CK: Tensor, gradient: Gradient) -> str:
-    """Why the Triton kernels cannot do it; empty if they can."""
-    if gradient != "detached":
-        return f"it has no gradient, and gradient is {gradient!r}"
+def _kernels_refuse(x_BCN: Tensor, mu_1CK: Tensor, gradient: Gradient, backend: Backend) -> str:
+    """Why the Triton kernels cannot do it, or why `auto` does not take them; empty if they can."""
     try:
-        from .em_attention_triton import refusal
+        from .em_attention_triton import is_measured, refusal
     except ImportError as error:
         return str(error)
-    return refusal(x_BCN, mu_1CK.shape[2])
+    if backend == "auto" and not is_measured(x_BCN.device):
+        return "nobody has measured it on this kind of GPU"
+    return refusal(x_BCN, mu_1CK.shape[2], gradient)

@@ -27,8 +27,16 @@ DTYPES = (torch.float16, torch.bfloat16)
 PROGRAMS = 256  # about two per multiprocessor of a large GPU; a constant, so that results do not depend on the GPU
 
 
-def refusal(x_BCN: Tensor, bases: int) -> str:
+def is_measured(device: torch.device) -> bool:
+    """Whether docs/performance.md has figures of this kind of GPU."""
+    gpu = torch.cuda.get_device_properties(device)  # a constant for torch.compile
+    return (gpu.major, gpu.minor) == (9, 0)
+
+
+def refusal(x_BCN: Tensor, bases: int, gradient: str) -> str:
     """Why these kernels cannot take the input; empty if they can."""
+    if gradient != "detached":
+        return f"it has no gradient, and gradient is {gradient!r}"
     if x_BCN.device.type not in ("cuda", "meta") and not INTERPRETED:
         return f"it runs on CUDA, and the input is on {x_BCN.device.type}"
     if x_BCN.dtype not in DTYPES:

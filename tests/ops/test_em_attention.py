@@ -1,5 +1,6 @@
 import functools
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,19 +184,28 @@ def test_backends_are_named():
         assert torch.equal(one, two)
 
 
-def test_auto_does_not_take_the_kernels_on_cuda(monkeypatch):
-    """Not until their figures are on docs/performance.md. The tensor here only claims to be on CUDA."""
+@pytest.mark.parametrize(("capability", "chosen"), [((9, 0), "triton"), ((8, 0), "plain")])
+def test_auto_takes_the_kernels_where_they_have_been_measured(monkeypatch, capability, chosen):
+    """On an H100 or H200, for 16 bits without gradient. The tensor here only claims to be on CUDA."""
+    kernels = pytest.importorskip("emanet.ops.em_attention_triton")
     called = []
     monkeypatch.setattr(module, "em_attention_plain", lambda *a, **k: called.append("plain"))
-    monkeypatch.setattr(module, "_by_triton", lambda *a, **k: called.append("triton"))
+    monkeypatch.setattr(kernels, "em_attention_triton", lambda *a, **k: called.append("triton"))
+    gpu = SimpleNamespace(major=capability[0], minor=capability[1])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
 
     class Elsewhere(torch.Tensor):
-        device = torch.device("cuda")
+        device, is_cuda = torch.device("cuda"), True
 
     x, mu = drawn()
+    half = x.bfloat16().as_subclass(Elsewhere)
     for backend in ("auto", "plain", "triton"):
-        em_attention(x.as_subclass(Elsewhere), mu, backend=backend)
-    assert called == ["plain", "plain", "triton"]
+        em_attention(half, mu, backend=backend)
+    assert called == [chosen, "plain", "triton"]
+    called.clear()
+    em_attention(half, mu, gradient="last")
+    em_attention(x.as_subclass(Elsewhere), mu)
+    assert called == ["plain", "plain"]
 
 
 def test_without_triton_its_backend_is_refused(monkeypatch):
