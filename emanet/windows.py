@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,10 @@ from .errors import InputError, out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LARGE = 2 << 20  # pixels: several such images at a time would need the memory of several
+TURN = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -63,9 +68,13 @@ def window_weight(size: tuple[int, int], overlap: float) -> "Tensor":
 
 @contextlib.contextmanager
 def enough_memory(name: object, size: Sequence[int], config: EvalConfig) -> Iterator[None]:
-    """Around the prediction of (h, w) pixels at once: InputError with the image's name if memory is not enough."""
+    """Around the prediction of (h, w) pixels at once: InputError with the image's name if memory is not enough.
+
+    Threads that predict images side by side take turns here where these are large.
+    """
     try:
-        yield
+        with TURN if size[0] * size[1] > LARGE else contextlib.nullcontext():
+            yield
     except Exception as error:  # each library has its own
         if not out_of_memory(error):
             raise

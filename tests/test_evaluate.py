@@ -2,6 +2,7 @@ import errno
 import sys
 import tempfile
 import threading
+import time
 import weakref
 
 import numpy as np
@@ -262,6 +263,21 @@ def test_images_side_by_side_are_counted_as_one_by_one(model):
 
     matrix = counted(labels_of, Drawn(4), ConfusionMatrix(model.classes), EvalConfig(), at_once=2)
     assert matrix.counts.tolist() == slow_counts(model, Drawn(4)).tolist() and len(threads) == 2
+
+
+def test_large_images_take_turns(model, monkeypatch):
+    monkeypatch.setattr("emanet.windows.LARGE", 8)
+    inside, most = set(), []
+
+    def labels_of(image):
+        inside.add(threading.get_ident())
+        time.sleep(0.005)
+        most.append(len(inside))
+        inside.discard(threading.get_ident())
+        return torch.zeros(image.shape[:2], dtype=torch.uint8)
+
+    counted(labels_of, Drawn(5), ConfusionMatrix(model.classes), EvalConfig(), at_once=2)
+    assert most == [1] * 5
 
 
 def test_evaluate_of_nothing():

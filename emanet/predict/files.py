@@ -6,11 +6,10 @@ the caller's thread runs the network, or several do, each with an image of its o
 
 import errno
 import tempfile
-import threading
 import time
 import unicodedata
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,6 @@ from .predictor import Predictor
 from .resume import RECORD, begin, is_done, made_by
 
 WRITERS = 4  # threads; they wait for the disk most of the time
-LARGE = 6 << 20  # values of an image, from which on images take turns
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
 
 
@@ -192,13 +190,9 @@ def _labelled(
     predictor: Predictor, inputs: Iterable[_Input | _Skipped], kinds: Outputs, batch: int, at_once: int
 ) -> Generator[_Labelled | _Skipped, None, None]:
     """The images with their labels, each or a batch as soon as it has been read; `at_once` of these side by side."""
-    turn = threading.Lock()
 
     def labels(group: list[_Input] | _Skipped) -> list[_Labelled | _Skipped]:
-        if isinstance(group, _Skipped):
-            return [group]
-        with turn if group[0].pixels.size > LARGE else nullcontext():  # several would need the memory of several
-            return list(_labels(predictor, group, kinds))
+        return [group] if isinstance(group, _Skipped) else list(_labels(predictor, group, kinds))
 
     groups = _groups(inputs, predictor, batch)
     if at_once == 1:
