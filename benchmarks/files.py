@@ -138,11 +138,11 @@ def measured(folder: Path, engine: str, repeats: int, device: str = "cpu") -> li
         several = network.side_by_side(len(samples)) if hasattr(network, "side_by_side") else contextlib.nullcontext(1)
         with several as at_once:
             how = {"at_once": at_once} if at_once > 1 else {}
-            if isinstance(predictor.function, Artefact):
+            if isinstance(predictor.function, Artefact) or at_once > 1:
                 labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
                 counted(labels_of, samples, ConfusionMatrix(predictor.classes), EvalConfig(), workers, **how)
             else:
-                evaluate(predictor.model, samples, predictor.config, workers=workers, **how)
+                evaluate(predictor.model, samples, predictor.config, workers=workers)
 
     ways: dict[str, Callable[[], object]] = {
         "the network alone": bare,

@@ -8,7 +8,7 @@ labels (H, W) uint8 with 255 = ignored. Images may differ in size. How an image 
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from itertools import takewhile
 from typing import Any
 
@@ -23,9 +23,8 @@ from .errors import InputError
 from .inference import predict_labels
 from .metrics import ConfusionMatrix
 from .model import EMANet
-from .processor import alone
 from .show.terminal import bar
-from .stages import THREADS, ordered
+from .stages import THREADS, ordered, side_by_side
 from .windows import enough_memory
 
 OnSample = Callable[[int, np.ndarray, np.ndarray, np.ndarray], None]
@@ -40,29 +39,28 @@ def evaluate(
     progress: bool = False,
     on_sample: OnSample | None = None,
     until: Callable[[], bool] = lambda: False,
-    at_once: int = 1,
 ) -> ConfusionMatrix:
     """The confusion matrix of the whole data set, the same on every rank; each image is counted on exactly one.
 
     workers: processes that decode ahead; 0: threads, whose number follows the machine. progress: a bar on stderr, on
     rank 0 only. on_sample(i, image, labels, predicted): called after each image, before the network sees another one,
     on the rank that has it, with uint8 arrays. until: called before each image; once it returns True, this rank skips
-    the rest. at_once: images that go through the network side by side, without on_sample. Images are read and counted
-    beside the network. Needs memory for a few images only. For autocast, call it inside torch.autocast.
+    the rest. Images are read and counted beside the network. Needs memory for a few images only. For autocast, call it
+    inside torch.autocast.
     Raises InputError that names the sample if image and labels differ in size, a label is not a class or there is not
     enough memory for it; the other ranks then raise one too.
     """
-    device, threads = model.mean.device, torch.get_num_threads()
+    device = model.mean.device
 
     def labels_of(image: Tensor) -> Tensor:
-        with torch.inference_mode(), alone(threads) if at_once > 1 else nullcontext():
+        with torch.inference_mode():
             return predict_labels(model, image.permute(2, 0, 1)[None].to(device), config)[0]
 
     training = model.training
     model.eval()
     try:
         matrix = ConfusionMatrix(model.classes, device)
-        return counted(labels_of, dataset, matrix, config, workers, progress, on_sample, until, at_once)
+        return counted(labels_of, dataset, matrix, config, workers, progress, on_sample, until)
     finally:
         model.train(training)
 
@@ -72,7 +70,10 @@ def counted(
     progress: bool = False, on_sample: OnSample | None = None, until: Callable[[], bool] = lambda: False,
     at_once: int = 1,
 ) -> ConfusionMatrix:  # fmt: skip
-    """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`."""
+    """The same of any function from an image (H, W, C) to its labels (H, W), both uint8, counted into `matrix`.
+
+    at_once: how many images are given to it side by side, from threads; one with on_sample.
+    """
     indices = range(len(dataset))[distributed.rank() :: distributed.world_size()]  # no padding: none counts twice
     samples = _Samples(dataset, indices)
     by_threads = ordered(samples.__getitem__, range(len(indices)), THREADS, THREADS)
@@ -94,8 +95,7 @@ def counted(
             raise InputError(f"{dataset.name(i)}: {error}") from error
 
     due = takewhile(lambda _: not until(), zip(indices, read, strict=True))
-    several = at_once > 1 and not on_sample
-    predicted = ordered(predict, due, at_once, at_once) if several else (predict(sample) for sample in due)
+    predicted = side_by_side(predict, due, 1 if on_sample else at_once)
     # Closed at the end: after an error, the garbage collector would take 5 seconds for each of the workers.
     with (
         bar("evaluate", len(indices), hidden=not progress or distributed.rank() > 0) as advance,

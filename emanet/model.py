@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from . import backbones, heads
 from .config import DatasetSpec, HeadConfig, ModelConfig
 from .errors import InputError
+from .ops.upsample import full_size
 
 
 class EMANet(nn.Module):
@@ -101,9 +102,7 @@ class EMANet(nn.Module):
 
         ops.upsample has the two ends that logits at full size usually come to, labels and the loss, without them.
         """
-        low = low.to(torch.promote_types(low.dtype, torch.float32))
-        high = F.interpolate(low, self.padded_size(size), mode="bilinear", align_corners=self.align_corners)
-        return high[:, :, : size[0], : size[1]]
+        return full_size(low, self.padded_size(size), size, self.align_corners)
 
 
 def _require_unit_range(images: Tensor) -> None:

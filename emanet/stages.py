@@ -42,3 +42,10 @@ def ordered(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def side_by_side(
+    function: Callable[[Item], Result], items: Iterable[Item], at_once: int
+) -> Generator[Result, None, None]:
+    """function(item) of every item, in order, `at_once` of them in threads; of one at a time in the caller's thread."""
+    return ordered(function, items, at_once, at_once) if at_once > 1 else (function(item) for item in items)

@@ -101,11 +101,11 @@ def _score_model(
         _tell(samples)
     predictor = Predictor(file, **how)
     with predictor.network.side_by_side(len(samples)) as at_once:
-        if isinstance(file, Artefact):
-            matrix = ConfusionMatrix(file.classes)
+        if isinstance(file, Artefact) or at_once > 1:
+            matrix = ConfusionMatrix(predictor.classes)
             labels_of = lambda image: torch.from_numpy(predictor(image.numpy()))  # noqa: E731
             return counted(labels_of, samples, matrix, predictor.config, workers, progress=True, at_once=at_once)
-        return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True, at_once=at_once)
+        return evaluate(predictor.model, samples, predictor.config, workers=workers, progress=True)
 
 
 def _tell(samples: Dataset) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..config import IGNORE, LossConfig
 from ..errors import InputError, suggest
 from ..ops.autocast import no_autocast
-from ..ops.upsample import upsample_cross_entropy
+from ..ops.upsample import full_size, upsample_cross_entropy
 from . import boundary, cross_entropy, dice, distillation, lovasz, ohem
 
 OF_CROSS_ENTROPY: dict[str, Callable[[Tensor, Tensor, Tensor | None, LossConfig], Tensor]] = {
@@ -90,9 +90,7 @@ class PixelLoss(nn.Module):
         if not self.logit_terms and teacher is None:
             return self._of_losses(upsample_cross_entropy(low, labels, padded, align_corners), labels)
         with no_autocast(low.device.type):
-            low = low.to(torch.promote_types(low.dtype, torch.float32))
-            logits = F.interpolate(low, tuple(padded), mode="bilinear", align_corners=align_corners)
-            return self(logits[:, :, : labels.shape[1], : labels.shape[2]], labels, teacher)
+            return self(full_size(low, padded, labels.shape[1:], align_corners), labels, teacher)
 
     def divisor(self, labels: Tensor) -> Tensor:
         """The scalar float64 to divide by, for these labels alone; over ranks and passes the divisors add up.

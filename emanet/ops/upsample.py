@@ -60,7 +60,7 @@ def upsample_argmax(
             return (labels, low.new_empty(shape)) if max_probability else labels
         if not max_probability and _has_room(low[:1], padded, 1):
             for image, kept in zip(low, labels, strict=True):
-                kept[:] = _high(image[None], padded, size, align_corners)[0].argmax(0)
+                kept[:] = full_size(image[None], padded, size, align_corners)[0].argmax(0)
             return labels
         rows, columns = (_tiles(low, axis, padded, size, align_corners) for axis in (0, 1))
         pixels = rows.pixels.shape[1] * columns.pixels.shape[1]
@@ -90,7 +90,7 @@ def upsample_cross_entropy(low: Tensor, labels: Tensor, padded: Sequence[int], a
     """
     if _has_room(low, padded, 4) and not torch.are_deterministic_algorithms_enabled():
         with no_autocast(low.device.type):
-            high = _high(_exact(low), padded, labels.shape[1:], align_corners)
+            high = full_size(low, padded, labels.shape[1:], align_corners)
             return F.cross_entropy(high, labels.long(), ignore_index=IGNORE, reduction="none")
     return _CrossEntropy.apply(_exact(low), labels, tuple(padded), align_corners)
 
@@ -138,8 +138,9 @@ def _has_room(low: Tensor, padded: Sequence[int], copies: int) -> bool:
     return needed <= ROOM * torch.cuda.get_device_properties(low.device).total_memory
 
 
-def _high(low: Tensor, padded: Sequence[int], size: Sequence[int], align_corners: bool) -> Tensor:
-    """The logits at full size, (B, C, H, W)."""
+def full_size(low: Tensor, padded: Sequence[int], size: Sequence[int], align_corners: bool) -> Tensor:
+    """The logits at full size, (B, C, H, W), in float32 at least; the plain formula."""
+    low = low.to(torch.promote_types(low.dtype, torch.float32))
     high = F.interpolate(low, tuple(padded), mode="bilinear", align_corners=align_corners)
     return high[..., : size[0], : size[1]]
 

@@ -24,7 +24,7 @@ from ..data.images import read_visible
 from ..data.listing import number
 from ..errors import InputError, out_of_memory
 from ..show.terminal import bar, note
-from ..stages import THREADS, ordered
+from ..stages import THREADS, ordered, side_by_side
 from ..windows import enough_memory
 from . import raster
 from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
@@ -194,12 +194,7 @@ def _labelled(
     def labels(group: list[_Input] | _Skipped) -> list[_Labelled | _Skipped]:
         return [group] if isinstance(group, _Skipped) else list(_labels(predictor, group, kinds))
 
-    groups = _groups(inputs, predictor, batch)
-    if at_once == 1:
-        for group in groups:
-            yield from labels(group)
-        return
-    with closing(ordered(labels, groups, at_once, at_once)) as found:
+    with closing(side_by_side(labels, _groups(inputs, predictor, batch), at_once)) as found:
         for each in found:
             yield from each
 
