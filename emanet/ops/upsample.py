@@ -90,7 +90,7 @@ def upsample_cross_entropy(low: Tensor, labels: Tensor, padded: Sequence[int], a
     """
     if _has_room(low, padded, 4) and not torch.are_deterministic_algorithms_enabled():
         with no_autocast(low.device.type):
-            high = full_size(low, padded, labels.shape[1:], align_corners)
+            high = full_size(_exact(low), padded, labels.shape[1:], align_corners)
             return F.cross_entropy(high, labels.long(), ignore_index=IGNORE, reduction="none")
     return _CrossEntropy.apply(_exact(low), labels, tuple(padded), align_corners)
 
