@@ -90,6 +90,8 @@ class Tab:
     """A tab with the page in it; remembers what went wrong and what was asked for."""
 
     def __init__(self, browser, address, size=(1280, 860), **options):
+        # A colour that is still changing has no contrast to measure.
+        options |= {"reduced_motion": "reduce"}
         self.page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
         self.faults, self.requests = [], []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))

@@ -147,6 +147,8 @@ class Tab:
     """A tab of the browser with a page in it; remembers what went wrong and where it sent requests."""
 
     def __init__(self, browser, url, size=(1280, 860), **options):
+        # A colour that is still changing has no contrast to measure.
+        options |= {"reduced_motion": "reduce"}
         self.page = browser.new_page(viewport={"width": size[0], "height": size[1]}, **options)
         self.faults, self.hosts, self.bodies = [], set(), []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
