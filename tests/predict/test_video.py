@@ -108,7 +108,8 @@ def packets(path: Path, kind: str) -> list[tuple[Fraction, bytes]]:
 
 
 def label_maps(folder: Path) -> dict[int, np.ndarray]:
-    return {int(path.stem): np.asarray(Image.open(path)) for path in sorted(folder.iterdir())}
+    """The visible ones: a kill may leave the hidden file of a map that was being written."""
+    return {int(path.stem): np.asarray(Image.open(path)) for path in sorted(folder.glob("[!.]*"))}
 
 
 def close(a: np.ndarray, b: np.ndarray, tolerance: float = 12) -> None:
@@ -474,7 +475,8 @@ class TestInterrupted:
             np.testing.assert_array_equal(one, other)
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-    @pytest.mark.parametrize("count, seconds", [(40, 0.2), pytest.param(300, 2, marks=pytest.mark.slow)])
+    # 80: on a busy machine the file is up to 18 frames behind, 5 that wait to be written and 13 in the encoder.
+    @pytest.mark.parametrize("count, seconds", [(80, 0.2), pytest.param(300, 2, marks=pytest.mark.slow)])
     def test_killed_in_the_middle(self, saved, tmp_path, monkeypatch, count, seconds):
         """SIGKILL while half the frames are labelled: what was written plays, and the rest is added to it."""
         monkeypatch.setattr(video_file, "KEYFRAME_EVERY", seconds)
