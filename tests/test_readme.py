@@ -149,6 +149,14 @@ def test_the_page_on_own_data_can_be_followed(number, own_data):
         assert (own_data.folder / "runs" / "mine" / "plan.py").is_file()
 
 
+@pytest.mark.xdist_group("group")
+def test_groups_are_not_torn_apart(request):
+    """pytest 9.2.0 and xdist 3.8.0 together forget them without a word: everything above runs in every process then."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("needs -n and --dist loadgroup")
+    assert request.node.nodeid.endswith("@group"), "install the versions of constraints.txt"
+
+
 def test_the_readme_has_commands():
     assert len([step for step in STEPS[README] if step.language == "bash"]) >= 15
     assert any(step.file for step in STEPS[README]) and len(STEPS[OWN_DATA]) >= 6
