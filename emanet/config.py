@@ -460,8 +460,8 @@ class EngineConfig:
 
     engine: Engine = "plain"
     """What runs the network. eager: BatchNorm folded into the convolutions; compile: through torch.compile as well;
-    openvino: on the CPU, about as fast, for any size; auto: openvino on a CPU where it is installed and eager on
-    CUDA, verified on a small image, and plain elsewhere. The results differ in rounding only."""
+    openvino: on the CPU, about as fast, for any size; auto: openvino on a CPU where it is installed, else eager,
+    verified on a small image, and plain on mps. The results differ in rounding only."""
     precision: Precision = "fp32"
     """bf16: fast, close to fp32; fp16: for CUDA; int8: for openvino, fastest, at the cost of some mIoU."""
     calibrate: tuple[str, ...] = setting((), unused_while={"precision": ("fp32", "bf16", "fp16")})
