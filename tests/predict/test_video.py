@@ -20,6 +20,7 @@ from PIL import Image
 from test_predictor import TINY, tiny, write
 
 from emanet.config import DataConfig, DatasetSpec, EvalConfig, Experiment
+from emanet.deploy import artefact
 from emanet.deploy.artefact import Artefact
 from emanet.errors import InputError, Interrupted
 from emanet.model import build_model
@@ -377,6 +378,35 @@ class TestFaults:
         (tmp_path / "b.partial.mp4").symlink_to("/dev/full")
         with pytest.raises(InputError, match="cannot write .*b.partial.mp4: No space left"):
             predict_video(predictor, str(clip(tmp_path / "a.mp4")), tmp_path / "b")
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_frames_side_by_side_stay_in_order(tmp_path, monkeypatch, every):
+    """Of a long clip, two frames at a time in threads of their own; of a short one, or with carried bases, one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(artefact, "MANY", 12 // every)
+    predictor, threads = tiny(), []
+    for count, options, expected in ((12, {}, 2), (11, {}, 1), (12, {"carry_bases": True}, 1)):
+        threads.clear()
+        together = threading.Barrier(expected, timeout=20)
+
+        def watch(module, inputs, together=together):
+            threads.append(threading.get_ident())
+            together.wait()
+
+        handle = predictor.model.backbone.register_forward_pre_hook(watch)
+        source, target = clip(tmp_path / f"{count}.mp4", count, sound="aac"), tmp_path / f"out{count}{len(options)}"
+        predict_video(predictor, str(source), target, every=every, frames=True, **options)
+        handle.remove()
+        assert len(set(threads)) == expected and len(threads) == len(range(0, count, every))
+        rgb, drawn = decoded(source)[0], decoded(target.with_suffix(".mp4"))[0]
+        assert [*label_maps(target)] == [*range(0, count, every)]
+        for i, labels in label_maps(target).items() if not options else ():
+            np.testing.assert_array_equal(labels, predictor(rgb[i]))
+        for i in range(count):
+            shown = colours.overlay(rgb[i], label_maps(target)[i - i % every], predictor.palette)
+            close(drawn[i], shown)
 
 
 class TestInterrupted:
