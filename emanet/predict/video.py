@@ -102,7 +102,7 @@ def predict_video(
         interruption = stack.enter_context(Interruption(tell=False))
         advance = stack.enter_context(bar(f"predict {Path(source).name}", video.total))
         items = stack.enter_context(closing(_ahead(video, every, kept)))
-        many = video.total // every if video.is_file and not carry_bases else 1
+        many = video.total if every == 1 and video.is_file and not carry_bases else 1
         at_once = stack.enter_context(predictor.network.side_by_side(many))
         due = takewhile(lambda _: not interruption, items)
         labelled = stack.enter_context(closing(_labelled(predictor, source, due, batch, at_once)))
@@ -193,20 +193,21 @@ def _labelled(
         return group
 
     last: np.ndarray | None = None
-    with closing(side_by_side(label, _groups(items, batch), at_once)) as groups:
+    with closing(side_by_side(label, _groups(items, batch, at_once > 1), at_once)) as groups:
         for each in chain.from_iterable(groups):
             if isinstance(each, Frame):
                 each.labels = last = each.labels if each.wanted else last
             yield each
 
 
-def _groups(items: Iterable[Any], batch: int) -> Iterator[list[Any]]:
-    """The items up to every `batch` frames that are to be labelled, and at least so many of the others at a time."""
+def _groups(items: Iterable[Any], batch: int, gather: bool) -> Iterator[list[Any]]:
+    """The items up to every `batch` frames that are to be labelled; gather: with the sound that comes before these."""
     group: list[Any] = []
     for item in items:
         group.append(item)
-        wanted = sum(isinstance(each, Frame) and each.wanted for each in group)
-        if wanted in (0, batch) or len(group) == 4 * batch:
+        frames = [each for each in group if isinstance(each, Frame)]
+        wanted = sum(each.wanted for each in frames)
+        if wanted == batch or len(frames) == 4 * batch or not (wanted or gather):
             yield group
             group = []
     if group:

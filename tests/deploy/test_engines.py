@@ -324,8 +324,8 @@ class TestAuto:
     def test_without_openvino_it_is_eager(self, plain, monkeypatch, capsys):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         assert difference(faster(plain, "auto"), plain, 65, 97)[0] < CLOSE
-        said = 'engine: eager; its logits are the model\'s; openvino is often faster still: pip install "emanet[openvino]"'
-        assert said in " ".join(capsys.readouterr().err.split())
+        said = " ".join(capsys.readouterr().err.split())
+        assert "engine: eager; its logits are the model's; openvino is often faster still: pip install" in said
 
     @needs_openvino
     def test_openvino_where_it_gives_the_models_logits(self, plain, capsys):
