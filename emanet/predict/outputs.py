@@ -287,14 +287,11 @@ class Outputs:
                 if first != path:
                     raise InputError(f"the outputs of {first} and {path} would both be {file}; rename the image")
 
-    def keep_edited(self, images: Iterable[tuple[Path, Path]], out: Path) -> None:
-        """InputError where a file is there that people may have corrected. images: as find_images."""
+    def edited(self, images: Iterable[tuple[Path, Path]], out: Path) -> list[Path]:
+        """The files that are there and that people may have corrected. images: as find_images."""
         endings = [KINDS[name].ending for name in self.names if KINDS[name].edited]
-        for path in (Path(f"{out / name}{ending}") for _, name in images for ending in endings):
-            if path.exists():
-                raise InputError(
-                    f"{path} is there already and may have been corrected; name another folder, or remove it"
-                )
+        paths = (Path(f"{out / name}{ending}") for _, name in images for ending in endings)
+        return [path for path in paths if os.path.exists(path)]  # False where a name is too long
 
     def files(self, target: Path, in_windows: bool = False) -> list[Path]:
         """The files of one image."""
@@ -303,10 +300,11 @@ class Outputs:
         return [Path(f"{target}{ending}") for ending in endings if ending]
 
     def write(self, done: Prediction) -> None:
-        """The image's files, each of them whole or not at all. OSError, MemoryError."""
+        """The image's files, each of them whole or not at all; edited ones stay. OSError, MemoryError."""
         for name in self.names:
-            if write := KINDS[name].write:
-                with replacing(Path(f"{done.target}{KINDS[name].ending}")) as partial:
+            path = Path(f"{done.target}{KINDS[name].ending}")
+            if (write := KINDS[name].write) and not (KINDS[name].edited and os.path.exists(path)):
+                with replacing(path) as partial:
                     write(partial, done)
 
     def beside(self, target: Path) -> dict[str, Path]:
