@@ -9,6 +9,7 @@ import importlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from ..show.terminal import track
 from . import polygons
 
 JPEG_QUALITY = 90
+ESCAPED = "backslashreplace"  # names that are not UTF-8: \udce9, which JSON's readers turn back into the name
 Done = tuple[Path, Path]  # an image, and the path of its outputs without what KINDS add to it
 
 
@@ -164,23 +166,24 @@ def _write_shares(path: Path, image: Path, size: Sequence[int], counts: np.ndarr
 
 
 def _shares_table(path: Path, done: Sequence[Done], out: Path, classes: Sequence[str]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors=ESCAPED, newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "height", "width", "hidden_pixels", *classes])
-        for image, target in done:
+        for name, (_, target) in zip(_below_inputs(done, out), done, strict=True):
             own = json.loads(Path(f"{target}{KINDS['shares'].ending}").read_text("utf-8"))
-            row = [own[name] for name in ("height", "width", "hidden_pixels")]
-            table.writerow([_below_input(image, target, out), *row, *own["shares"].values()])
+            row = [own[key] for key in ("height", "width", "hidden_pixels")]
+            table.writerow([name, *row, *own["shares"].values()])
 
 
 def _coco(path: Path, done: Sequence[Done], out: Path, classes: Sequence[str]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, (image, target) in enumerate(track(done, "coco"), 1):
+    names = _below_inputs(done, out)
+    for number, (_, target) in enumerate(track(done, "coco"), 1):
         with Image.open(f"{target}.png") as file:
             labels = np.asarray(file)
-        (h, w), name = labels.shape, _below_input(image, target, out)
-        images.append({"id": number, "file_name": name, "height": h, "width": w})
+        h, w = labels.shape
+        images.append({"id": number, "file_name": names[number - 1], "height": h, "width": w})
         annotations += coco_annotations(labels, len(annotations) + 1, number)
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]
     lists = {"images": images, "annotations": annotations, "categories": categories}
@@ -206,7 +209,7 @@ def _labelme(path: Path, done: Prediction) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8", ESCAPED)
 
 
 @contextmanager
@@ -218,9 +221,11 @@ def _said(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _below_input(image: Path, target: Path, out: Path) -> str:
-    """An image's path below the folder or glob that it was found by."""
-    return str(PurePosixPath(*image.parts[-len(target.relative_to(out).parts) :]))
+def _below_inputs(done: Sequence[Done], out: Path) -> list[str]:
+    """The images' paths below the folders or globs that they were found by, but whole where two would be the same."""
+    below = [str(PurePosixPath(*image.parts[-len(target.relative_to(out).parts) :])) for image, target in done]
+    times = Counter(below)
+    return [image.as_posix() if times[name] > 1 else name for (image, _), name in zip(done, below, strict=True)]
 
 
 KINDS: Mapping[str, Kind] = {

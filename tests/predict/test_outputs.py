@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 import typing
 from dataclasses import replace
@@ -168,6 +169,29 @@ class TestPredictFiles:
         labels = predictor(tmp_path / "in/b.png")
         for i, name in enumerate(CLASSES):
             assert float(rows[0][name]) == (labels == i).mean()
+
+    def test_images_of_one_name_are_told_apart_in_the_folders_files(self, predictor, tmp_path):
+        pytest.importorskip("pycocotools")
+        for name in ("x/a.png", "y/a.png", "y/b.png"):
+            write(tmp_path / name, IMAGE[: len(name) + ord(name[0]) - 100])
+        inputs = [str(tmp_path / folder) for folder in "xy"]
+        predict_files(predictor, inputs, tmp_path / "out", outputs=["shares", "coco"])
+        with open(tmp_path / "out/shares.csv", encoding="utf-8", newline="") as file:
+            rows = [(row["image"], int(row["height"])) for row in csv.DictReader(file)]
+        assert rows == [(f"{tmp_path}/x/a.png", 27), (f"{tmp_path}/y/a.png", 28), ("b.png", 28)]
+        images = json.loads((tmp_path / "out/coco.json").read_text("utf-8"))["images"]
+        assert [(each["file_name"], each["height"]) for each in images] == rows
+
+    def test_a_name_that_is_not_utf8(self, predictor, tmp_path):
+        pytest.importorskip("pycocotools")
+        pytest.importorskip("rasterio")
+        image = write(tmp_path / os.fsdecode(b"in/lat\xe9.png"))
+        write(tmp_path / "in/z.png")
+        out, kinds = tmp_path / "out", ["index", "shares", "coco", "labelme"]
+        assert predict_files(predictor, [str(tmp_path / "in")], out, outputs=kinds) == []
+        assert r"lat\udce9.png" in (out / "shares.csv").read_text("utf-8")
+        coco, shapes = (json.loads((out / name).read_text("utf-8")) for name in ("coco.json", f"{image.stem}.json"))
+        assert coco["images"][0]["file_name"] == image.name and (out / shapes["imagePath"]).samefile(image)
 
     def test_an_exported_model_without_probabilities_is_refused_at_once(self, predictor, tmp_path):
         from emanet.deploy.artefact import Artefact
