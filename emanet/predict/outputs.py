@@ -6,6 +6,7 @@ own files, so that it does not matter in which order, threads or processes those
 
 import csv
 import importlib
+import io
 import json
 import math
 import os
@@ -127,7 +128,9 @@ def _index(path: Path, done: Prediction) -> None:
 
 def _overlay(path: Path, done: Prediction) -> None:
     mixed = colours.overlay(done.pixels, done.labels, done.palette)
-    Image.fromarray(mixed).save(path, "JPEG", quality=JPEG_QUALITY)
+    content = io.BytesIO()  # Pillow writes a JPEG past Python, and does not see that a full disk takes only a part
+    Image.fromarray(mixed).save(content, "JPEG", quality=JPEG_QUALITY)
+    path.write_bytes(content.getbuffer())
 
 
 def _colour(path: Path, done: Prediction) -> None:

@@ -58,6 +58,21 @@ class TestKinds:
             table = np.array([*voc_palette(3), *[(224, 224, 192)] * 253])
             np.testing.assert_array_equal(image, table[LABELS])
 
+    @pytest.mark.parametrize("kind", ["index", "overlay", "colour", "probabilities", "geojson"])
+    def test_a_disk_that_takes_only_a_part_leaves_no_file(self, tmp_path, kind):
+        resource = pytest.importorskip("resource")
+        pytest.importorskip("rasterio")
+        noise = np.random.default_rng(0).integers(0, 3, (160, 160), np.uint8)
+        done = replace(prediction(tmp_path, noise), probabilities=np.zeros((3, 160, 160), np.float32))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            with pytest.raises(OSError):
+                Outputs((kind,)).write(done)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert files(tmp_path) == ["in/x.png"]
+
     def test_probabilities_and_uncertainty(self, tmp_path):
         p = np.zeros((3, *LABELS.shape), np.float32)
         p[0], p[:, 0, 0], p[:, 0, 1] = 1, 1 / 3, (0.5, 0.5, 0)
