@@ -30,7 +30,7 @@ from . import raster
 from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
 from .outputs import Outputs, Prediction
 from .predictor import Predictor
-from .resume import RECORD, begin, made_by
+from .resume import RECORD, begin, made_by, without_results
 
 WRITERS = 4  # threads; they wait for the disk most of the time
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
@@ -89,7 +89,8 @@ def predict_files(
         raise InputError(f"batch is {batch}, but must be at least 1")
     kinds = Outputs.of(outputs, overlay)
     kinds.require(predictor.network)
-    out, images = Path(out), find_images(inputs)
+    out, every = Path(out), find_images(inputs)
+    images = without_results(every, out)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
     bands, range = bands or predictor.input.bands, range or predictor.input.range
     channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
@@ -100,7 +101,8 @@ def predict_files(
         raise InputError(f"{kept[0]} is there already and may have been corrected; name another folder, or remove it")
     require_writable_folder(out)
     _require_distinct(images, out)
-    note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
+    own = [f"left out, as predict has written them: {len(every) - len(images)} in {out}"] * (len(every) > len(images))
+    note("; ".join([number(images, "image"), *own, *left_out(inputs, VIDEO_SUFFIXES)]))
     start, ready = time.monotonic(), set[Path]()
     if resume or len(images) > 1 or (out / RECORD).exists():
         options = {"bands": list(bands), "range": list(range), "rasters": rasters}

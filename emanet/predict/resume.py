@@ -15,6 +15,7 @@ from typing import Any
 from ..atomic import replacing, write_json
 from ..errors import InputError, short
 from ..experiments import read_json, to_dict
+from .outputs import KINDS
 from .predictor import Predictor
 
 RECORD = ".predict.json"  # hidden, so that no image's result can have its name
@@ -76,6 +77,25 @@ def begin(
             partial.write_text(json.dumps(earlier | {"images": known | sources}, indent=2) + "\n", "utf-8")
             os.utime(partial, ns=(since, since))
     return {image for image, _ in images if is_done(image, {*results[image]} - {*kept}, since)}
+
+
+def without_results(images: Sequence[tuple[Path, Path]], out: Path) -> Sequence[tuple[Path, Path]]:
+    """The images but what runs before have written, as OUT may lie in a folder of the inputs; all if that is all.
+
+    images: as find_images.
+    """
+    try:
+        names = read_json(out / RECORD)["images"]
+    except (InputError, KeyError, TypeError):  # begin says what is wrong with a record
+        return images
+    endings = {ending for kind in KINDS.values() for ending in (kind.ending, kind.in_windows) if ending}
+    place = f"{out.resolve().as_posix()}/"
+
+    def is_result(path: Path) -> bool:
+        file = (path.parent.resolve() / path.name).as_posix().removeprefix(place)
+        return any(file.endswith(ending) and file[: -len(ending)] in names for ending in endings)
+
+    return [each for each in images if not is_result(each[0])] or images
 
 
 def is_done(image: Path, results: Iterable[Path], since: int) -> bool:

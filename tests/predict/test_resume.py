@@ -287,3 +287,23 @@ def test_images_that_are_added_are_told_from_others_too(folder):
     assert json.loads(record.read_text())["images"]["b"] == f"{folder}/in/b.png"
     with pytest.raises(InputError, match="n_png_2.png was made of .*/z/n.png, not of .*/y/n.png"):
         predict_files(predictor, [str(folder / name) for name in "xyz"], folder / "out", resume=True)
+
+
+def test_results_in_a_folder_of_the_inputs_are_not_taken_for_images(folder, capfd):
+    Image.new("RGB", (24, 16)).save(folder / "in/f_overlay.jpg")
+    (folder / "in/sub").mkdir()
+    Image.new("RGB", (24, 16)).save(folder / "in/sub/g.png")
+    run(folder, out="in/out")
+    assert run(folder, out="in/out", resume=True) == ("", []) and run(folder, out="in/out") == ("abcde??", [])
+    (folder / "in/out/sub/g.png").unlink()
+    capfd.readouterr()
+    assert run(folder, out="in/out", resume=True) == ("?", [])
+    assert capfd.readouterr().err.startswith(
+        f"7 images; left out, as predict has written them: 13 in {folder}/in/out\n"
+    )
+    Image.new("RGB", (24, 16)).save(folder / "in/out/other.png")
+    with pytest.raises(InputError, match="the output folder .*in/out holds the image .*in/out/other.png"):
+        run(folder, out="in/out")
+    predictor = Predictor(folder / "m.safetensors", device="cpu")
+    with pytest.raises(InputError, match="holds the image"):
+        predict_files(predictor, [str(folder / "in/out/a.png")], folder / "in/out")
