@@ -251,6 +251,13 @@ class TestPredictFiles:
         assert files(tmp_path / "out") == ["sub/b.json"]
         assert (tmp_path / "out/sub/b.json").read_text() == "corrected"
 
+    def test_a_name_too_long_for_shapes_leaves_the_others(self, predictor, tmp_path):
+        pytest.importorskip("rasterio")
+        for name in ("a", "x" * 251):  # fits with .png, but not with .json
+            write(tmp_path / f"in/{name}.png")
+        (failure,) = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", outputs=["labelme"])
+        assert failure.endswith("File name too long") and files(tmp_path / "out") == ["a.json"]
+
     def test_a_folder_file_that_cannot_be_written(self, predictor, tmp_path):
         write(tmp_path / "in/x.png")
         (tmp_path / "out/shares.csv").mkdir(parents=True)
