@@ -145,8 +145,10 @@ def tiff_tags(file: str | File) -> dict[int, Any]:
             header = stream.read(8)
             if header[:4] not in TIFF:
                 return {}
-            header += stream.read(8) if b"+" in header[:4] else b""
-            tags = ImageFileDirectory_v2(header)
+            order = header[:2]
+            if b"+" in header[:4]:  # BigTIFF, which Pillow knows by the third byte, in whichever order the bytes are
+                header = TIFF[2] + header[4:] + stream.read(8)
+            tags = ImageFileDirectory_v2(header, order)
             stream.seek(tags.next)
             tags.load(stream)
             return dict(tags)
