@@ -19,6 +19,7 @@ from .shards import Pair
 UNPAIRED = {"image-without-mask": ("image", "a mask"), "mask-without-image": ("mask", "an image")}  # what lacks what
 # The ends of what `predict` writes beside NAME.png to be looked at.
 OVERLAY, COLOURS, UNCERTAINTY = PICTURES = ("_overlay.jpg", "_colour.png", "_uncertainty.png")
+RASTERS = ("_probabilities.tif", "_uncertainty.tif")  # the same of NAME.tif, for other programs
 
 
 class Fault(NamedTuple):
@@ -132,8 +133,9 @@ def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault], lis
 
 def _is_overlay(path: Path) -> bool:
     """Whether `predict` has written this beside a label map."""
-    ending = next((each for each in PICTURES if path.name.endswith(each)), "")
-    return bool(ending) and path.with_name(f"{path.name.removesuffix(ending)}.png").exists()
+    ending = next((each for each in (*PICTURES, *RASTERS) if path.name.endswith(each)), "")
+    label_map = path.name.removesuffix(ending) + (".tif" if ending in RASTERS else ".png")
+    return bool(ending) and path.with_name(label_map).exists()
 
 
 def _ends(name: str, suffix: str) -> bool:

@@ -267,7 +267,13 @@ def test_overlays_beside_predictions_are_no_predictions(scenes):
     assert len(open_folders(maps, masks, spec, what="prediction")) == 3
     for name in ("0000_colour.png", "0001_uncertainty.png"):
         (maps / name).unlink()
+    (maps / "0002.png").rename(maps / "0002.tif")
+    for name in ("0002_uncertainty.tif", "0002_probabilities.tif"):
+        shutil.copy(masks / "0000.png", maps / name)
+    assert len(open_folders(maps, masks, spec, what="prediction")) == 3
     (maps / "0000_overlay.jpg").rename(maps / "alone_overlay.jpg")
+    for name in ("0002_uncertainty.tif", "0002_probabilities.tif"):
+        (maps / name).unlink()
     with pytest.raises(InputError, match="1 of 4 images have no mask"):
         open_folders(maps, masks, spec, what="prediction")
 
