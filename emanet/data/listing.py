@@ -69,9 +69,15 @@ def number(items: Sized, what: str) -> str:
 
 
 def list_folders(images: Path, masks: Path, spec: DatasetSpec, *, overlays: bool = False) -> Listing:
-    """The images of a folder, each with the mask of its stem. overlays: do without those that `predict` has written."""
+    """The images of a folder, each with the mask of its stem.
+
+    overlays: the images are label maps that `predict` has written, as .png or .tif; do without its overlays of them.
+    """
     image_files, faults, other = _files(images, spec.image_suffix)
     if overlays:
+        start = spec.image_suffix.rpartition(".")[0]
+        for ending in (".png", ".tif") if spec.image_suffix and not image_files else ():
+            image_files |= _files(images, f"{start}{ending}")[0]
         image_files = {stem: path for stem, path in image_files.items() if not _is_overlay(path)}
     mask_files, more, _ = _files(masks, spec.mask_suffix)
     faults += more
