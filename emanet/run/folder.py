@@ -137,6 +137,7 @@ class RunFolder:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
         require_writable_folder(self.path)
         self.lock()
+        self.result.unlink(missing_ok=True)  # not complete until it is written again
         write_text(self.path / LAUNCH, _launch())
         write_json(self.path / "config.json", to_dict(config))
         if self.plan:
