@@ -40,7 +40,7 @@ class Train:
 
     def run(self, source: str, before: Experiment, plan: str = "") -> None:
         from .. import distributed
-        from ..run.folder import default_name
+        from ..run.folder import default_name, folder_to_resume
         from ..train import train
 
         config = self.config
@@ -48,7 +48,7 @@ class Train:
             same_root = config.data.root == before.data.root
             config = override(config, {"data.spec": None} | ({"data.root": ""} if same_root else {}))
         config = inherit(config, before)
-        out = source if self.resume and not self.out and Path(source).is_dir() and not plan else self.out
+        out = folder_to_resume(source) if self.resume and not self.out and not plan else self.out
         try:
             train(config, out, name=default_name(source), resume=self.resume, plan=plan, force=self.force)
         finally:

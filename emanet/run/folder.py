@@ -23,7 +23,7 @@ from .. import __version__, distributed
 from ..atomic import replacing, require_writable_folder, write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import experiment_names, flatten, names_with, read_json, to_dict
+from ..experiments import checkpoints, experiment_names, flatten, names_with, read_json, to_dict
 from ..metrics import ConfusionMatrix
 from .log import RunLog, read_log
 
@@ -36,16 +36,32 @@ def default_name(source: str) -> str:
 
     A run folder gives its whole name (runs/lr0.01 -> lr0.01), and so do its config.json, models and checkpoints.
     """
-    if source in experiment_names():
-        return source
+    folder = folder_of(source)
+    return folder.name if folder else Path(source).resolve().stem
+
+
+def folder_of(source: str) -> Path | None:
+    """The run folder that a folder, or a file in one, belongs to; None for an experiment's name and other files."""
     path = Path(source).resolve()
-    if path.is_dir():
-        folder = path
-    elif path.name in ("config.json", "best.safetensors", "model.safetensors"):
-        folder = path.parent
-    else:
-        return path.stem
-    return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+    if source in experiment_names():
+        return None
+    if path.name in ("config.json", "best.safetensors", "model.safetensors") and not path.is_dir():
+        path = path.parent
+    elif not path.is_dir():
+        return None
+    return path.parent.parent if path.parent.name == "checkpoints" else path
+
+
+def folder_to_resume(source: str) -> str:
+    """The run folder that `train SOURCE --resume` goes on in; "" for runs/NAME. Raises InputError."""
+    folder = folder_of(source)
+    if folder is None:
+        return ""
+    if folder == Path(source).resolve():
+        return source
+    if checkpoints(folder):  # another place would begin a new run without its weights
+        raise InputError(f"{source} is part of a run; to continue it, name its folder: train {folder} --resume")
+    return ""
 
 
 def pick_run_folder(out: str | Path, name: str, resume: bool) -> tuple[Path, bool]:

@@ -7,7 +7,7 @@ from emanet.errors import InputError
 from emanet.experiments import override
 from emanet.model import build_model
 from emanet.run import folder as rundir
-from emanet.run.folder import RunFolder, default_name, pick_run_folder, require_same
+from emanet.run.folder import RunFolder, default_name, folder_to_resume, pick_run_folder, require_same
 
 SPEC = DatasetSpec(classes=("a", "b"))
 
@@ -48,6 +48,19 @@ def test_the_default_name_is_that_of_the_experiment_or_run(tmp_path, monkeypatch
     (tmp_path / "runs/lr0.01/checkpoints/000400").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert default_name(source) == name
+
+
+def test_a_run_is_continued_by_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "runs/a/checkpoints/000400").mkdir(parents=True)
+    (tmp_path / "runs/a/checkpoints/000400/training.pt").touch()
+    (tmp_path / "drawn").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for part in ("checkpoints/000400", "best.safetensors", "config.json", "checkpoints/000400/model.safetensors"):
+        with pytest.raises(InputError, match=f"a/{part} is part of a run; .*: train .*/runs/a --resume"):
+            folder_to_resume(f"runs/a/{part}")
+    assert folder_to_resume("runs/a/") == "runs/a/"
+    for experiment in ("drawn", "mine.py", "configs/config.json"):
+        assert folder_to_resume(experiment) == ""
 
 
 def test_the_folder_that_one_stands_in_has_a_name_too(tmp_path, monkeypatch):
