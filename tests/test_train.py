@@ -126,6 +126,15 @@ def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_pa
         training.train(tiny, run, resume=True)
 
 
+def test_a_resumed_run_says_that_the_images_are_others(tiny, scenes, tmp_path, capsys):
+    config = override(tiny, {"data.dataset": str(scenes), "steps": 1})
+    training.train(config, tmp_path / "run")
+    for kind, end in (("images", "jpg"), ("masks", "png")):
+        (scenes / "train" / kind / f"0005.{end}").unlink()
+    training.train(config, tmp_path / "run", resume=True)
+    assert "note: train has 5 images, not those of before (6): the run" in capsys.readouterr().out
+
+
 def test_a_run_that_died_before_its_first_log_line_resumes(tiny, tmp_path, monkeypatch):
     tiny = override(tiny, {"log_every": 10, "save_every": 3})
     advance = training.RunLog.advance

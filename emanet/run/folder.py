@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,20 @@ def require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
     facts: dict[str, object] = {"the version of emanet": __version__}
     own = names_with("ranks")
     facts |= {name: value for name, value in flatten(config).items() if name not in own}
-    facts |= {"the files of train": _listing(train_set, config.data.root)}
-    facts |= {"the files of val": _listing(val_set, config.data.root)}
+    for split, (_, names) in files_of(config, train_set, val_set).items():
+        facts[f"the files of {split}"] = names
     distributed.agree(facts)
+
+
+def files_of(config: Experiment, train_set: Any, val_set: Any) -> dict[str, list[Any]]:
+    """Split -> how many images it has, and a digest of their names."""
+    splits = {config.data.train_split: train_set, config.data.val_split: val_set}
+    return {split: [len(dataset), _listing(dataset, config.data.root)] for split, dataset in splits.items()}
 
 
 def _listing(dataset: Any, root: str) -> str:
     """A digest of the names in a data set, in order, that does not depend on its root."""
+    root = str(Path(root)) if root else ""
     names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
@@ -143,13 +151,28 @@ class RunFolder:
         except OSError:
             pass  # a file system without locks
 
-    def ranks(self) -> int:
-        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it cannot be read."""
-        with contextlib.suppress(IndexError, InputError, KeyError, TypeError):
-            return int(read_json(sorted(self.path.glob("environment*.json"), key=_step_of)[-1])["ranks"])
-        return 0
+    def before(self) -> dict[str, Any]:
+        """The latest environment file; empty if it cannot be read."""
+        with contextlib.suppress(IndexError, InputError, TypeError, ValueError):
+            return dict(read_json(sorted(self.path.glob("environment*.json"), key=_step_of)[-1]))
+        return {}
 
-    def write_origin(self, config: Experiment, net: nn.Module, step: int) -> None:
+    def ranks(self) -> int:
+        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it does not either."""
+        ranks = self.before().get("ranks")
+        return ranks if isinstance(ranks, int) else 0
+
+    def about_files(self, files: Mapping[str, list[Any]]) -> Iterator[str]:
+        """Which splits have other images than when the run was last going on. files: see files_of."""
+        earlier: Any = self.before().get("files") or {}
+        for split, (count, _) in files.items():
+            if split in earlier and earlier[split] != files[split]:
+                text = f"{split} has {count} images, not those of before ({earlier[split][0]})"
+                yield f"{text}: the run will not end as it would have without the interruption"
+
+    def write_origin(
+        self, config: Experiment, net: nn.Module, step: int, files: Mapping[str, list[Any]] | None = None
+    ) -> None:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
         require_writable_folder(self.path)
         self.lock()
@@ -158,7 +181,8 @@ class RunFolder:
         write_json(self.path / "config.json", to_dict(config))
         if self.plan:
             write_text(self.path / "plan.py", self.plan)
-        write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
+        made = environment(net) | {"files": files or {}}
+        write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", made)
         copy_code(self.path / "code" / "emanet")
 
     def write_result(self, matrix: ConfusionMatrix, log: RunLog) -> None:

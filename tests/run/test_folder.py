@@ -91,6 +91,25 @@ def test_a_resumed_run_may_change_what_does_not_affect_the_weights(tiny, tmp_pat
         require_same(override(tiny, {"batch_size": 8, "log_every": 7}), tiny, tmp_path)
 
 
+class Named(list):
+    """A data set as far as its names go."""
+
+    name = list.__getitem__
+
+
+def test_other_images_than_before_are_noted(tiny, tmp_path):
+    config = override(tiny, {"data.spec": SPEC, "data.root": "d/"})
+    run = RunFolder(tmp_path / "run")
+    names = Named(["d/train/a.jpg", "d/train/b.jpg"])
+    files = rundir.files_of(config, names, Named(["d/val/c.jpg"]))
+    assert list(run.about_files(files)) == [], "there is no file to compare with"
+    run.write_origin(config, build_model(config.model, SPEC), 0, files)
+    moved = Named(["/e/train/a.jpg", "/e/train/b.jpg"]), Named(["/e/val/c.jpg"])
+    assert list(run.about_files(rundir.files_of(override(config, {"data.root": "/e"}), *moved))) == []
+    (note,) = run.about_files(rundir.files_of(config, Named([*names, "d/train/z.jpg"]), Named(["d/val/c.jpg"])))
+    assert note.startswith("train has 3 images, not those of before (2): the run will not end as it would have")
+
+
 def test_git_state_is_this_packages_own_or_none(tiny, monkeypatch, tmp_path):
     monkeypatch.setattr(rundir, "PACKAGE", tmp_path / "site-packages" / "emanet")
     assert rundir.environment(build_model(tiny.model, SPEC))["git_commit"] is None
