@@ -232,6 +232,7 @@ def restore(run: Run) -> dict[str, Any] | None:
         run.log.say(about_ranks(config, run.net, before, world))
     done = state.step == config.steps
     if done and not state.progress.unvalidated and run.folder.result.is_file() and config.eval == earlier.eval:
+        run.log.say(f"the run is complete; its result is in {run.folder.result}")
         return read_json(run.folder.result)
     state.progress.unvalidated |= done
     return None

@@ -29,6 +29,7 @@ from ..metrics import ConfusionMatrix
 from .log import RunLog, read_log
 
 PACKAGE = Path(__file__).parent.parent
+WRITTEN = "best.safetensors evaluation.json confusion.png curves.png log.jsonl pictures tensorboard".split()
 LAUNCH = ".launch"  # a file in the run folder: see _launch
 
 
@@ -158,7 +159,7 @@ class RunFolder:
         return {}
 
     def ranks(self) -> int:
-        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it does not either."""
+        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it does not say."""
         ranks = self.before().get("ranks")
         return ranks if isinstance(ranks, int) else 0
 
@@ -195,7 +196,8 @@ class RunFolder:
         except (InputError, OSError, MemoryError) as error:  # a run without them is complete all the same
             log.say(f"no plots: {error or 'not enough memory'}")
         write_json(self.result, matrix.report())  # last: with it the run is complete
-        log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+        made = [name for name in WRITTEN if (self.path / name).exists()]
+        log.say(f"in {self.path}: {', '.join(made)}")
 
 
 def _step_of(environment: Path) -> int:
