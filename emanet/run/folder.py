@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -214,7 +213,7 @@ def copy_code(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 target.parent.chmod(target.parent.stat().st_mode | 0o700)  # read-only in runs of earlier versions
             with replacing(target, durable=False) as temporary:
-                shutil.copyfile(source, temporary)
+                temporary.write_bytes(source.read_bytes())  # not copyfile, whose errors name the source
 
 
 def environment(net: nn.Module) -> dict[str, Any]:

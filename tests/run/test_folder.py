@@ -1,4 +1,6 @@
+import errno
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +135,17 @@ def test_the_copy_of_a_read_only_install_can_be_written_again(tmp_path, monkeypa
     rundir.copy_code(copy)
     assert (copy / "ops" / "b.py").read_text() == "x = 2"
     (package / "ops").chmod(0o755)
+
+
+def test_a_full_disk_is_that_of_the_copy(tmp_path, monkeypatch):
+    (tmp_path / "emanet").mkdir()
+    (tmp_path / "emanet" / "a.py").write_text("x = 1")
+    monkeypatch.setattr(rundir, "PACKAGE", tmp_path / "emanet")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as raised:
+        rundir.copy_code(tmp_path / "run" / "code")
+    assert raised.value.filename == str(tmp_path / "run" / "code" / "a.py")
