@@ -104,7 +104,8 @@ def _train_data(source: str, flags: list[str]) -> None:
             "plan.py, then torchrun on train plan.py"
         )
     # What the plan depends on is needed first: the flags are parsed once with any experiment, then with the plan.
-    anything = override(Experiment(), {"data.dataset": source})
+    # One mean stands for any number of channels.
+    anything = override(Experiment(), {"data.dataset": source, "model.mean": (0.5,), "model.std": (0.5,)})
     asked = parse(Train, flags, f"train {source}", default=Train(config=anything))
     if asked.replay is not None:
         raise InputError(f"{source} is a data set; to repeat a step of a run, name its folder: train RUN --replay STEP")
