@@ -78,6 +78,11 @@ def test_weights():
     assert not warnings(facts(), SPEC, named)
 
 
+def test_weights_that_are_not_there_are_refused_before_anything_is_measured(scenes):
+    with pytest.raises(InputError, match=r"there is no file nowhere.pth of weights"):
+        plan(str(scenes), weights="nowhere.pth")
+
+
 def test_the_hub_and_its_cache(monkeypatch, tmp_path):
     """A machine without network may have the weights, and one behind a proxy may reach them."""
     where = SimpleNamespace(HF_HUB_OFFLINE=True, ENDPOINT="http://127.0.0.1:9")
