@@ -27,12 +27,14 @@ NOT_CLASSES = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "dontcare
 def check_data(config: Experiment, train_set: Any, val_set: Any, tell: Callable[[str], object]) -> None:
     """Check both data sets, as far as they are files, and tell what is suspicious of them or does not fit the settings.
 
-    config: resolved. Raises InputError for what quick.check refuses, and for splits of different names that have the
-    same images.
+    config: resolved. Raises InputError for what quick.check refuses, for a first image that the model does not take,
+    and for splits of different names that have the same images.
     """
     files = [dataset for dataset in (train_set, val_set) if isinstance(dataset, Dataset)]
     same = len(files) == 2 and train_set.pairs == val_set.pairs
     checked = [check_labels(dataset, tell) for dataset in files[: 1 if same else 2]]
+    for dataset in files:
+        dataset.read(0)  # headers do not tell whether its bands and values are what the model takes
     notes: list[str] = []
     if len(files) == 2:
         notes += _about_splits(config, train_set, val_set, checked[0], checked[-1])

@@ -27,25 +27,33 @@ IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*",
 def override(config: Config, changes: dict[str, Any]) -> Config:
     """A copy with dotted names changed: override(config, {"model.head.channels": 256, "steps": 100}).
 
-    Another head, backbone or optimiser may not use all that was set for the one before it: see `inherit`. Raises
-    InputError that names the field.
+    Changes are made together, as some values fit only each other, such as in_channels and mean. Another head, backbone
+    or optimiser may not use all that was set for the one before it: see `inherit`. Raises InputError that names the
+    field.
     """
-    changed = config
-    for dotted, value in changes.items():
-        changed = _replace(changed, dotted, dotted.split("."), value)
-    return inherit(changed, config)
+    return inherit(_replaced(config, changes), config)
 
 
-def _replace(config: Any, dotted: str, names: list[str], value: Any) -> Any:
-    name, *rest = names
+def _replaced(config: Any, changes: dict[str, Any], owner: str = "") -> Any:
+    """owner: the dotted name of `config` itself, for errors."""
     if not hasattr(config, "__dataclass_fields__"):
-        whole = dotted.removesuffix("." + ".".join(names))
-        raise InputError(f"cannot set {dotted}: {whole} is {short(config)}, without fields; set {whole} as a whole")
+        wanted = _join(owner, next(iter(changes)))
+        raise InputError(f"cannot set {wanted}: {owner} is {short(config)}, without fields; set {owner} as a whole")
     fields = [f.name for f in dataclasses.fields(config)]
-    if name not in fields:
-        raise InputError(f"{type(config).__name__} has no field {name!r}{suggest(name, fields)}")
-    value = _replace(getattr(config, name), dotted, rest, value) if rest else value
-    return dataclasses.replace(config, **{name: value})
+    values: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for dotted, value in changes.items():
+        name, dot, rest = dotted.partition(".")
+        if name not in fields:
+            raise InputError(f"{type(config).__name__} has no field {name!r}{suggest(name, fields)}")
+        if dot:
+            inner.setdefault(name, {})[rest] = value
+        else:
+            values[name] = value
+            inner.pop(name, None)
+    for name, deeper in inner.items():
+        values[name] = _replaced(values.get(name, getattr(config, name)), deeper, _join(owner, name))
+    return dataclasses.replace(config, **values)
 
 
 def inherit(config: Config, base: Config) -> Config:
@@ -69,7 +77,7 @@ def without_unused(config: Config) -> Config:
 
 
 def _to_default(config: Config, name: str) -> Config:
-    return _replace(config, name, name.split("."), next(_default(f) for n, f, _ in leaves(config) if n == name))
+    return _replaced(config, {name: next(_default(f) for n, f, _ in leaves(config) if n == name)})
 
 
 def checked(config: Config) -> Config:

@@ -45,7 +45,7 @@ from .optim import build_optimizer, lr_at, set_lr
 from .processor import require_fast
 from .run.checkpoints import State, checkpoints, load_checkpoint, put_back, save_best, save_checkpoint, set_aside
 from .run.deterministic import fix_workspace, same_bits
-from .run.folder import RunFolder, pick_run_folder, require_agreement, require_same
+from .run.folder import RunFolder, files_of, pick_run_folder, require_agreement, require_same
 from .run.limits import limits_told, require_divisible
 from .run.log import Clock, Drawings, RunLog
 from .run.outcomes import Outcome, read_outcomes
@@ -226,11 +226,14 @@ def restore(run: Run) -> dict[str, Any] | None:
     distributed.first_on_rank_zero(set_aside, broken)
     state.load_state_dict(saved, int(source.name))
     run.log.say(f"resumed at step {state.step} of {config.steps}")
+    files = files_of(config, run.samples.dataset, run.val_set)
+    run.log.say(*(f"note: {text}" for text in run.folder.about_files(files)))
     before = draw_as(run, state.progress.ranks or run.folder.ranks() or world)
     if before != world:
         run.log.say(about_ranks(config, run.net, before, world))
     done = state.step == config.steps
     if done and not state.progress.unvalidated and run.folder.result.is_file() and config.eval == earlier.eval:
+        run.log.say(f"the run is complete; its result is in {run.folder.result}")
         return read_json(run.folder.result)
     state.progress.unvalidated |= done
     return None
@@ -247,7 +250,7 @@ def draw_as(run: Run, ranks: int) -> int:
 def open_folder(run: Run) -> None:
     """Write how the run is made, and start its log."""
     config, net, state = run.config, run.net, run.state
-    run.folder.write_origin(config, net, state.step)
+    run.folder.write_origin(config, net, state.step, files_of(config, run.samples.dataset, run.val_set))
     run.log.open(state.step, state.progress.unvalidated)
     count = sum(p.numel() for p in net.parameters())
     for split, dataset in ((config.data.train_split, run.samples.dataset), (config.data.val_split, run.val_set)):

@@ -8,7 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, run_cli, sentence
 
-from emanet.config import DatasetSpec, EngineConfig, Experiment, HeadConfig, ModelConfig
+from emanet.config import DatasetSpec, EngineConfig, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.errors import InputError
 from emanet.experiments import (
     checked,
@@ -71,6 +71,13 @@ def test_spec_round_trips_through_json():
     spec = DatasetSpec(classes=("a", "b"), palette=((1, 2, 3), (4, 5, 6)), label_map={7: 0, 255: 1})
     config = override(Experiment(), {"data.spec": spec})
     assert from_dict(Experiment, to_dict(config)).data.spec == spec
+
+
+def test_override_makes_changes_that_fit_only_each_other():
+    channels = {"model.backbone.in_channels": 4, "model.mean": (0.1,) * 4, "model.std": (0.2,) * 4}
+    assert override(Experiment(), channels).model == override(Experiment(), dict(reversed(channels.items()))).model
+    config = override(Experiment(), {"eval.flip": True, "eval": EvalConfig(scales=(2.0,)), "eval.mode": "slide"})
+    assert config.eval == EvalConfig(scales=(2.0,), mode="slide") and override(config, {}) == config
 
 
 def test_override_reaches_nested_fields_and_names_the_nearest():

@@ -132,6 +132,20 @@ def test_a_validation_that_was_cut_off_is_made_up_for(config, tmp_path, monkeypa
     same(best, load_file(tmp_path / "cut" / "best.safetensors"))
 
 
+def test_a_complete_run_that_is_killed_while_it_is_validated_anew_is_not_complete(config, tmp_path, monkeypatch):
+    run, config = tmp_path / "run", override(config, {"steps": 2, "data.workers": 0})
+    training.train(config, run)
+    slide = override(config, {"eval": {"mode": "slide", "window": (17, 17)}})
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "evaluate", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            training.train(slide, run, resume=True)
+    assert not (run / "evaluation.json").exists()
+    report = training.train(slide, run, resume=True)
+    assert report == json.loads((run / "evaluation.json").read_text())
+    assert read_log(run)[-1]["kind"] == "val"
+
+
 def test_a_run_whose_loader_meets_a_bad_file_ends(config, tmp_path):
     arguments = "raises", write(config, tmp_path / "config.json"), "--out", tmp_path / "run"
     code, _, said = run_forks(PROGRAMS / "train_with_a_bad_sample.py", *arguments)

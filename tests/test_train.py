@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, run_cli, sentence
 from forks import run_forks
+from PIL import Image
 from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -124,6 +126,15 @@ def test_resume_refuses_other_settings_and_runs_are_not_overwritten(tiny, tmp_pa
         training.train(tiny, run)
     with pytest.raises(InputError, match=r"cannot be resumed with other settings: steps 2 -> 6"):
         training.train(tiny, run, resume=True)
+
+
+def test_a_resumed_run_says_that_the_images_are_others(tiny, scenes, tmp_path, capsys):
+    config = override(tiny, {"data.dataset": str(scenes), "steps": 1})
+    training.train(config, tmp_path / "run")
+    for kind, end in (("images", "jpg"), ("masks", "png")):
+        (scenes / "train" / kind / f"0005.{end}").unlink()
+    training.train(config, tmp_path / "run", resume=True)
+    assert "note: train has 5 images, not those of before (6): the run" in capsys.readouterr().out
 
 
 def test_a_run_that_died_before_its_first_log_line_resumes(tiny, tmp_path, monkeypatch):
@@ -485,6 +496,15 @@ def test_faulty_data_stops_before_the_first_step(tiny, tmp_path, scenes):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_image_that_the_model_does_not_take_leaves_no_folder(tiny, tmp_path, scenes):
+    for path in (scenes / "val" / "images").iterdir():
+        Image.fromarray(np.full(Image.open(path).size[::-1], 4000, np.uint16)).save(path.with_suffix(".png"))
+        path.unlink()
+    with pytest.raises(InputError, match=r"cannot read image .*val/images/0000.png: .*range"):
+        training.train(override(tiny, {"data.dataset": str(scenes)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_does_not_fit_leaves_no_folder(tiny, tmp_path):
     with pytest.raises(InputError, match="loss.class_weights has 2 values for 8 classes"):
         training.train(override(tiny, {"loss.class_weights": (1.0, 2.0)}), tmp_path / "run")
@@ -601,4 +621,5 @@ def test_the_command_trains_and_resumes(tiny, tmp_path):
     assert "mIoU" in done.stdout and max(map(len, table)) <= 80
     again = run_cli("train", run, "--resume")
     assert again.returncode == 0 and "resumed at step 2 of 2" in again.stdout
+    assert f"the run is complete; its result is in {run / 'evaluation.json'}" in again.stdout
     assert "already holds a run" in sentence(run_cli("train", tmp_path / "config.json", "--out", run))

@@ -15,7 +15,7 @@ from ..experiments import load_experiment, read_json
 from ..metrics import MEANS, percent
 from ..run.log import read_log
 from ..show.tables import Row, side_by_side
-from ..show.terminal import show
+from ..show.terminal import note, show
 from ..weights import hub
 
 # name in the tables -> (how a value is written, +1: more is better, -1: less is better, 0: neither)
@@ -36,7 +36,8 @@ def compare(runs: Sequence[str | Path], picture: str | Path = "") -> dict[str, A
     """Print the tables, draw the curves into the file `picture`, and return what the tables hold, ready for JSON.
 
     Returns {"runs": names, "metrics": {name: one value per run}, "IoU": {class: one value per run}}. IoU is that of the
-    best validation; shares are in [0, 1]; None: unknown. Raises InputError for a run without a log.
+    best validation; shares are in [0, 1]; None: unknown. A run that has logged nothing yet is left out, and
+    named. Raises InputError for a folder that is not a run, and if no run has a log.
     """
     if not runs:
         raise InputError("compare needs at least one run folder")
@@ -45,12 +46,20 @@ def compare(runs: Sequence[str | Path], picture: str | Path = "") -> dict[str, A
     folders = list(dict.fromkeys(Path(run) for run in runs))
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-    logs = {name: read_log(folder) for name, folder in zip(names, folders, strict=True)}
+    logs: dict[str, list[dict[str, Any]]] = {}
+    for name, folder in zip(names, folders, strict=True):
+        try:
+            logs[name] = read_log(folder)
+        except InputError as error:  # `compare runs/*` while one of them starts
+            if not (folder / "config.json").is_file() or (folder == folders[-1] and not logs):
+                raise
+            note(f"left out: {error}")
     if picture:
         from ..show.figures import require_figure
 
         require_figure(picture)
-    summaries = [_summary(folder, log) for folder, log in zip(folders, logs.values(), strict=True)]
+    summaries = [_summary(folder, logs[name]) for name, folder in zip(names, folders, strict=True) if name in logs]
+    names = list(logs)
     metrics = {name: [summary.get(name) for summary, _ in summaries] for name in METRICS}
     metrics = {name: values for name, values in metrics.items() if any(value is not None for value in values)}
     classes = dict.fromkeys(name for _, iou in summaries for name in iou)

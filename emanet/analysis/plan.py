@@ -105,6 +105,8 @@ def plan(
     """
     if not 0.01 <= hours <= 10_000:
         raise InputError(f"hours is {hours:g}, but must be between 0.01 and 10,000")
+    if weights and not Path(weights).expanduser().is_file():
+        raise InputError(f"there is no file {weights} of weights for the backbone")
     wanted = DataConfig(dataset=data, root=root, train_split=train_split, val_split=val_split)
     config = resolve(wanted)
     spec = spec_of(config)

@@ -202,7 +202,9 @@ def flags_of(command: type[Any], default: Any = None, prefix: str = "") -> Itera
 def _in_own_words(argument: str, flags: list[str]) -> str:
     """The argument with a flag's other name where the command has only that one."""
     flag, equals, value = argument.partition("=")
-    twin = TWINS.get(flag, "")
+    name = flag[2:]
+    group, dot, last = name.removeprefix("no-").rpartition(".")
+    twin = f"--{group}.no-{last}" if dot and name.startswith("no-") else TWINS.get(flag, "")
     return f"{twin}{equals}{value}" if flag not in flags and twin in flags else argument
 
 

@@ -40,7 +40,7 @@ class Train:
 
     def run(self, source: str, before: Experiment, plan: str = "") -> None:
         from .. import distributed
-        from ..run.folder import default_name
+        from ..run.folder import default_name, folder_to_resume
         from ..train import train
 
         config = self.config
@@ -48,7 +48,7 @@ class Train:
             same_root = config.data.root == before.data.root
             config = override(config, {"data.spec": None} | ({"data.root": ""} if same_root else {}))
         config = inherit(config, before)
-        out = source if self.resume and not self.out and Path(source).is_dir() and not plan else self.out
+        out = folder_to_resume(source) if self.resume and not self.out and not plan else self.out
         try:
             train(config, out, name=default_name(source), resume=self.resume, plan=plan, force=self.force)
         finally:
@@ -104,7 +104,8 @@ def _train_data(source: str, flags: list[str]) -> None:
             "plan.py, then torchrun on train plan.py"
         )
     # What the plan depends on is needed first: the flags are parsed once with any experiment, then with the plan.
-    anything = override(Experiment(), {"data.dataset": source})
+    # One mean stands for any number of channels.
+    anything = override(Experiment(), {"data.dataset": source, "model.mean": (0.5,), "model.std": (0.5,)})
     asked = parse(Train, flags, f"train {source}", default=Train(config=anything))
     if asked.replay is not None:
         raise InputError(f"{source} is a data set; to repeat a step of a run, name its folder: train RUN --replay STEP")

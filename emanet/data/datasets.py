@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -195,7 +195,25 @@ def open_dataset(
             raise InputError("the drawn scenes have 3 channels and their own classes; change the model or the data set")
         return DrawnScenes(split, count=DRAWN_COUNTS[split], size=DRAWN_SIZE)
     listing = list_split(config, split)
-    return Dataset(listing.sound(), spec, channels, max_pixels, listing.notes())
+    return Dataset(listing.sound(), spec, channels, max_pixels, [*listing.notes(), *_changes(config)])
+
+
+def _changes(config: DataConfig) -> Iterator[str]:
+    """That the dataset.json of a resolved config is not what its spec was read from, in words: a run keeps its own."""
+    path = Path(config.dataset)
+    path = path / "dataset.json" if path.is_dir() else path
+    if config.dataset in SPECS or not path.is_file():
+        return
+    try:
+        now, own = _described(path), spec_of(config)
+    except InputError:  # not needed: the spec is known
+        return
+    if len(now.classes) == 1:  # settled adds to it what masks show
+        names = [] if now.classes[0] in own.classes else ["classes"]
+    else:
+        names = [f.name for f in fields(DatasetSpec) if getattr(now, f.name) != getattr(own, f.name)]
+    if names:
+        yield f"{path} now has other {some(names)}; the run's own are used"
 
 
 def open_folders(

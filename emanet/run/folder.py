@@ -8,9 +8,9 @@ import contextlib
 import hashlib
 import os
 import platform
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from .. import __version__, distributed
 from ..atomic import replacing, require_writable_folder, write_json, write_text
 from ..config import Experiment
 from ..errors import InputError, some
-from ..experiments import experiment_names, flatten, names_with, read_json, to_dict
+from ..experiments import checkpoints, experiment_names, flatten, names_with, read_json, to_dict
 from ..metrics import ConfusionMatrix
 from .log import RunLog, read_log
 
 PACKAGE = Path(__file__).parent.parent
+WRITTEN = "best.safetensors evaluation.json confusion.png curves.png log.jsonl pictures tensorboard".split()
 LAUNCH = ".launch"  # a file in the run folder: see _launch
 
 
@@ -36,16 +37,32 @@ def default_name(source: str) -> str:
 
     A run folder gives its whole name (runs/lr0.01 -> lr0.01), and so do its config.json, models and checkpoints.
     """
-    if source in experiment_names():
-        return source
+    folder = folder_of(source)
+    return folder.name if folder else Path(source).resolve().stem
+
+
+def folder_of(source: str) -> Path | None:
+    """The run folder that a folder, or a file in one, belongs to; None for an experiment's name and other files."""
     path = Path(source).resolve()
-    if path.is_dir():
-        folder = path
-    elif path.name in ("config.json", "best.safetensors", "model.safetensors"):
-        folder = path.parent
-    else:
-        return path.stem
-    return folder.parent.parent.name if folder.parent.name == "checkpoints" else folder.name
+    if source in experiment_names():
+        return None
+    if path.name in ("config.json", "best.safetensors", "model.safetensors") and not path.is_dir():
+        path = path.parent
+    elif not path.is_dir():
+        return None
+    return path.parent.parent if path.parent.name == "checkpoints" else path
+
+
+def folder_to_resume(source: str) -> str:
+    """The run folder that `train SOURCE --resume` goes on in; "" for runs/NAME. Raises InputError."""
+    folder = folder_of(source)
+    if folder is None:
+        return ""
+    if folder == Path(source).resolve():
+        return source
+    if checkpoints(folder):  # another place would begin a new run without its weights
+        raise InputError(f"{source} is part of a run; to continue it, name its folder: train {folder} --resume")
+    return ""
 
 
 def pick_run_folder(out: str | Path, name: str, resume: bool) -> tuple[Path, bool]:
@@ -92,13 +109,20 @@ def require_agreement(config: Experiment, train_set: Any, val_set: Any) -> None:
     facts: dict[str, object] = {"the version of emanet": __version__}
     own = names_with("ranks")
     facts |= {name: value for name, value in flatten(config).items() if name not in own}
-    facts |= {"the files of train": _listing(train_set, config.data.root)}
-    facts |= {"the files of val": _listing(val_set, config.data.root)}
+    for split, (_, names) in files_of(config, train_set, val_set).items():
+        facts[f"the files of {split}"] = names
     distributed.agree(facts)
+
+
+def files_of(config: Experiment, train_set: Any, val_set: Any) -> dict[str, list[Any]]:
+    """Split -> how many images it has, and a digest of their names."""
+    splits = {config.data.train_split: train_set, config.data.val_split: val_set}
+    return {split: [len(dataset), _listing(dataset, config.data.root)] for split, dataset in splits.items()}
 
 
 def _listing(dataset: Any, root: str) -> str:
     """A digest of the names in a data set, in order, that does not depend on its root."""
+    root = str(Path(root)) if root else ""
     names = (dataset.name(i).removeprefix(root) for i in range(len(dataset)))
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
@@ -127,21 +151,38 @@ class RunFolder:
         except OSError:
             pass  # a file system without locks
 
-    def ranks(self) -> int:
-        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it cannot be read."""
-        with contextlib.suppress(IndexError, InputError, KeyError, TypeError):
-            return int(read_json(sorted(self.path.glob("environment*.json"), key=_step_of)[-1])["ranks"])
-        return 0
+    def before(self) -> dict[str, Any]:
+        """The latest environment file; empty if it cannot be read."""
+        with contextlib.suppress(IndexError, InputError, TypeError, ValueError):
+            return dict(read_json(sorted(self.path.glob("environment*.json"), key=_step_of)[-1]))
+        return {}
 
-    def write_origin(self, config: Experiment, net: nn.Module, step: int) -> None:
+    def ranks(self) -> int:
+        """How many ranks wrote the latest environment file, for checkpoints that do not say; 0 if it does not say."""
+        ranks = self.before().get("ranks")
+        return ranks if isinstance(ranks, int) else 0
+
+    def about_files(self, files: Mapping[str, list[Any]]) -> Iterator[str]:
+        """Which splits have other images than when the run was last going on. files: see files_of."""
+        earlier: Any = self.before().get("files") or {}
+        for split, (count, _) in files.items():
+            if split in earlier and earlier[split] != files[split]:
+                text = f"{split} has {count} images, not those of before ({earlier[split][0]})"
+                yield f"{text}: the run will not end as it would have without the interruption"
+
+    def write_origin(
+        self, config: Experiment, net: nn.Module, step: int, files: Mapping[str, list[Any]] | None = None
+    ) -> None:
         """Make the folder; write the config, the environment of a run that starts at `step`, and the code."""
         require_writable_folder(self.path)
         self.lock()
+        self.result.unlink(missing_ok=True)  # not complete until it is written again
         write_text(self.path / LAUNCH, _launch())
         write_json(self.path / "config.json", to_dict(config))
         if self.plan:
             write_text(self.path / "plan.py", self.plan)
-        write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", environment(net))
+        made = environment(net) | {"files": files or {}}
+        write_json(self.path / f"environment{f'-{step:06d}' * bool(step)}.json", made)
         copy_code(self.path / "code" / "emanet")
 
     def write_result(self, matrix: ConfusionMatrix, log: RunLog) -> None:
@@ -154,7 +195,8 @@ class RunFolder:
         except (InputError, OSError, MemoryError) as error:  # a run without them is complete all the same
             log.say(f"no plots: {error or 'not enough memory'}")
         write_json(self.result, matrix.report())  # last: with it the run is complete
-        log.say(f"in {self.path}: best.safetensors, evaluation.json, log.jsonl, pictures/, tensorboard/")
+        made = [name for name in WRITTEN if (self.path / name).exists()]
+        log.say(f"in {self.path}: {', '.join(made)}")
 
 
 def _step_of(environment: Path) -> int:
@@ -171,7 +213,7 @@ def copy_code(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 target.parent.chmod(target.parent.stat().st_mode | 0o700)  # read-only in runs of earlier versions
             with replacing(target, durable=False) as temporary:
-                shutil.copyfile(source, temporary)
+                temporary.write_bytes(source.read_bytes())  # not copyfile, whose errors name the source
 
 
 def environment(net: nn.Module) -> dict[str, Any]:

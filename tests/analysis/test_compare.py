@@ -118,6 +118,15 @@ def test_a_folder_without_a_log_is_named(tmp_path, runs):
         compare([write_run(tmp_path / "empty", [], tail="\n{}\n")])
 
 
+def test_a_run_that_has_not_logged_yet_is_left_out(tmp_path, runs, capsys):
+    started = write_run(tmp_path / "started", [])
+    (tmp_path / "started" / "config.json").write_text("{}")
+    assert compare([started, *runs])["runs"] == compare(runs)["runs"]
+    assert "left out: " in (told := capsys.readouterr().err) and "started/log.jsonl holds no row" in told
+    with pytest.raises(InputError, match="holds no row"):
+        compare([started])
+
+
 def test_the_curves_are_drawn(tmp_path, runs):
     picture = tmp_path / "new" / "curves.png"
     compare(runs, picture)

@@ -4,8 +4,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import run_cli
+from PIL import Image
 
 from emanet.analysis import plan as module
 from emanet.analysis.plan import (
@@ -74,6 +76,11 @@ def test_weights():
     named = Machine("cpu", "", 2, 8 << 30, False, "weights.safetensors")
     assert values(choose_network(facts(), named))["model.backbone.pretrained"] == "weights.safetensors"
     assert not warnings(facts(), SPEC, named)
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_is_measured(scenes):
+    with pytest.raises(InputError, match=r"there is no file nowhere.pth of weights"):
+        plan(str(scenes), weights="nowhere.pth")
 
 
 def test_the_hub_and_its_cache(monkeypatch, tmp_path):
@@ -241,6 +248,33 @@ def test_a_real_measurement(scenes):
     planned = plan(str(scenes), hours=0.05)
     assert planned.experiment.data.crop == (128, 128) and planned.experiment.steps >= 20
     assert re.search(r"\d\.\d\d s a step here \(measured\)", planned.text)
+
+
+def test_a_data_set_of_four_channels(scenes, tmp_path, measured, monkeypatch):
+    monkeypatch.setattr(module, "_online", lambda: False)  # as nothing is downloaded, random weights
+    for path in scenes.glob("*/images/*.jpg"):
+        rgb = np.asarray(Image.open(path))
+        np.save(path.with_suffix(".npy"), np.concatenate([rgb, 255 - rgb[..., :1]], 2))
+        path.unlink()
+    planned = plan(str(scenes), channels=4).experiment
+    assert planned.model.backbone.in_channels == len(planned.model.mean) == len(planned.model.std) == 4
+    short = (
+        "--steps",
+        "1",
+        "--optim.warmup-steps",
+        "0",
+        "--val-every",
+        "0",
+        "--batch-size",
+        "2",
+        "--data.crop",
+        "33",
+        "33",
+    )
+    four = "--model.backbone.in-channels", "4"
+    done = run_cli("train", scenes, "--hours", ".1", "--out", tmp_path / "run", *short, *four)
+    assert done.returncode == 0, done.stderr
+    assert len(load_experiment(str(tmp_path / "run")).model.mean) == 4
 
 
 def test_train_on_a_folder_runs_its_plan(scenes, tmp_path, measured):

@@ -82,6 +82,12 @@ def test_a_flag_of_two_names_has_both_everywhere(flag):
     assert "no folder nowhere" in sentence(run_cli("data", "check", "voc", flag, "nowhere"))
 
 
+@pytest.mark.parametrize("flag", ["--settings.no-flip", "--no-settings.flip"])
+def test_a_setting_is_turned_off_in_both_spellings(flag):
+    on = Command("m", settings=EvalConfig(flip=True))
+    assert not parse(Command, ["m", flag], "test", default=on).settings.flip
+
+
 def test_without_the_hook_tyro_says_it_itself(monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro._errors", None)
     done = run_cli("evaluate", "--jsn", "x")

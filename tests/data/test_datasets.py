@@ -48,6 +48,17 @@ def test_a_resolved_config_finds_the_files_again(scenes):
     assert len(open_dataset(config, "train")) == 6
 
 
+def test_a_description_that_has_changed_since_a_run_began_is_noted(tmp_path):
+    pair(tmp_path / "train", "x")
+    for classes, changed in ((["a", "b"], ["b", "a"]), (["a"], ["c"])):
+        (tmp_path / "dataset.json").write_text(json.dumps({"classes": classes}))
+        config = resolve(DataConfig(dataset=str(tmp_path)))
+        assert not open_dataset(config, "train").notes
+        (tmp_path / "dataset.json").write_text(json.dumps({"classes": changed, "palette": []}))
+        (note,) = open_dataset(config, "train").notes
+        assert note == f"{tmp_path / 'dataset.json'} now has other classes; the run's own are used"
+
+
 def test_subfolders_and_suffixes_are_matched_by_stem(tmp_path):
     for city in ("x", "y"):
         pair(tmp_path, f"{city}/one", image="_left.png", mask="_ids.png")

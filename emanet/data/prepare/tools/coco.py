@@ -55,7 +55,9 @@ def _read_file(path: Path, document: Mapping[str, list[Any]], images: Images, ex
         for each in document["annotations"]:
             name = names[int(each["category_id"])]
             if int(each["image_id"]) not in sizes:
-                raise InputError(f"{path}: an annotation is of the image_id {each['image_id']}, which is not in it")
+                reason = "annotations of images that the file does not list"
+                export.left_out[reason].append(f"{path.name}: {name} of image_id {each['image_id']}")
+                continue
             outline = each.get("segmentation")
             if outline and isinstance(outline, list) and max(map(len, outline)) < 6:
                 export.left_out["outlines of fewer than three points"].append(f"{path.name}: {name}")

@@ -35,7 +35,11 @@ def read(source: Path, images: Images) -> Export:
     used: set[Path] = set()
     names: set[str] = set()
     for path in sorted(file for file in files if file.suffix.lower() == ".json"):
-        document = read_json(path)
+        try:
+            document = read_json(path)
+        except InputError as error:  # a file that was cut off, among good ones
+            export.left_out["JSON files"].append(str(error))
+            continue
         if not isinstance(document, dict) or not isinstance(document.get("shapes"), list):
             export.left_out["JSON files that are not labelme's"].append(path.name)
             continue

@@ -115,8 +115,13 @@ def _found(masks: list[Path], named: Mapping[str, Colour]) -> tuple[Counter[int]
     codes = set(map(code, named.values()))
     colours: Counter[int] = Counter()
     grey: Counter[int] = Counter()
+    failure: InputError | None = None
     for mask in masks:
-        values = read_colours(mask)
+        try:
+            values = read_colours(mask)
+        except InputError as error:  # its image is left out when the mask is to be drawn
+            failure = failure or error
+            continue
         counts = colours if values.ndim == 3 else grey
         pixels = colour_codes(values) if values.ndim == 3 else values
         counts.update(dict(zip(*(each.tolist() for each in np.unique(pixels, return_counts=True)), strict=True)))
@@ -129,4 +134,6 @@ def _found(masks: list[Path], named: Mapping[str, Colour]) -> tuple[Counter[int]
                 f"{mask} brings the masks to more than {MOST} colours without a name: soft edges or JPEG have made new "
                 "ones; save the masks as PNG without smoothing"
             )
+    if failure and not colours and not grey:
+        raise failure
     return colours, grey

@@ -39,8 +39,8 @@ def read(source: Path, images: Images) -> Export:
     export = Export(list(classes), palette=palette)
     for path in sorted(path for path in files_below(source) if path.parent.name == "ann" and path.suffix == ".json"):
         dataset = path.parent.parent
-        document = read_json(path)
         try:
+            document = read_json(path)
             size = int(document["size"]["height"]), int(document["size"]["width"])
             shapes = [shape for each in document["objects"] if (shape := _checked(each, path, classes, export))]
             image = images.find(path.stem, dataset / "img")
@@ -48,7 +48,8 @@ def read(source: Path, images: Images) -> Export:
             export.left_out["images"].append(str(error))
             continue
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError(f"{path}: it lacks the size or the objects of its image: {error}") from error
+            export.left_out["images"].append(f"{path}: it lacks the size or the objects of its image: {error}")
+            continue
         name = (dataset.relative_to(source) / Path(path.stem).stem).as_posix()
         export.items.append(
             Annotated(name, image, partial(_regions, path, shapes), size, split=split_in(dataset, source))

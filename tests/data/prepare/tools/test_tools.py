@@ -88,6 +88,15 @@ class TestLabelme:
         for reason in ("1 images without a JSON file: alone.png", "not labelme's: other.json", "image none.png"):
             assert reason in out.said
 
+    def test_a_file_that_was_cut_off_is_left_out(self, export, imported):
+        text = json.dumps(self.document({"label": "car", "points": [[1, 1], [5, 1], [5, 5]]}))
+        for name in "abc":
+            photo(export / f"{name}.png")
+            write(export / f"{name}.json", text.replace("a.png", f"{name}.png")[: 40 if name == "b" else None])
+        out = imported("labelme")
+        assert "1 JSON files: " in out.said and "b.json is not JSON" in out.said
+        assert {*out.names("train"), *out.names("val")} == {"a.png", "c.png"}
+
     def test_folders_of_splits(self, export, imported):
         for name in ("train/a", "train/b", "Validation/a"):
             photo(export / f"{name}.png")
@@ -215,6 +224,16 @@ class TestCOCO:
         photo(export / "train" / "a.png"), photo(export / "val" / "a.png", seed=1)
         out = imported("coco")
         assert out.names("train") == ["train/a.png"] and out.names("val") == ["val/a.png"]
+
+    def test_annotations_of_images_that_were_removed_are_left_out(self, export, imported):
+        pytest.importorskip("pycocotools")
+        square = {"category_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]}
+        for split in ("train", "val"):
+            photo(export / f"{split}.png")
+            write(export / f"{split}.json", self.document(f"{split}.png", square, square | {"image_id": 99}))
+        out = imported("coco")
+        assert np.array_equal(out.labels("train"), out.drawn(("car", box(1, 1, 9, 9))))
+        assert "2 annotations of images that the file does not list: train.json: car of image_id 99" in out.said
 
     def test_roboflows_project_category_is_left_out(self, export, imported):
         for split in ("train", "valid"):
@@ -431,6 +450,20 @@ class TestMasks:
         out = imported("masks", rename=("value_255=leaf",))
         assert out.classes == ("background", "leaf") and np.array_equal(out.labels("a"), triangle().astype(np.uint8))
 
+    def test_a_broken_mask_leaves_its_image_out(self, export, imported):
+        (export / "masks").mkdir()
+        for name in "abc":
+            photo(export / "images" / f"{name}.jpg")
+            content = png(triangle().astype(np.uint8))
+            (export / "masks" / f"{name}.png").write_bytes(content[:50] if name == "b" else content)
+        out = imported("masks", rename=("value_1=leaf",))
+        assert "1 images: b: cannot read mask" in out.said and not list(out.folder.rglob("b.*"))
+        assert np.array_equal(out.labels("a"), triangle().astype(np.uint8))
+        for name in "ac":
+            (export / "masks" / f"{name}.png").write_bytes(b"")
+        with pytest.raises(InputError, match="cannot read mask .*a.png"):
+            import_annotations("masks", export, out.folder.with_name("none"))
+
     def test_folders_of_splits_beside_their_masks(self, export, imported):
         """As CamVid is published, and a label map of more colours than masks without names may have."""
         colours = np.zeros((H, W, 3), np.uint8)
@@ -561,6 +594,17 @@ class TestSupervisely:
         out = imported("supervisely")
         assert "left out: 1 images: d/a: a.png: a bitmap of car cannot be read" in out.said
         assert not list(out.folder.rglob("a.png"))
+
+    def test_a_broken_file_leaves_its_image_out(self, export, imported):
+        write(export / "meta.json", {"classes": [{"title": "car", "color": "#FF0000"}]})
+        square = {"classTitle": "car", "points": {"exterior": [[3, 4], [8, 9]]}, "geometryType": "rectangle"}
+        whole = {"size": {"height": H, "width": W}, "objects": [square]}
+        for name, document in {"a": whole, "b": '{"size"', "c": whole, "d": {"size": 5}}.items():
+            photo(export / "d" / "img" / f"{name}.png")
+            write(export / "d" / "ann" / f"{name}.png.json", document)
+        out = imported("supervisely")
+        assert {*out.names("train"), *out.names("val")} == {"d/a.png", "d/c.png"}
+        assert "2 images: " in out.said and "b.png.json is not JSON" in out.said and "lacks the size" in out.said
 
 
 class TestCVAT:
