@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from ..atomic import require_writable_folder, write_json
-from ..data.datasets import at_hand, open_dataset
+from ..data.datasets import open_dataset
 from ..data.listing import number
+from ..data.named import at_hand
 from ..distributed import pick_device
 from ..errors import InputError, out_of_memory, some
 from ..loading import model_of, read

@@ -9,9 +9,10 @@ import torch
 from .. import distributed
 from ..atomic import require_writable, write_json
 from ..config import IGNORE, DataConfig, DatasetSpec, Engine, EvalConfig, Precision
-from ..data.datasets import Dataset, at_hand, open_dataset, open_folders, resolve, spec_of
+from ..data.datasets import Dataset, open_dataset, open_folders, resolve, spec_of
 from ..data.images import read_mask, read_mask_values
 from ..data.listing import number
+from ..data.named import at_hand
 from ..data.synthetic import DrawnScenes
 from ..deploy.artefact import Artefact, is_artefact
 from ..errors import InputError

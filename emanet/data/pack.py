@@ -23,7 +23,8 @@ from ..config import DatasetSpec
 from ..errors import InputError, some
 from ..experiments import to_dict
 from ..show.terminal import note, track
-from .datasets import Dataset, data_of, open_dataset
+from .datasets import Dataset, open_dataset
+from .named import data_of
 from .shards import FORMAT, File, Member, Pair, index_path, packed_splits, stem
 
 MEGABYTE = 10**6

@@ -25,9 +25,10 @@ from ...config import IGNORE, DataConfig, DatasetSpec
 from ...errors import InputError, printable
 from ...show.terminal import track
 from ..bands import Channels
-from ..datasets import THREADS, data_of, list_split, spec_of
+from ..datasets import THREADS, list_split, spec_of
 from ..images import meanings
 from ..listing import Fault, Listing
+from ..named import data_of
 from ..shards import File, Pair, index_path, packed_splits
 from .pairs import Facts, Severity, inspect_pair
 from .quick import one_class
