@@ -614,3 +614,17 @@ class TestInputs:
         assert "--every is for videos, and there is none among the inputs" in sentence(done)
         done = run_cli("predict", model, tmp_path / "no.mp4", "--out", tmp_path / "out")
         assert "no image" in sentence(done) and "no.mp4" in done.stderr
+    def test_a_colon_in_a_name_is_no_protocol(self, predictor, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        clip(Path("12:30.mp4").resolve(), 3)
+        assert not predict_videos(predictor, find_videos(["12:30.mp4"])[0], "out:1")
+        assert len(decoded(tmp_path / "out:1" / "12:30.mp4")[0]) == 3
+
+    @pytest.mark.parametrize(
+        "flags", [["--outputs", "shares"], ["--no-overlay"], ["--bands", "1"], ["--range", "0", "1"]]
+    )
+    def test_options_of_images_are_not_ignored(self, tmp_path, flags):
+        clip(tmp_path / "a.mp4", 1)
+        done = run_cli("predict", "street", tmp_path / "a.mp4", "--out", tmp_path / "out", *flags)
+        assert sentence(done) == f"error: {flags[0]} is for images, and there are only videos among the inputs"
+
