@@ -114,7 +114,7 @@ def predict_video(
         partial.unlink(missing_ok=True)
         raise InputError(f"cannot read {shown(source)} as a video: none of its frames can be decoded")
     with reporting(f"write {done}"):
-        with library().open(os.fspath(partial)) as file:
+        with library().open(os.path.abspath(partial)) as file:
             written = file.streams.video[0].frames
         if written != writer.frames:  # FFmpeg before 8.1
             text = f"{partial} came out with {written} of {writer.frames} frames"
@@ -216,7 +216,7 @@ def _mark(predictor: Predictor, source: str, *options: object) -> str:
 def _mark_of(path: Path) -> str:
     av = library()
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.path.abspath(path)) as container:
             return container.metadata.get("comment", "")
     except (av.error.FFmpegError, OSError):
         return ""
@@ -227,7 +227,7 @@ def _certain(path: Path, mark: str) -> int:
     av, count, certain = library(), 0, 0
     if _mark_of(path) == mark:
         try:
-            with av.open(os.fspath(path)) as container:
+            with av.open(os.path.abspath(path)) as container:
                 for packet in container.demux(video=0):
                     certain = count if packet.is_keyframe else certain
                     count += packet.dts is not None

@@ -17,7 +17,7 @@ from ..atomic import replacing
 from ..data.images import write_mask
 from ..errors import InputError, some
 from ..show import colours
-from .inputs import shown
+from .inputs import is_stream, shown
 
 View = Literal["overlay", "side", "colours"]
 ENCODERS = {"libx264": {"preset": "veryfast", "crf": "20", "bf": "0"}, "libopenh264": {}, "libvpx-vp9": {"crf": "30"}}
@@ -70,7 +70,8 @@ class Source:
         options: dict[str, Any] = {"timeout": (20, 10)} if "://" in source else {}  # seconds to open, to read
         options |= {"format": "v4l2"} if source.startswith("/dev/video") else {}
         with reporting(f"read {self.name} as a video"):
-            self.container = av.open(source, **options)
+            # Absolute, as FFmpeg takes what is before a colon for a protocol: 12:30.mp4.
+            self.container = av.open(source if is_stream(source) else os.path.abspath(source), **options)
         self.video = self.container.streams.best("video")
         problem = "it holds no video" if self.video is None else ""
         if self.video is not None and max_pixels and self.video.width * self.video.height > max_pixels:
@@ -198,7 +199,7 @@ class Writer:
             self.remarks.append(f"one row or column more than {w} x {h}, as encoders need even numbers")
         ticks = self.video.video.time_base.denominator
         options = CONTAINER | {"movie_timescale": str(ticks * max(1, 90000 // ticks))}  # of offsets between streams
-        self.container = self.files.enter_context(closing(av.open(os.fspath(self.path), "w", options=options)))
+        self.container = self.files.enter_context(closing(av.open(os.path.abspath(self.path), "w", options=options)))
         self.container.metadata["comment"] = self.mark
         self.stream = self.container.add_stream(encoder, rate=self.video.rate, options=ENCODERS[encoder])
         self.stream.width, self.stream.height, self.stream.pix_fmt = w + w % 2, h + h % 2, "yuv420p"
@@ -222,7 +223,7 @@ class Writer:
             except ValueError:
                 self.remarks.append(f"left out: audio of the kind {audio.codec_context.name}, which MP4 does not take")
         if self.kept:
-            file = self.files.enter_context(av.open(os.fspath(self.before)))
+            file = self.files.enter_context(av.open(os.path.abspath(self.before)))
             self.packets, stream = file.demux(video=0), file.streams.video[0]
             # The muxer takes packets as an encoder gives them, and MP4 stores those of H.264 in another form.
             form = "h264_mp4toannexb" if stream.codec_context.name == "h264" else "null"
