@@ -26,6 +26,7 @@ KEYFRAME_EVERY = 2  # seconds; what is lost or done again after a kill
 # be known for the edit list (delay_moov), without which audio that starts before 0 would move the frames' timestamps.
 CONTAINER = {"movflags": "hybrid_fragmented+delay_moov", "use_editlist": "1", "flush_packets": "1"}
 FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: the last frame is shown as long as in the input
+LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")  # FFmpeg's of 1, 2, ... channels
 BT709, LIMITED = 1, 1  # AVCOL_SPC_BT709 and AVCOL_RANGE_MPEG: what players take untagged HD video for
 
 
@@ -219,8 +220,13 @@ class Writer:
                 # Broadcasts repeat AAC's settings in every packet; MP4 has them once.
                 form = "null" if audio.codec_context.name != "aac" or audio.codec_context.extradata else "aac_adtstoasc"
                 form = av.bitstream.BitStreamFilterContext(form, audio)
-                self.copies[audio.index] = self.container.add_stream_from_template(audio), form
-            except ValueError:
+                layout = audio.layout.name
+                if layout.endswith("channels"):  # MP4 must name them, and PCM of AVI and MKV has their number alone
+                    layout = LAYOUTS[audio.layout.nb_channels - 1]
+                copy = self.container.add_stream_from_template(audio, layout=layout)
+                copy.metadata.update({key: value for key, value in audio.metadata.items() if key == "language"})
+                self.copies[audio.index] = copy, form
+            except (ValueError, IndexError):
                 self.remarks.append(f"left out: audio of the kind {audio.codec_context.name}, which MP4 does not take")
         if self.kept:
             file = self.files.enter_context(av.open(os.path.abspath(self.before)))

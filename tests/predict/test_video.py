@@ -67,6 +67,7 @@ def clip(
     codec: str = "libx264",
     sound: str = "",
     rotation: int = 0,
+    language: str = "und",
 ) -> Path:
     """A clip whose frame i is at times[i] ticks of `base`, or at i; with a second of noise in the codec `sound`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,7 @@ def clip(
             stream.set_display_rotation(rotation)
         if sound:
             audio = file.add_stream(sound, rate=48000)
+            audio.metadata["language"] = language
         for i, pixels in enumerate(pictures(count, size)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = times[i] if times else i, base
@@ -242,6 +244,21 @@ class TestTimesAndSound:
         assert len(packets(source, "audio")) > 40
         assert packets(tmp_path / "b.mp4", "audio") == packets(source, "audio")
         assert decoded(tmp_path / "b.mp4")[1] == decoded(source)[1]
+
+    @pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
+    def test_sound_without_names_of_its_channels_is_copied(self, predictor, tmp_path, name):
+        source = clip(tmp_path / name, 4, codec="mpeg4", sound="pcm_s16le")
+        predict_video(predictor, str(source), tmp_path / "b")
+        sounds = [b"".join(content for _, content in packets(path, "audio")) for path in (source, tmp_path / "b.mp4")]
+        assert sounds[0] == sounds[1] != b""
+        with av.open(str(tmp_path / "b.mp4")) as file:
+            assert file.streams.audio[0].layout.name == "stereo"
+
+    def test_sound_keeps_its_language(self, predictor, tmp_path):
+        source = clip(tmp_path / "a.mkv", 4, sound="aac", language="fra")
+        predict_video(predictor, str(source), tmp_path / "b")
+        with av.open(str(tmp_path / "b.mp4")) as file:
+            assert file.streams.audio[0].metadata["language"] == "fra"
 
     def test_sound_that_mp4_does_not_take_is_left_out_and_it_is_said(self, predictor, tmp_path, capsys):
         source = clip(tmp_path / "a.avi", codec="mpeg4", sound="adpcm_ima_wav")
