@@ -10,7 +10,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, get_args
@@ -98,6 +98,7 @@ def predict_video(
             kept = 0 if carry_bases else _continued(partial, before, mark)
         target.parent.mkdir(parents=True, exist_ok=True)
         writer = Writer(partial, video, predictor.palette, view, mark, target if frames else None, before, kept)
+        stack.enter_context(_pointing_at(writer))
         stack.callback(writer.close)
         interruption = stack.enter_context(Interruption(tell=False))
         advance = stack.enter_context(bar(f"predict {Path(source).name}", video.total))
@@ -126,6 +127,15 @@ def predict_video(
         before.unlink(missing_ok=True)
     texts = [f"{shown(source)}: {writer.frames} frames in {done}", *video.remarks(writer.frames), *writer.remarks]
     note("; ".join(texts))
+
+
+@contextmanager
+def _pointing_at(writer: Writer) -> Iterator[None]:
+    """What ends a video says where its frames up to there are."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; {writer.path} plays up to there") if writer.frames else error from error
 
 
 def check(predictor: Predictor, view: str, every: int, batch: int, carry_bases: bool) -> None:

@@ -60,7 +60,8 @@ def reporting(doing: str) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"cannot {doing}: {error.strerror or error}") from error
+        late = isinstance(error, av.error.ExitError)  # the timeout of Source
+        raise InputError(f"cannot {doing}: {'it does not answer' if late else error.strerror or error}") from error
 
 
 class Source:
