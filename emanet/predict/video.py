@@ -125,7 +125,7 @@ def predict_video(
         partial.replace(done)
         sync_folder(done.parent)
         before.unlink(missing_ok=True)
-    texts = [f"{shown(source)}: {writer.frames} frames in {done}", *video.remarks(writer.frames), *writer.remarks]
+    texts = [f"{shown(source)}: {writer.frames} frames in {done}", *video.remarks(), *writer.remarks]
     note("; ".join(texts))
 
 

@@ -87,12 +87,15 @@ class Source:
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
         self.is_file = os.path.isfile(source)
         self.live = self.container.duration is None and not self.is_file
-        self.stated = self.video.frames  # 0 in files that do not say
+        stated = self.video.frames  # 0 in files that do not say; in MP4, those that an edit hides too
+        # FFmpeg's duration of an AVI is an estimate from the size that is left.
+        avi, seconds = self.container.format.name == "avi", (self.container.duration or 0) / av.time_base
+        self.lasts = float(stated / self.rate) if avi else seconds  # by the file's own account; 0 if it gives none
         others = [each for each in self.container.streams if each.index != self.video.index and each.type != "audio"]
         self.others = {stream.type for stream in others}
-        self.total = self.stated or round((self.container.duration or 0) * self.rate / 1_000_000)
+        self.total = stated or round(seconds * float(self.rate))
         self.damaged = self.late = 0
-        self.end = ""
+        self.end, self.seconds = "", 0.0  # why reading ended early; where the frames and the sound that were read end
 
     def items(self, every: int, kept: int) -> Iterator[Any]:
         """Frames, and packets of audio. kept: so many frames are encoded already."""
@@ -108,6 +111,7 @@ class Source:
                 if packet.dts is not None:
                     packet.pts = (packet.dts if packet.pts is None else packet.pts) - shift
                     packet.dts -= shift
+                    self._has_read(packet.pts + (packet.duration or 0), packet.time_base)
                     yield packet
                 continue
             try:
@@ -118,6 +122,7 @@ class Source:
             for frame in decoded:
                 duration = frame.duration or max(1, round(1 / self.rate / self.video.time_base))
                 last = max(last + 1, (last + duration if index else 0) if frame.pts is None else frame.pts - shift)
+                self._has_read(last + duration, self.video.time_base)
                 turns = round(frame.rotation / 90)
                 size = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
                 wanted, rgb = index % every == 0 and index + every > kept, None
@@ -135,13 +140,17 @@ class Source:
                 raise
             self.end = str(error)
 
-    def remarks(self, frames: int) -> list[str]:
+    def _has_read(self, end: int, base: Fraction) -> None:
+        self.seconds = max(self.seconds, float(end * base))
+
+    def remarks(self) -> list[str]:
         """What there is to say about the input, in words."""
         texts = [self.end] if self.end else []
         texts += [f"left out: {self.late} frames that came faster than they are labelled"] if self.late else []
         texts += [f"left out: {self.damaged} packets that cannot be decoded"] if self.damaged else []
-        if frames < self.stated:
-            texts.append(f"cut off or damaged: the file says that it has {self.stated} frames")
+        if self.lasts - self.seconds > max(2 / self.rate, min(1, self.lasts / 10)):
+            text = f"it ends after {self.seconds:.1f} s, but says that it lasts {self.lasts:.1f} s"
+            texts.append(f"cut off or damaged: {text}")
         return texts + ([f"left out: other streams, of the kind {some(sorted(self.others))}"] if self.others else [])
 
     def close(self) -> None:

@@ -311,7 +311,39 @@ class TestFaults:
         source.write_bytes(whole[: len(whole) * 3 // 4])
         predict_video(predictor, str(source), tmp_path / "b")
         assert 1 <= len(decoded(tmp_path / "b.mp4")[0]) < 20
-        assert "the file says that it has 20 frames" in capsys.readouterr().err
+        assert re.search(
+            "cut off or damaged: it ends after 0.[1-7] s, but says that it lasts 0.8 s", capsys.readouterr().err
+        )
+
+    @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.flv"])
+    def test_so_does_one_that_does_not_count_its_frames(self, predictor, tmp_path, capsys, name):
+        source = clip(tmp_path / name, 100, codec="flv" if name == "a.flv" else "mpeg4")
+        predict_video(predictor, str(source), tmp_path / "whole", every=100)
+        assert "cut off" not in capsys.readouterr().err
+        whole = source.read_bytes()
+        source.write_bytes(whole[: len(whole) // 2])
+        predict_video(predictor, str(source), tmp_path / "b", every=100)
+        assert re.search(r"cut off or damaged: it ends after [0-3]\.\d s, but says .* 4.0 s", capsys.readouterr().err)
+
+    def test_frames_that_an_edit_hides_are_not_missing(self, predictor, tmp_path, capsys):
+        """As of a clip that was cut without encoding it again: its first frames are there to decode the others."""
+        with av.open(str(clip(tmp_path / "a.mp4", 20))) as file, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
+            stream = cut.add_stream_from_template(file.streams.video[0])
+            for packet in file.demux(video=0):
+                if packet.dts is not None:
+                    packet.pts, packet.dts = (
+                        int(t - Fraction(5, 25) / packet.time_base) for t in (packet.pts, packet.dts)
+                    )
+                    packet.stream = stream
+                    cut.mux(packet)
+        with av.open(str(tmp_path / "cut.mp4")) as file:
+            assert file.streams.video[0].frames == 20
+        predict_video(predictor, str(tmp_path / "cut.mp4"), tmp_path / "b")
+        assert len(decoded(tmp_path / "b.mp4")[0]) == 15 and "cut off" not in capsys.readouterr().err
+
+    def test_sound_beside_an_avi_does_not_make_it_look_cut_off(self, predictor, tmp_path, capsys):
+        predict_video(predictor, str(clip(tmp_path / "a.avi", codec="mpeg4", sound="aac")), tmp_path / "b")
+        assert "cut off" not in capsys.readouterr().err
 
     def test_packets_that_cannot_be_decoded_are_left_out_and_counted(self, predictor, tmp_path, capsys):
         source = clip(tmp_path / "a.avi", 10, codec="mpeg4")
@@ -595,38 +627,6 @@ class TestCamera:
         assert first.index == 0 and rest == sorted(rest)
         assert 1 + len(rest) + source.late == 100 and len(rest) >= video.AHEAD - 1
 
-    def test_a_camera_that_is_not_there(self, predictor, tmp_path):
-        with pytest.raises(InputError, match="cannot read /dev/video97 as a video: No such file"):
-            predict_video(predictor, "/dev/video97", tmp_path / "b")
-
-
-class TestInputs:
-    def test_videos_among_files_folders_and_addresses(self, tmp_path):
-        for name in ("in/a.mp4", "in/a.mov", "in/sub/b.MKV", "in/x.jpg", "only/c.mp4", "in/notes.txt", "d.avi"):
-            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
-            (tmp_path / name).touch()
-        inputs = [str(tmp_path / name) for name in ("in", "only", "d.avi", "d.avi", "in/x.jpg")]
-        videos, images = find_videos([*inputs, "rtsp://me:pw@camera:554/live/street?x=1", "/dev/video2"])
-        assert images == [inputs[0], inputs[4]]
-        assert {(Path(source).name, str(name)) for source, name in videos} == {
-            *{("a.mp4", "a_mp4"), ("a.mov", "a_mov"), ("b.MKV", "sub/b"), ("c.mp4", "c"), ("d.avi", "d")},
-            *{("street?x=1", "street"), ("video2", "video2")},
-        }
-        assert shown("rtsp://me:pw@camera:554/x@y") == "rtsp://camera:554/x@y"
-        assert not any(map(means_model, [*inputs, "rtsp://camera/x", "/dev/video2"]))
-        assert find_videos([str(tmp_path / "none.mp4")]) == ([], [str(tmp_path / "none.mp4")])
-
-    def test_on_the_command_line(self, model, tmp_path):
-        write(tmp_path / "in" / "x.png")
-        clip(tmp_path / "in" / "a.mp4", 3)
-        done = run_cli("predict", model, tmp_path / "in", "--out", tmp_path / "out", "--view", "side", "--frames")
-        assert done.returncode == 0, done.stderr
-        assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.png", "x_overlay.jpg", "a.mp4", "a"}
-        assert "1 image" in done.stderr and "a.mp4: 3 frames" in done.stderr and "no images" not in done.stderr
-        assert decoded(tmp_path / "out" / "a.mp4")[0][0].shape == (48, 128, 3)
-        (tmp_path / "in" / "a.mp4").write_bytes(b"damaged")
-        done = run_cli("predict", model, tmp_path / "in" / "a.mp4", "--out", tmp_path / "out")
-        assert "could not be predicted: 1" in sentence(done) and "skipped: cannot read" in done.stderr
     def test_one_that_falls_silent(self, predictor, tmp_path, monkeypatch):
         content, over = clip(tmp_path / "a.mkv", 100).read_bytes(), threading.Event()
 
@@ -660,10 +660,12 @@ class TestInputs:
             server.server_close()
         assert 1 < len(decoded(tmp_path / "b.partial.mp4")[0]) < 100
 
-        done = run_cli("predict", model, tmp_path / "in" / "x.png", "--out", tmp_path / "out", "--every", "2")
-        assert "--every is for videos, and there is none among the inputs" in sentence(done)
-        done = run_cli("predict", model, tmp_path / "no.mp4", "--out", tmp_path / "out")
-        assert "no image" in sentence(done) and "no.mp4" in done.stderr
+    def test_a_camera_that_is_not_there(self, predictor, tmp_path):
+        with pytest.raises(InputError, match="cannot read /dev/video97 as a video: No such file"):
+            predict_video(predictor, "/dev/video97", tmp_path / "b")
+
+
+class TestInputs:
     def test_a_colon_in_a_name_is_no_protocol(self, predictor, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         clip(Path("12:30.mp4").resolve(), 3)
@@ -678,3 +680,33 @@ class TestInputs:
         done = run_cli("predict", "street", tmp_path / "a.mp4", "--out", tmp_path / "out", *flags)
         assert sentence(done) == f"error: {flags[0]} is for images, and there are only videos among the inputs"
 
+    def test_videos_among_files_folders_and_addresses(self, tmp_path):
+        for name in ("in/a.mp4", "in/a.mov", "in/sub/b.MKV", "in/x.jpg", "only/c.mp4", "in/notes.txt", "d.avi"):
+            (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / name).touch()
+        inputs = [str(tmp_path / name) for name in ("in", "only", "d.avi", "d.avi", "in/x.jpg")]
+        videos, images = find_videos([*inputs, "rtsp://me:pw@camera:554/live/street?x=1", "/dev/video2"])
+        assert images == [inputs[0], inputs[4]]
+        assert {(Path(source).name, str(name)) for source, name in videos} == {
+            *{("a.mp4", "a_mp4"), ("a.mov", "a_mov"), ("b.MKV", "sub/b"), ("c.mp4", "c"), ("d.avi", "d")},
+            *{("street?x=1", "street"), ("video2", "video2")},
+        }
+        assert shown("rtsp://me:pw@camera:554/x@y") == "rtsp://camera:554/x@y"
+        assert not any(map(means_model, [*inputs, "rtsp://camera/x", "/dev/video2"]))
+        assert find_videos([str(tmp_path / "none.mp4")]) == ([], [str(tmp_path / "none.mp4")])
+
+    def test_on_the_command_line(self, model, tmp_path):
+        write(tmp_path / "in" / "x.png")
+        clip(tmp_path / "in" / "a.mp4", 3)
+        done = run_cli("predict", model, tmp_path / "in", "--out", tmp_path / "out", "--view", "side", "--frames")
+        assert done.returncode == 0, done.stderr
+        assert {path.name for path in (tmp_path / "out").iterdir()} == {"x.png", "x_overlay.jpg", "a.mp4", "a"}
+        assert "1 image" in done.stderr and "a.mp4: 3 frames" in done.stderr and "no images" not in done.stderr
+        assert decoded(tmp_path / "out" / "a.mp4")[0][0].shape == (48, 128, 3)
+        (tmp_path / "in" / "a.mp4").write_bytes(b"damaged")
+        done = run_cli("predict", model, tmp_path / "in" / "a.mp4", "--out", tmp_path / "out")
+        assert "could not be predicted: 1" in sentence(done) and "skipped: cannot read" in done.stderr
+        done = run_cli("predict", model, tmp_path / "in" / "x.png", "--out", tmp_path / "out", "--every", "2")
+        assert "--every is for videos, and there is none among the inputs" in sentence(done)
+        done = run_cli("predict", model, tmp_path / "no.mp4", "--out", tmp_path / "out")
+        assert "no image" in sentence(done) and "no.mp4" in done.stderr
