@@ -252,6 +252,7 @@ class TestOnnx:
         common = "predict", onnx, tmp_path / "x.png", "--out", tmp_path / "out"
         assert "takes whole images at one scale" in sentence(run_cli(*common, "--flip"))
         assert "has its own engine" in sentence(run_cli(*common, "--engine", "eager"))
+        assert run_cli(*common, "--engine", "auto").returncode == 0 and (tmp_path / "out" / "x.png").is_file()
         assert "exported model" in sentence(run_cli("explain", onnx, tmp_path / "x.png"))
         assert "already" in sentence(run_cli("export", onnx, "--to", "onnx"))
         with pytest.raises(InputError, match="needs the one that it was made from"):
