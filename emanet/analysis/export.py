@@ -67,8 +67,8 @@ def export_model(
     if left_out:
         note(f"the exported model takes whole images at one scale; left out: {left_out}")
     found = export(file, to, target, outputs=outputs, precision=precision, images=chosen)
-    sizes = sum(path.stat().st_size for path in {target, target.with_suffix(".bin")} if path.is_file())
-    say(f"{target}: {sizes / 1e6:.1f} MB, {found}")
+    files = [target, target.with_suffix(".bin")] if to == "openvino" else [target]
+    say(f"{target}: {sum(path.stat().st_size for path in files) / 1e6:.1f} MB, {found}")
     if not images:
         note("compared on random images only; --images DIR compares on yours")
     if precision == "int8":

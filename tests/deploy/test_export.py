@@ -403,6 +403,16 @@ class TestCommand:
         assert "--to" in refusal()
         assert list(tmp_path.glob("tiny*")) == []
 
+    def test_the_size_that_is_told_is_its_own(self, file, tmp_path, monkeypatch):
+        (tmp_path / "tiny.bin").write_bytes(bytes(9_000_000))  # of an .xml, say
+
+        def written(file: ModelFile, to: str, out: Path, **options: object) -> int:
+            return out.write_bytes(bytes(2_500_000))
+
+        monkeypatch.setattr("emanet.analysis.export.export", written)
+        done = run_cli("export", file.path, "--to", "torch", "--out", tmp_path / "tiny.pt2")
+        assert "tiny.pt2: 2.5 MB, " in done.stdout
+
     def test_kinds_of_names(self):
         assert is_artefact("a.onnx") and is_artefact(Path("b.XML")) and is_artefact("c.pt2")
         assert not is_artefact("street") and not is_artefact(None)
