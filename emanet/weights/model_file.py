@@ -53,7 +53,7 @@ def read_model(path: Path) -> ModelFile:
         with utf8_name(path) as name, safe_open(name, "pt") as file:
             metadata = file.metadata() or {}
             header = parse_header(metadata, path)
-            experiment = experiment_of(header["experiment"], path)
+            experiment = experiment_of(header["experiment"], path, header.get("emanet"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise InputError(what_instead(path) or f"cannot read model file {path}: {error}") from error
