@@ -126,6 +126,10 @@ def predict_video(
         sync_folder(done.parent)
         before.unlink(missing_ok=True)
     texts = [f"{shown(source)}: {writer.frames} frames in {done}", *video.remarks(), *writer.remarks]
+    if frames:
+        numbers = [int(path.stem) for path in target.glob("*.png") if path.stem.isdecimal()]
+        old = sum(number % every > 0 or number >= writer.frames for number in numbers)
+        texts += [f"{target} also has {old} label maps of an earlier run"] if old else []
     note("; ".join(texts))
 
 

@@ -172,6 +172,12 @@ class TestFrames:
         for i, result in enumerate(drawn):
             close(result, colours.colourise(predictor(rgb[i - i % 4]), predictor.palette))
 
+    def test_label_maps_of_an_earlier_run_are_told_of(self, predictor, tmp_path, capsys):
+        source = clip(tmp_path / "a.mp4", 10)
+        for every, said in ((1, ""), (4, "; {} also has 7 label maps of an earlier run")):
+            predict_video(predictor, str(source), tmp_path / "b", frames=True, every=every)
+            assert capsys.readouterr().err.endswith(f"b.mp4{said.format(tmp_path / 'b')}\n")
+
     @pytest.mark.parametrize("view, size", [("overlay", (48, 34)), ("side", (48, 66))])
     def test_odd_sizes_get_a_row_or_column_more_and_it_is_said(self, predictor, tmp_path, capsys, view, size):
         source = clip(tmp_path / "a.mkv", 2, (47, 33))
