@@ -712,6 +712,8 @@ class TestInputs:
         (tmp_path / "in" / "a.mp4").write_bytes(b"damaged")
         done = run_cli("predict", model, tmp_path / "in" / "a.mp4", "--out", tmp_path / "out")
         assert "could not be predicted: 1" in sentence(done) and "skipped: cannot read" in done.stderr
+        with pytest.raises(InputError, match="^https://host/a.JPG[?]x=1 is the address of an image: download it first"):
+            find_videos(["https://me:pw@host/a.JPG?x=1"])
         done = run_cli("predict", model, tmp_path / "in" / "x.png", "--out", tmp_path / "out", "--every", "2")
         assert "--every is for videos, and there is none among the inputs" in sentence(done)
         done = run_cli("predict", model, tmp_path / "no.mp4", "--out", tmp_path / "out")
