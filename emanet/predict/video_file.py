@@ -86,7 +86,8 @@ class Source:
         self.audio = list(self.container.streams.audio)
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
         self.is_file = os.path.isfile(source)
-        self.live = self.container.duration is None and not self.is_file
+        # A server that cannot seek hides how long a file lasts, but not how many bytes it has.
+        self.live = self.container.duration is None and not self.is_file and self.container.size <= 0
         stated = self.video.frames  # 0 in files that do not say; in MP4, those that an edit hides too
         # FFmpeg's duration of an AVI is an estimate from the size that is left.
         avi, seconds = self.container.format.name == "avi", (self.container.duration or 0) / av.time_base

@@ -5,7 +5,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -633,38 +634,50 @@ class TestCamera:
         assert first.index == 0 and rest == sorted(rest)
         assert 1 + len(rest) + source.late == 100 and len(rest) >= video.AHEAD - 1
 
-    def test_one_that_falls_silent(self, predictor, tmp_path, monkeypatch):
-        content, over = clip(tmp_path / "a.mkv", 100).read_bytes(), threading.Event()
+    @contextmanager
+    def served(self, content: bytes, sent: int) -> Iterator[str]:
+        """The address of a file whose server cannot seek, and falls silent after so many bytes."""
+        over = threading.Event()
 
-        class Silent(BaseHTTPRequestHandler):
+        class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content[: len(content) // 2])
-                over.wait(60)
+                self.wfile.write(content[:sent])
+                if sent < len(content):
+                    over.wait(60)
 
             def log_message(self, *arguments):
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        opened = av.open
-        monkeypatch.setattr(
-            av,
-            "open",
-            lambda *a, **named: opened(*a, **named | {"timeout": (20, 0.3)} if "timeout" in named else named),
-        )
         try:
-            with pytest.raises(
-                InputError, match="read on in .*: it does not answer; .*b.partial.mp4 plays up to there"
-            ):
-                predict_video(predictor, f"http://127.0.0.1:{server.server_port}/a.mkv", tmp_path / "b", every=100)
+            yield f"http://127.0.0.1:{server.server_port}/a"
         finally:
             over.set()
             server.shutdown()
             server.server_close()
+
+    def test_one_that_falls_silent(self, predictor, tmp_path, monkeypatch):
+        content, open_ = clip(tmp_path / "a.mkv", 100).read_bytes(), av.open
+
+        def impatient(*arguments, **options):
+            return open_(*arguments, **options | ({"timeout": (20, 0.3)} if "timeout" in options else {}))
+
+        monkeypatch.setattr(av, "open", impatient)
+        said = "read on in .*: it does not answer; .*b.partial.mp4 plays up to there"
+        with self.served(content, len(content) // 2) as address, pytest.raises(InputError, match=said):
+            predict_video(predictor, address, tmp_path / "b", every=100)
         assert 1 < len(decoded(tmp_path / "b.partial.mp4")[0]) < 100
+
+    def test_a_file_of_a_server_is_no_camera(self, predictor, tmp_path, capsys):
+        """It waits, so no frame is left out; although nobody says how long it lasts."""
+        content = clip(tmp_path / "a.mts", 100).read_bytes()
+        with self.served(content, len(content)) as address:
+            predict_video(predictor, address, tmp_path / "b")
+        assert len(decoded(tmp_path / "b.mp4")[0]) == 100 and "left out" not in capsys.readouterr().err
 
     def test_a_camera_that_is_not_there(self, predictor, tmp_path):
         with pytest.raises(InputError, match="cannot read /dev/video97 as a video: No such file"):
@@ -699,6 +712,8 @@ class TestInputs:
         }
         assert shown("rtsp://me:pw@camera:554/x@y") == "rtsp://camera:554/x@y"
         assert not any(map(means_model, [*inputs, "rtsp://camera/x", "/dev/video2"]))
+        with pytest.raises(InputError, match="^https://host/a.JPG[?]x=1 is the address of an image: download it first"):
+            find_videos(["https://me:pw@host/a.JPG?x=1"])
         assert find_videos([str(tmp_path / "none.mp4")]) == ([], [str(tmp_path / "none.mp4")])
 
     def test_on_the_command_line(self, model, tmp_path):
@@ -712,8 +727,6 @@ class TestInputs:
         (tmp_path / "in" / "a.mp4").write_bytes(b"damaged")
         done = run_cli("predict", model, tmp_path / "in" / "a.mp4", "--out", tmp_path / "out")
         assert "could not be predicted: 1" in sentence(done) and "skipped: cannot read" in done.stderr
-        with pytest.raises(InputError, match="^https://host/a.JPG[?]x=1 is the address of an image: download it first"):
-            find_videos(["https://me:pw@host/a.JPG?x=1"])
         done = run_cli("predict", model, tmp_path / "in" / "x.png", "--out", tmp_path / "out", "--every", "2")
         assert "--every is for videos, and there is none among the inputs" in sentence(done)
         done = run_cli("predict", model, tmp_path / "no.mp4", "--out", tmp_path / "out")
