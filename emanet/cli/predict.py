@@ -67,7 +67,7 @@ class Predict:
             raise InputError("predict needs at least one image, folder or glob, after MODEL if one is named")
         from ..atomic import require_writable_folder
         from ..predict.files import predict_files
-        from ..predict.inputs import find_videos
+        from ..predict.inputs import find_videos, require_apart
         from ..predict.predictor import Predictor
 
         videos, images = find_videos(self.images)
@@ -78,6 +78,8 @@ class Predict:
         for name, flag in FOR_IMAGES.items():
             if not images and getattr(self, name) != getattr(Predict, name):
                 raise InputError(f"{flag} is for images, and there are only videos among the inputs")
+        if self.frames:
+            require_apart(videos, images)
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("outputs", "overlay", "batch", "rasters", "bands", "range")}

@@ -110,6 +110,15 @@ def find_videos(inputs: Sequence[str]) -> tuple[list[tuple[str, Path]], list[str
     return _named(sorted(unique.values())), images
 
 
+def require_apart(videos: Sequence[tuple[str, Path]], images: Sequence[str]) -> None:
+    """InputError if the label maps of a video's frames, OUT/clip/000000.png, would be among those of images."""
+    folders = {name.parent: path for path, name in find_images(images)} if images else {}
+    for source, name in videos:
+        if name in folders:
+            text = f"the label maps of {shown(source)} and of {folders[name]} would be in one folder, {name}"
+            raise InputError(f"{text}; predict the images without the video, or leave out --frames")
+
+
 def is_stream(source: str) -> bool:
     """Whether an input is a camera (/dev/video0) or an address (rtsp://..., https://...), not a file."""
     return source.startswith("/dev/video") or bool(re.match(r"[a-z][a-z0-9+.-]*://", source))

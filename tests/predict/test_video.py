@@ -691,6 +691,14 @@ class TestInputs:
         assert not predict_videos(predictor, find_videos(["12:30.mp4"])[0], "out:1")
         assert len(decoded(tmp_path / "out:1" / "12:30.mp4")[0]) == 3
 
+    def test_label_maps_of_frames_replace_none_of_images(self, tmp_path):
+        clip(tmp_path / "in" / "a.mp4", 1)
+        (tmp_path / "in" / "a").mkdir()
+        Image.fromarray(pictures(1)[0]).save(tmp_path / "in" / "a" / "000000.png")
+        done = run_cli("predict", "street", tmp_path / "in", "--out", tmp_path / "out", "--frames")
+        assert "would be in one folder, a; predict the images without" in sentence(done)
+        assert not (tmp_path / "out").exists()
+
     @pytest.mark.parametrize(
         "flags", [["--outputs", "shares"], ["--no-overlay"], ["--bands", "1"], ["--range", "0", "1"]]
     )
