@@ -5,6 +5,7 @@
 
 The real loop reads, steps, logs and looks for signals, as `train` does; it neither validates nor saves within a timing.
 Each way has its own loader, which is started before; time more steps than the 4 batches that a process may be ahead.
+The images that `data.keep` has room for are in memory before, as from the second epoch on; `--data.keep 0`: the first.
 Further flags are settings of the experiment, as for `train`.
 """
 
@@ -62,6 +63,8 @@ def measured(config: Experiment, folder: Path, steps: int, repeats: int, most: i
         for _ in range(steps):
             training.step(run, step_net, batch, stop=False).read()
 
+    for index in range(len(run.samples.dataset) if config.data.keep else 0):
+        run.samples.read(index)
     ways: dict[str, Callable[[], None]] = {"the same step on a batch in memory": bare}
     ahead = loader.ahead
     loader.ahead = lambda batches: batches  # type: ignore[assignment]

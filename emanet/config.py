@@ -294,6 +294,8 @@ class DataConfig:
     workers: int | None = setting(None, resume=True, ranks=True)
     """Loader processes per rank; 0: a thread of the training process reads ahead. None: 0 if a CPU trains, whose cores
     are busy anyway, else up to 4 as there are cores. Batches do not depend on it."""
+    keep: float = setting(0.5, resume=True)
+    """GiB of memory, per rank, for training images that have been decoded and come again in the next epoch; 0: none."""
     check: bool = setting(True, resume=True)
     """Open every mask before training starts (once per list of files: the result is remembered)."""
 
@@ -319,6 +321,7 @@ class DataConfig:
             0.1 <= low <= high <= 100, "blur_sigma", self.blur_sigma, "two numbers of 0.1 to 100, the smaller first"
         )
         require(0 <= (self.workers or 0) <= 1024, "workers", self.workers, "0 to 1024")
+        require(self.keep >= 0, "keep", self.keep, "at least 0")
 
     @property
     def crops(self) -> dict[str, tuple[int, int]]:
@@ -460,8 +463,8 @@ class EngineConfig:
 
     engine: Engine = "plain"
     """What runs the network. eager: BatchNorm folded into the convolutions; compile: through torch.compile as well;
-    openvino: on the CPU, about as fast, for any size; auto: openvino on a CPU where it is installed and eager on
-    CUDA, verified on a small image, and plain elsewhere. The results differ in rounding only."""
+    openvino: on the CPU, about as fast, for any size; auto: openvino on a CPU where it is installed, else eager,
+    verified on a small image, and plain on mps. The results differ in rounding only."""
     precision: Precision = "fp32"
     """bf16: fast, close to fp32; fp16: for CUDA; int8: for openvino, fastest, at the cost of some mIoU."""
     calibrate: tuple[str, ...] = setting((), unused_while={"precision": ("fp32", "bf16", "fp16")})

@@ -13,9 +13,9 @@ from .errors import InputError
 
 
 @contextmanager
-def alone(threads: int) -> Iterator[None]:
-    """Torch's own operations in one thread, in this thread, where several of them work side by side; then `threads`."""
-    torch.set_num_threads(1)
+def part_of(threads: int, at_once: int) -> Iterator[None]:
+    """Torch's operations of this thread in its part of `threads`, where `at_once` work side by side; then in all."""
+    torch.set_num_threads(max(1, threads // at_once))
     try:
         yield
     finally:

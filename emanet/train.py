@@ -172,7 +172,8 @@ def prepare(
     if config.data.check and not untouched:
         distributed.first_on_rank_zero(check_data, config, train_set, val_set, log.say)
     last_from = config.last(config.data.last_share) * config.batch_size
-    samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed, last_from)
+    room = int(config.data.keep * 2**30) // max(1, processes(config))
+    samples = TrainingSamples(train_set, config.data, _fill(config, channels), config.seed, last_from, room)
 
     # Model: the same random start on every rank. Weights that `restore` replaces are not downloaded.
     spec = stored_spec(config)

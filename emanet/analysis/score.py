@@ -128,6 +128,8 @@ def _score_label_maps(
     for prediction, mask in pairs[distributed.rank() :: distributed.world_size()]:
         if spec is None and read_mask_values(prediction, max_pixels=max_pixels).ndim != 2:
             raise InputError(f"{prediction} is not a label map of one channel; name a MODEL to predict photographs")
+        if spec is None and read_mask_values(mask, max_pixels=max_pixels).ndim != 2:
+            raise InputError(f"{mask} holds colours; --dataset says which classes they are")
         predicted = read_mask(prediction, as_is, max_pixels=max_pixels)
         labels = read_mask(mask, read_as, max_pixels=max_pixels)
         if predicted.shape != labels.shape:

@@ -48,6 +48,8 @@ class Channels:
     """Whether messages name the flags of `predict` instead of the fields of dataset.json."""
 
     def __post_init__(self):
+        if self.bands and min(self.bands) < 1:
+            raise InputError(f"bands are counted from 1, so there is no band {min(self.bands)}")
         if self.bands and len(self.bands) != self.count:
             hint = "" if self.flags else f"; set model.backbone.in_channels to {len(self.bands)}"
             raise InputError(f"{len(self.bands)} bands are named, but the model takes {self.count} channels{hint}")
@@ -55,6 +57,9 @@ class Channels:
             raise InputError(
                 f"range has {len(self.range)} numbers, but must have 2, or 2 for each of {self.count} channels"
             )
+        for low, high in zip(self.range[::2], self.range[1::2], strict=True):
+            if not low < high:
+                raise InputError(f"range begins with what becomes 0, so {low:g} must be below {high:g}")
 
     def setting(self, name: str, values: Sequence[object]) -> str:
         """How to state bands or a range."""
@@ -145,8 +150,10 @@ def tiff_tags(file: str | File) -> dict[int, Any]:
             header = stream.read(8)
             if header[:4] not in TIFF:
                 return {}
-            header += stream.read(8) if b"+" in header[:4] else b""
-            tags = ImageFileDirectory_v2(header)
+            order = header[:2]
+            if b"+" in header[:4]:  # BigTIFF, which Pillow knows by the third byte, in whichever order the bytes are
+                header = TIFF[2] + header[4:] + stream.read(8)
+            tags = ImageFileDirectory_v2(header, order)
             stream.seek(tags.next)
             tags.load(stream)
             return dict(tags)

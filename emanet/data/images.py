@@ -204,9 +204,12 @@ def _labels(values: np.ndarray, path: str | File, spec: DatasetSpec) -> np.ndarr
 def read_mask_values(path: str | File, *, max_pixels: int | None = None) -> np.ndarray:
     """The content of a mask file, upright: values (H, W) of an integer type, or colours (H, W, 3) uint8.
 
-    Values are as stored: palette indices, or numbers of 1, 2, 4, 8, 16 or 32 bits. Raises InputError.
+    Values are as stored: palette indices, or numbers of 1 to 64 bits. Raises InputError.
     """
     with _opened(path, "mask", max_pixels) as image:
+        if not isinstance(image, Image.Image | np.ndarray):  # a TIFF of 64 bits or of several bands
+            values = image.read()
+            image = values[0] if len(values) == 1 else values
         if isinstance(image, np.ndarray):
             if image.ndim != 2 or image.dtype.kind not in "iu":
                 raise ValueError(f"it is {image.dtype} {image.shape}, not integers (H, W)")
@@ -296,7 +299,7 @@ def _opened(path: str | File, kind: str, max_pixels: int | None = None) -> Itera
                     if start[:4] not in bands.TIFF:
                         raise
                     driver = "GTiff"
-                if driver and kind == "image":
+                if image is None or driver and kind == "image":
                     if image is not None and (turn := orientation(image)) != 1:
                         raise ValueError(f"its colours of 16 bits have the orientation {turn}; save it upright")
                     image = datasets.enter_context(bands.opened(source, driver))

@@ -19,6 +19,7 @@ from .shards import Pair
 UNPAIRED = {"image-without-mask": ("image", "a mask"), "mask-without-image": ("mask", "an image")}  # what lacks what
 # The ends of what `predict` writes beside NAME.png to be looked at.
 OVERLAY, COLOURS, UNCERTAINTY = PICTURES = ("_overlay.jpg", "_colour.png", "_uncertainty.png")
+RASTERS = ("_probabilities.tif", "_uncertainty.tif")  # the same of NAME.tif, for other programs
 
 
 class Fault(NamedTuple):
@@ -68,9 +69,15 @@ def number(items: Sized, what: str) -> str:
 
 
 def list_folders(images: Path, masks: Path, spec: DatasetSpec, *, overlays: bool = False) -> Listing:
-    """The images of a folder, each with the mask of its stem. overlays: do without those that `predict` has written."""
+    """The images of a folder, each with the mask of its stem.
+
+    overlays: the images are label maps that `predict` has written, as .png or .tif; do without its overlays of them.
+    """
     image_files, faults, other = _files(images, spec.image_suffix)
     if overlays:
+        start = spec.image_suffix.rpartition(".")[0]
+        for ending in (".png", ".tif") if spec.image_suffix and not image_files else ():
+            image_files |= _files(images, f"{start}{ending}")[0]
         image_files = {stem: path for stem, path in image_files.items() if not _is_overlay(path)}
     mask_files, more, _ = _files(masks, spec.mask_suffix)
     faults += more
@@ -132,8 +139,9 @@ def _files(folder: Path, suffix: str) -> tuple[dict[str, Path], list[Fault], lis
 
 def _is_overlay(path: Path) -> bool:
     """Whether `predict` has written this beside a label map."""
-    ending = next((each for each in PICTURES if path.name.endswith(each)), "")
-    return bool(ending) and path.with_name(f"{path.name.removesuffix(ending)}.png").exists()
+    ending = next((each for each in (*PICTURES, *RASTERS) if path.name.endswith(each)), "")
+    label_map = path.name.removesuffix(ending) + (".tif" if ending in RASTERS else ".png")
+    return bool(ending) and path.with_name(label_map).exists()
 
 
 def _ends(name: str, suffix: str) -> bool:

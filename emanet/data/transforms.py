@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config import DataConfig
 from . import augmentations
+from .kept import Kept
 
 ORDER, SAMPLE, OTHER = 0, 1, 2  # part of the seed: what the generator is for
 
@@ -33,7 +34,8 @@ class TrainingSamples:
     """samples[position] -> (image (C, h, w) uint8, labels (h, w) uint8, position), endless.
 
     dataset: see datasets.py. fill: the colour outside the image, a value of 0 to 255 for each channel.
-    last_from: the first position whose crop is config.last_crop, if there is one.
+    last_from: the first position whose crop is config.last_crop, if there is one. room: bytes of memory for decoded
+    images that come again (kept.py).
     """
 
     dataset: Readable
@@ -41,6 +43,7 @@ class TrainingSamples:
     fill: Sequence[int]
     seed: int = 0
     last_from: float = math.inf
+    room: int = 0
 
     def __post_init__(self):
         augmentations.require_colours(self.config, len(self.fill))
@@ -75,7 +78,11 @@ class TrainingSamples:
 
     def _augmented(self, index: int, position: int, around: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, SAMPLE, position])
-        return augment(*self.dataset.read(index), rng, self.config_at(position), self.fill, around)
+        return augment(*self.read(index), rng, self.config_at(position), self.fill, around)
+
+    @cached_property
+    def read(self) -> Kept:
+        return Kept(self.dataset.read, self.room)
 
     def _mix(self, image: Tensor, labels: Tensor, index: int, position: int) -> None:
         """Perhaps paste classes of another image, which is augmented as this one is, in place."""

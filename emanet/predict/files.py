@@ -30,7 +30,7 @@ from . import raster
 from .inputs import VIDEO_SUFFIXES, find_images, folders_of, left_out
 from .outputs import Outputs, Prediction
 from .predictor import Predictor
-from .resume import RECORD, begin, is_done, made_by
+from .resume import RECORD, begin, made_by, without_results
 
 WRITERS = 4  # threads; they wait for the disk most of the time
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no other file could be written either
@@ -82,29 +82,32 @@ def predict_files(
     raster.is_raster, or all TIFFs where bands are named. bands, range: as in DatasetSpec; default: the predictor's.
 
     resume: leave out images whose results are there, whole and newer than the image, by the same model and options as
-    a record in OUT says (resume.py). Raises InputError if it says something else. One image alone has no record.
+    a record in OUT says (resume.py); files that people may have corrected stay, however old they are. Raises InputError
+    if it says something else. One image alone has no record.
     """
     if batch < 1:
         raise InputError(f"batch is {batch}, but must be at least 1")
     kinds = Outputs.of(outputs, overlay)
     kinds.require(predictor.network)
-    out, images = Path(out), find_images(inputs)
+    out, every = Path(out), find_images(inputs)
+    images = without_results(every, out)
     in_windows = {path for path, _ in images if _goes_in_windows(path, rasters, bands)}
     bands, range = bands or predictor.input.bands, range or predictor.input.range
     channels = replace(predictor.input, bands=tuple(bands), range=tuple(range), flags=True)
     _keep_inputs(images, out)
     kinds.check(images, in_windows, out)
-    if not resume:
-        kinds.keep_edited(images, out)
+    kept = kinds.edited(images, out)
+    if kept and not resume:
+        raise InputError(f"{kept[0]} is there already and may have been corrected; name another folder, or remove it")
     require_writable_folder(out)
     _require_distinct(images, out)
-    note("; ".join([number(images, "image"), *left_out(inputs, VIDEO_SUFFIXES)]))
+    own = [f"left out, as predict has written them: {len(every) - len(images)} in {out}"] * (len(every) > len(images))
+    note("; ".join([number(images, "image"), *own, *left_out(inputs, VIDEO_SUFFIXES)]))
     start, ready = time.monotonic(), set[Path]()
     if resume or len(images) > 1 or (out / RECORD).exists():
         options = {"bands": list(bands), "range": list(range), "rasters": rasters}
-        since = begin(out, made_by(predictor, **options), resume)
         results = {path: kinds.files(out / name, path in in_windows) for path, name in images}
-        ready = {path for path, each in results.items() if resume and is_done(path, each, since)}
+        ready = begin(out, made_by(predictor, **options), images, results, kept, resume)
     failures: dict[Path, list[str]] = {}
 
     def skip(path: Path, error: InputError) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -13,9 +13,20 @@ from ..distributed import pick_device
 from ..inference import calibration_input, predict_labels, predict_many, probabilities, shared_size
 from ..loading import model_of
 from ..model import EMANet
-from ..processor import alone
+from ..processor import part_of
 from ..show.terminal import note
 from ..weights.model_file import ModelFile
+
+SMALL = 10_000_000  # parameters: below, two images on a core each are done sooner than one after the other on both
+
+
+class Shared:
+    """The model itself, whose forward pass several threads may share: ready for any number of them."""
+
+    ready = 1
+
+    def get_ready(self, at_once: int) -> None:
+        self.ready = at_once
 
 
 class Network:
@@ -42,7 +53,7 @@ class Network:
 
     def labels(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Class indices (H, W) uint8 of each image; those of one padded size go through in one pass."""
-        with alone(self.threads) if self.at_once > 1 else nullcontext():
+        with self._part():
             if len(images) == 1:
                 return [predict_labels(self.model, self.batch(images[0]), self.config)[0].cpu().numpy()]
             found = predict_many(self.model, [self.batch(image)[0] for image in images], self.config)
@@ -50,9 +61,12 @@ class Network:
 
     @contextmanager
     def side_by_side(self, images: int) -> Iterator[int]:
-        """As of deploy.artefact.Artefact: more than 1 for an engine that gains by it."""
+        """As of deploy.artefact.Artefact: more than 1 for an engine, or a model on the CPU, that gains by it."""
         run = getattr(self.model.head, "run", None)
-        with side_by_side(run, getattr(run, "threads", 1), images) as self.at_once:
+        threads = getattr(run, "threads", 1)
+        if run is None and self.device.type == "cpu" and sum(p.numel() for p in self.model.parameters()) <= SMALL:
+            run, threads = Shared(), self.threads
+        with side_by_side(run, threads, images) as self.at_once:
             try:
                 yield self.at_once
             finally:
@@ -60,7 +74,11 @@ class Network:
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """(classes, H, W) float32."""
-        return probabilities(self.model, self.batch(image), self.config)[0].cpu().numpy()
+        with self._part():
+            return probabilities(self.model, self.batch(image), self.config)[0].cpu().numpy()
+
+    def _part(self) -> AbstractContextManager[None]:
+        return part_of(self.threads, self.at_once) if self.at_once > 1 else nullcontext()
 
     def shared_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Images of one such (h, w) can share a pass."""

@@ -6,9 +6,11 @@ own files, so that it does not matter in which order, threads or processes those
 
 import csv
 import importlib
+import io
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from ..show.terminal import track
 from . import polygons
 
 JPEG_QUALITY = 90
+ESCAPED = "backslashreplace"  # names that are not UTF-8: \udce9, which JSON's readers turn back into the name
 Done = tuple[Path, Path]  # an image, and the path of its outputs without what KINDS add to it
 
 
@@ -125,7 +128,9 @@ def _index(path: Path, done: Prediction) -> None:
 
 def _overlay(path: Path, done: Prediction) -> None:
     mixed = colours.overlay(done.pixels, done.labels, done.palette)
-    Image.fromarray(mixed).save(path, "JPEG", quality=JPEG_QUALITY)
+    content = io.BytesIO()  # Pillow writes a JPEG past Python, and does not see that a full disk takes only a part
+    Image.fromarray(mixed).save(content, "JPEG", quality=JPEG_QUALITY)
+    path.write_bytes(content.getbuffer())
 
 
 def _colour(path: Path, done: Prediction) -> None:
@@ -164,23 +169,24 @@ def _write_shares(path: Path, image: Path, size: Sequence[int], counts: np.ndarr
 
 
 def _shares_table(path: Path, done: Sequence[Done], out: Path, classes: Sequence[str]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors=ESCAPED, newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "height", "width", "hidden_pixels", *classes])
-        for image, target in done:
+        for name, (_, target) in zip(_below_inputs(done, out), done, strict=True):
             own = json.loads(Path(f"{target}{KINDS['shares'].ending}").read_text("utf-8"))
-            row = [own[name] for name in ("height", "width", "hidden_pixels")]
-            table.writerow([_below_input(image, target, out), *row, *own["shares"].values()])
+            row = [own[key] for key in ("height", "width", "hidden_pixels")]
+            table.writerow([name, *row, *own["shares"].values()])
 
 
 def _coco(path: Path, done: Sequence[Done], out: Path, classes: Sequence[str]) -> None:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, (image, target) in enumerate(track(done, "coco"), 1):
+    names = _below_inputs(done, out)
+    for number, (_, target) in enumerate(track(done, "coco"), 1):
         with Image.open(f"{target}.png") as file:
             labels = np.asarray(file)
-        (h, w), name = labels.shape, _below_input(image, target, out)
-        images.append({"id": number, "file_name": name, "height": h, "width": w})
+        h, w = labels.shape
+        images.append({"id": number, "file_name": names[number - 1], "height": h, "width": w})
         annotations += coco_annotations(labels, len(annotations) + 1, number)
     categories = [{"id": i, "name": name, "supercategory": ""} for i, name in enumerate(classes, 1)]
     lists = {"images": images, "annotations": annotations, "categories": categories}
@@ -206,7 +212,7 @@ def _labelme(path: Path, done: Prediction) -> None:
 
 
 def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(value, ensure_ascii=False) + "\n", "utf-8", ESCAPED)
 
 
 @contextmanager
@@ -218,9 +224,11 @@ def _said(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _below_input(image: Path, target: Path, out: Path) -> str:
-    """An image's path below the folder or glob that it was found by."""
-    return str(PurePosixPath(*image.parts[-len(target.relative_to(out).parts) :]))
+def _below_inputs(done: Sequence[Done], out: Path) -> list[str]:
+    """The images' paths below the folders or globs that they were found by, but whole where two would be the same."""
+    below = [str(PurePosixPath(*image.parts[-len(target.relative_to(out).parts) :])) for image, target in done]
+    times = Counter(below)
+    return [image.as_posix() if times[name] > 1 else name for (image, _), name in zip(done, below, strict=True)]
 
 
 KINDS: Mapping[str, Kind] = {
@@ -287,14 +295,11 @@ class Outputs:
                 if first != path:
                     raise InputError(f"the outputs of {first} and {path} would both be {file}; rename the image")
 
-    def keep_edited(self, images: Iterable[tuple[Path, Path]], out: Path) -> None:
-        """InputError where a file is there that people may have corrected. images: as find_images."""
+    def edited(self, images: Iterable[tuple[Path, Path]], out: Path) -> list[Path]:
+        """The files that are there and that people may have corrected. images: as find_images."""
         endings = [KINDS[name].ending for name in self.names if KINDS[name].edited]
-        for path in (Path(f"{out / name}{ending}") for _, name in images for ending in endings):
-            if path.exists():
-                raise InputError(
-                    f"{path} is there already and may have been corrected; name another folder, or remove it"
-                )
+        paths = (Path(f"{out / name}{ending}") for _, name in images for ending in endings)
+        return [path for path in paths if os.path.exists(path)]  # False where a name is too long
 
     def files(self, target: Path, in_windows: bool = False) -> list[Path]:
         """The files of one image."""
@@ -303,10 +308,11 @@ class Outputs:
         return [Path(f"{target}{ending}") for ending in endings if ending]
 
     def write(self, done: Prediction) -> None:
-        """The image's files, each of them whole or not at all. OSError, MemoryError."""
+        """The image's files, each of them whole or not at all; edited ones stay. OSError, MemoryError."""
         for name in self.names:
-            if write := KINDS[name].write:
-                with replacing(Path(f"{done.target}{KINDS[name].ending}")) as partial:
+            path = Path(f"{done.target}{KINDS[name].ending}")
+            if (write := KINDS[name].write) and not (KINDS[name].edited and os.path.exists(path)):
+                with replacing(path) as partial:
                     write(partial, done)
 
     def beside(self, target: Path) -> dict[str, Path]:

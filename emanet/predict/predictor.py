@@ -123,7 +123,8 @@ class Predictor:
         """Labels (H, W) uint8 of several images and, if wanted, their probabilities (classes, H, W) float32.
 
         With probabilities, one image at a time goes through the network, once: its labels are the indices of the
-        largest probabilities, which are those of `many`, to rounding.
+        largest probabilities, which are those of `many`, to rounding; of images that config.longest_side shrinks, a few
+        in a thousand differ along outlines.
         """
         if not probabilities:
             return [(labels, None) for labels in self.many(images)]

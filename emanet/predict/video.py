@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,7 +22,7 @@ from ..atomic import require_writable_folder, sync_folder
 from ..errors import InputError, Interrupted
 from ..interrupt import Interruption
 from ..show.terminal import bar, note
-from ..stages import ordered
+from ..stages import ordered, side_by_side
 from ..windows import enough_memory
 from .inputs import folders_of, is_stream, shown
 from .predictor import Predictor
@@ -103,7 +103,10 @@ def predict_video(
         interruption = stack.enter_context(Interruption(tell=False))
         advance = stack.enter_context(bar(f"predict {Path(source).name}", video.total))
         items = stack.enter_context(closing(_ahead(video, every, kept)))
-        labelled = _labelled(predictor, source, takewhile(lambda _: not interruption, items), batch)
+        many = video.total if every == 1 and video.is_file and not carry_bases else 1
+        at_once = stack.enter_context(predictor.network.side_by_side(many))
+        due = takewhile(lambda _: not interruption, items)
+        labelled = stack.enter_context(closing(_labelled(predictor, source, due, batch, at_once)))
         for number in stack.enter_context(closing(ordered(writer.write, labelled, ahead=AHEAD))):
             advance(number)
     if interruption and not video.live:
@@ -189,30 +192,40 @@ def _ahead(video: Source, every: int, kept: int) -> Generator[Any, None, None]:
             thread.join(0.01)
 
 
-def _labelled(predictor: Predictor, source: str, items: Iterable[Any], batch: int) -> Iterator[Any]:
+def _labelled(
+    predictor: Predictor, source: str, items: Iterable[Any], batch: int, at_once: int
+) -> Generator[Any, None, None]:
     """The items in their order, each frame with its labels: its own, or those of the last frame that was labelled."""
-    group: list[Any] = []
-    labels: np.ndarray | None = None
 
-    def finished() -> Iterator[Any]:
-        nonlocal labels
+    def label(group: list[Any]) -> list[Any]:
         wanted = [each for each in group if isinstance(each, Frame) and each.wanted]
-        found: Iterator[np.ndarray] = iter(())
         if wanted:
             with enough_memory(Path(source), wanted[0].size, predictor.config):
-                found = iter(predictor.many([Image.fromarray(each.rgb) for each in wanted]))
-        for each in group:
-            if isinstance(each, Frame):
-                each.labels = labels = next(found) if each.wanted else labels
-            yield each
-        group.clear()
+                found = predictor.many([Image.fromarray(each.rgb) for each in wanted])
+            for each, labels in zip(wanted, found, strict=True):
+                each.labels = labels
+        return group
 
+    last: np.ndarray | None = None
+    with closing(side_by_side(label, _groups(items, batch, at_once > 1), at_once)) as groups:
+        for each in chain.from_iterable(groups):
+            if isinstance(each, Frame):
+                each.labels = last = each.labels if each.wanted else last
+            yield each
+
+
+def _groups(items: Iterable[Any], batch: int, gather: bool) -> Iterator[list[Any]]:
+    """The items up to every `batch` frames that are to be labelled; gather: with the sound that comes before these."""
+    group: list[Any] = []
     for item in items:
         group.append(item)
-        wanted = sum(isinstance(each, Frame) and each.wanted for each in group)
-        if wanted in (0, batch) or len(group) == 4 * batch:
-            yield from finished()
-    yield from finished()
+        frames = [each for each in group if isinstance(each, Frame)]
+        wanted = sum(each.wanted for each in frames)
+        if wanted == batch or len(frames) == 4 * batch or not (wanted or gather):
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _mark(predictor: Predictor, source: str, *options: object) -> str:

@@ -138,4 +138,4 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         with replacing(Path(path)) as temporary:
             figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)
     except (OSError, ValueError) as error:  # ValueError: a suffix that matplotlib does not write
-        raise InputError(f"cannot write {path}: {error}") from error
+        raise InputError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error

@@ -47,6 +47,19 @@ def test_label_maps_are_scored_as_they_are_whatever_the_masks_values_mean(tmp_pa
     assert json.loads((tmp_path / "new" / "r.json").read_text())["mIoU"] == 1.0
 
 
+def test_colours_mean_nothing_without_a_data_set(tmp_path):
+    """Those of VOC would otherwise be taken, and some are in other palettes too, for other classes."""
+    colours = ((128, 0, 0), (0, 128, 0))
+    (tmp_path / "dataset.json").write_text(json.dumps({"classes": ["a", "b"], "palette": colours}))
+    for kind, pixels in (("predicted", np.eye(8)), ("masks", np.array(colours)[np.eye(8, dtype=int)])):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / kind / "x.png")
+    folders = {"images": str(tmp_path / "predicted"), "masks": str(tmp_path / "masks")}
+    with pytest.raises(InputError, match="masks/x.png holds colours; --dataset says which classes they are"):
+        score(**folders)
+    assert score(**folders, dataset=str(tmp_path))["mIoU"] == 1
+
+
 def test_binary_label_maps_against_masks_of_0_and_255(tmp_path, capsys):
     """With the data set's description both values count; without it 255 is ignored, and that is said."""
     for kind, value in (("maps", 1), ("val/masks", 255), ("val/images", 9)):

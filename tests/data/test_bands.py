@@ -83,6 +83,11 @@ class TestScale:
             Channels(3, bands=(1, 2))
         with pytest.raises(InputError, match="range has 4 numbers"):
             Channels(3, range=(1, 2, 1, 2))
+        with pytest.raises(InputError, match="bands are counted from 1, so there is no band 0"):
+            Channels(3, bands=(0, 1, 2))
+        for range_, said in (((5, 5), "5 must be below 5"), ((0, 1, 0, 1, 2, 0.5), "2 must be below 0.5")):
+            with pytest.raises(InputError, match=said):
+                Channels(3, range=range_)
         for wrong in ({"range": (1.0, 1.0)}, {"range": (1.0,)}, {"range": (0.0, float("nan"))}, {"bands": (0,)}):
             with pytest.raises(InputError, match=next(iter(wrong))):
                 DatasetSpec(classes=("a",), **wrong)

@@ -409,6 +409,22 @@ def test_npy_masks(tmp_path):
         read_mask(tmp_path / "x.npy", SPEC)
 
 
+def test_tiff_masks_that_pillow_does_not_read(tmp_path):
+    rasterio, path = pytest.importorskip("rasterio"), tmp_path / "x.tif"
+
+    def write(dtype, count=1):
+        profile = {"driver": "GTiff", "height": H, "width": W, "count": count, "dtype": dtype}
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(np.stack([LABELS.astype(dtype)] * count))
+        return path
+
+    for dtype in ("int64", "uint64"):
+        np.testing.assert_array_equal(read_mask(write(dtype), SPEC), LABELS)
+    for options, said in ((("float64",), rf"float64 \({H}, {W}\)"), (("uint8", 2), rf"uint8 \(2, {H}, {W}\)")):
+        with pytest.raises(InputError, match=f"cannot read mask {path}: it is {said}, not integers"):
+            read_mask(write(*options), SPEC)
+
+
 def test_ignored_values(tmp_path):
     path = saved(tmp_path, Image.fromarray(np.array([[0, 1, 255]], np.uint8)))
     assert read_mask(path, SPEC).tolist() == [[0, 1, 255]]

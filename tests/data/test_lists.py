@@ -3,6 +3,7 @@
 import json
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,9 +268,27 @@ def test_overlays_beside_predictions_are_no_predictions(scenes):
     assert len(open_folders(maps, masks, spec, what="prediction")) == 3
     for name in ("0000_colour.png", "0001_uncertainty.png"):
         (maps / name).unlink()
+    (maps / "0002.png").rename(maps / "0002.tif")
+    for name in ("0002_uncertainty.tif", "0002_probabilities.tif"):
+        shutil.copy(masks / "0000.png", maps / name)
+    assert len(open_folders(maps, masks, spec, what="prediction")) == 3
     (maps / "0000_overlay.jpg").rename(maps / "alone_overlay.jpg")
+    for name in ("0002_uncertainty.tif", "0002_probabilities.tif"):
+        (maps / name).unlink()
     with pytest.raises(InputError, match="1 of 4 images have no mask"):
         open_folders(maps, masks, spec, what="prediction")
+
+
+@pytest.mark.parametrize(("suffix", "written"), [("_rgb.jpg", "_rgb.png"), (".jpg", ".png"), ("_a.b.jp2", "_a.b.tif")])
+def test_predictions_have_the_images_suffix_but_for_its_extension(scenes, suffix, written):
+    masks, maps = scenes / "val" / "masks", scenes / "maps"
+    maps.mkdir()
+    for path in masks.iterdir():
+        shutil.copy(path, maps / f"{path.stem}{written}")
+    spec = replace(resolve(DataConfig(dataset=str(scenes))).spec, image_suffix=suffix)
+    assert len(open_folders(maps, masks, spec, what="prediction")) == 3
+    with pytest.raises(InputError, match=f"holds no image named .{suffix}"):
+        open_folders(maps, masks, spec)
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 import typing
 from dataclasses import replace
@@ -56,6 +57,21 @@ class TestKinds:
             assert image.mode == "RGB"
             table = np.array([*voc_palette(3), *[(224, 224, 192)] * 253])
             np.testing.assert_array_equal(image, table[LABELS])
+
+    @pytest.mark.parametrize("kind", ["index", "overlay", "colour", "probabilities", "geojson"])
+    def test_a_disk_that_takes_only_a_part_leaves_no_file(self, tmp_path, kind):
+        resource = pytest.importorskip("resource")
+        pytest.importorskip("rasterio")
+        noise = np.random.default_rng(0).integers(0, 3, (160, 160), np.uint8)
+        done = replace(prediction(tmp_path, noise), probabilities=np.zeros((3, 160, 160), np.float32))
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        try:
+            with pytest.raises(OSError):
+                Outputs((kind,)).write(done)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert files(tmp_path) == ["in/x.png"]
 
     def test_probabilities_and_uncertainty(self, tmp_path):
         p = np.zeros((3, *LABELS.shape), np.float32)
@@ -169,6 +185,29 @@ class TestPredictFiles:
         for i, name in enumerate(CLASSES):
             assert float(rows[0][name]) == (labels == i).mean()
 
+    def test_images_of_one_name_are_told_apart_in_the_folders_files(self, predictor, tmp_path):
+        pytest.importorskip("pycocotools")
+        for name in ("x/a.png", "y/a.png", "y/b.png"):
+            write(tmp_path / name, IMAGE[: len(name) + ord(name[0]) - 100])
+        inputs = [str(tmp_path / folder) for folder in "xy"]
+        predict_files(predictor, inputs, tmp_path / "out", outputs=["shares", "coco"])
+        with open(tmp_path / "out/shares.csv", encoding="utf-8", newline="") as file:
+            rows = [(row["image"], int(row["height"])) for row in csv.DictReader(file)]
+        assert rows == [(f"{tmp_path}/x/a.png", 27), (f"{tmp_path}/y/a.png", 28), ("b.png", 28)]
+        images = json.loads((tmp_path / "out/coco.json").read_text("utf-8"))["images"]
+        assert [(each["file_name"], each["height"]) for each in images] == rows
+
+    def test_a_name_that_is_not_utf8(self, predictor, tmp_path):
+        pytest.importorskip("pycocotools")
+        pytest.importorskip("rasterio")
+        image = write(tmp_path / os.fsdecode(b"in/lat\xe9.png"))
+        write(tmp_path / "in/z.png")
+        out, kinds = tmp_path / "out", ["index", "shares", "coco", "labelme"]
+        assert predict_files(predictor, [str(tmp_path / "in")], out, outputs=kinds) == []
+        assert r"lat\udce9.png" in (out / "shares.csv").read_text("utf-8")
+        coco, shapes = (json.loads((out / name).read_text("utf-8")) for name in ("coco.json", f"{image.stem}.json"))
+        assert coco["images"][0]["file_name"] == image.name and (out / shapes["imagePath"]).samefile(image)
+
     def test_an_exported_model_without_probabilities_is_refused_at_once(self, predictor, tmp_path):
         from emanet.deploy.artefact import Artefact
 
@@ -211,6 +250,13 @@ class TestPredictFiles:
             predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", outputs=["index", "labelme"])
         assert files(tmp_path / "out") == ["sub/b.json"]
         assert (tmp_path / "out/sub/b.json").read_text() == "corrected"
+
+    def test_a_name_too_long_for_shapes_leaves_the_others(self, predictor, tmp_path):
+        pytest.importorskip("rasterio")
+        for name in ("a", "x" * 251):  # fits with .png, but not with .json
+            write(tmp_path / f"in/{name}.png")
+        (failure,) = predict_files(predictor, [str(tmp_path / "in")], tmp_path / "out", outputs=["labelme"])
+        assert failure.endswith("File name too long") and files(tmp_path / "out") == ["a.json"]
 
     def test_a_folder_file_that_cannot_be_written(self, predictor, tmp_path):
         write(tmp_path / "in/x.png")

@@ -18,8 +18,10 @@ from PIL import Image
 from emanet.config import BackboneConfig, DataConfig, DatasetSpec, EvalConfig, Experiment, HeadConfig, ModelConfig
 from emanet.data import images
 from emanet.data.images import read_image
+from emanet.deploy import artefact
 from emanet.errors import InputError
 from emanet.model import build_model
+from emanet.predict import network
 from emanet.predict.files import WRITERS, predict_files
 from emanet.predict.inputs import find_images, left_out
 from emanet.predict.predictor import Predictor
@@ -421,13 +423,13 @@ class TestPredictFiles:
         with pytest.raises(RuntimeError, match="shapes"):
             predict_files(broken_one, [str(tmp_path / "in")], tmp_path / "out")
 
-    @pytest.mark.parametrize("result", ["write_mask", "Image.Image.save"], ids=["label map", "overlay"])
+    @pytest.mark.parametrize("result", ["write_mask", "Path.write_bytes"], ids=["label map", "overlay"])
     def test_half_a_file_never_stands(self, predictor, tmp_path, monkeypatch, result):
         """An interrupt while a result is written leaves the one of before."""
 
-        def interrupted(self_or_path, labels_or_path, *arguments, **options):
-            target = self_or_path if result == "write_mask" else labels_or_path
-            Path(target).write_bytes(b"half")
+        def interrupted(path, *arguments, **options):
+            with open(path, "wb") as file:
+                file.write(b"half")
             raise KeyboardInterrupt
 
         write(tmp_path / "in/x.png")
@@ -517,6 +519,35 @@ class TestPredictFiles:
 def files(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
     return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+@pytest.mark.parametrize("outputs", [("index",), ("index", "uncertainty")])
+def test_a_small_network_takes_two_images_side_by_side(tmp_path, monkeypatch, outputs):
+    """A core each, where there are many of them: the same files as one by one on both cores."""
+    for i in range(6):
+        write(tmp_path / f"in/{i}.png", np.roll(IMAGE, 7 * i, 1)[: 30 + i % 2])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    monkeypatch.setattr(artefact, "MANY", 6)
+    predictor, both, threads = tiny(), threading.Barrier(2, timeout=20), set()
+    with predictor.network.side_by_side(5) as at_once:
+        assert at_once == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "SMALL", 1000)
+        predict_files(predictor, [str(tmp_path / "in")], tmp_path / "one", outputs=outputs)
+    assert not asked
+
+    def together(module, inputs):
+        threads.add(threading.get_ident())
+        both.wait()
+
+    predictor.model.backbone.register_forward_pre_hook(together)
+    assert predict_files(predictor, [str(tmp_path / "in")], tmp_path / "two", outputs=outputs) == []
+    assert len(threads) == 2 and sorted(asked) == [1] * 6 + [2] * 6
+    assert files(tmp_path / "one") == files(tmp_path / "two") != []
+    for name in files(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_calibration_images_without_int8_are_refused(model, scenes):

@@ -541,6 +541,9 @@ class TestFiles:
         plain, placed = write(tmp_path / "a.tif", drawn(9, 9)), write(tmp_path / "b.tiff", drawn(9, 9), **PLACE)
         big = write(tmp_path / "big.tif", drawn(9, 9), bigtiff="yes", **PLACE)
         assert (is_raster(plain), is_raster(placed), is_raster(big)) == (False, True, True)
+        for bigtiff in ("no", "yes"):
+            assert is_raster(write(big, drawn(9, 9), endianness="big", bigtiff=bigtiff, **PLACE))
+            assert tiff_tags(big)[258] == (8, 8, 8)
         write(tmp_path / "world.tif", drawn(9, 9))
         (tmp_path / "world.tfw").write_text("2\n0\n0\n-2\n1001\n1999\n")
         write(tmp_path / "beside.tif", drawn(9, 9))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -241,3 +242,68 @@ def test_corrections_survive_and_the_rest_is_done(folder):
     (folder / "out/c.json").unlink()
     assert run(folder, outputs=["labelme"], resume=True) == ("c", [])
     assert (folder / "out/b.json").read_text() == "corrected"
+
+
+def test_corrections_survive_where_the_image_is_done_again(folder):
+    """Because it has changed, or another result of it is missing, or the record is lost."""
+    pytest.importorskip("rasterio")
+    kinds = {"outputs": ["labelme", "index"]}
+    run(folder, **kinds)
+    (folder / "out/b.json").write_text("corrected")
+    (folder / "out/b.png").unlink()
+    assert run(folder, resume=True, **kinds) == ("b", [])
+    time.sleep(0.02)  # file times move on in steps of a few milliseconds
+    (folder / "in/b.png").touch()
+    assert run(folder, resume=True, **kinds) == ("b", []) and run(folder, resume=True, **kinds) == ("", [])
+    (folder / "out" / RECORD).unlink()
+    assert run(folder, resume=True, **kinds) == ("abcde", [])
+    assert (folder / "out/b.json").read_text() == "corrected"
+
+
+def test_results_of_other_images_of_the_same_names_are_not_taken_for_theirs(folder):
+    shutil.copytree(folder / "in", folder / "other")
+    time.sleep(0.02)
+    run(folder)
+    before, predictor = contents(folder / "out"), Predictor(folder / "m.safetensors", device="cpu")
+    told = f"^{folder}/out/a.png was made of {folder}/in/a.png, not of {folder}/other/a.png; name another --out, or "
+    for _ in range(2):  # a refused run leaves the record as it was
+        with pytest.raises(InputError, match=told):
+            predict_files(predictor, [str(folder / "other")], folder / "out", resume=True)
+    assert contents(folder / "out") == before and run(folder, resume=True) == ("", [])
+
+
+def test_images_that_are_added_are_told_from_others_too(folder):
+    """Of three images of one name, the second comes later: it gets the number that another one had."""
+    for name in "xyz":
+        (folder / name).mkdir()
+        Image.new("RGB", (24, 16), "xyz".index(name)).save(folder / name / "n.png")
+    time.sleep(0.02)
+    predictor = Predictor(folder / "m.safetensors", device="cpu")
+    predict_files(predictor, [str(folder / name) for name in "xz"], folder / "out")
+    record = folder / "out" / RECORD
+    written = record.stat().st_mtime_ns
+    predict_files(predictor, [str(folder / name) for name in "xz"] + [str(folder / "in")], folder / "out", resume=True)
+    assert record.stat().st_mtime_ns == written, "what was done before the record stays done"
+    assert json.loads(record.read_text())["images"]["b"] == f"{folder}/in/b.png"
+    with pytest.raises(InputError, match="n_png_2.png was made of .*/z/n.png, not of .*/y/n.png"):
+        predict_files(predictor, [str(folder / name) for name in "xyz"], folder / "out", resume=True)
+
+
+def test_results_in_a_folder_of_the_inputs_are_not_taken_for_images(folder, capfd):
+    Image.new("RGB", (24, 16)).save(folder / "in/f_overlay.jpg")
+    (folder / "in/sub").mkdir()
+    Image.new("RGB", (24, 16)).save(folder / "in/sub/g.png")
+    run(folder, out="in/out")
+    assert run(folder, out="in/out", resume=True) == ("", []) and run(folder, out="in/out") == ("abcde??", [])
+    (folder / "in/out/sub/g.png").unlink()
+    capfd.readouterr()
+    assert run(folder, out="in/out", resume=True) == ("?", [])
+    assert capfd.readouterr().err.startswith(
+        f"7 images; left out, as predict has written them: 13 in {folder}/in/out\n"
+    )
+    Image.new("RGB", (24, 16)).save(folder / "in/out/other.png")
+    with pytest.raises(InputError, match="the output folder .*in/out holds the image .*in/out/other.png"):
+        run(folder, out="in/out")
+    predictor = Predictor(folder / "m.safetensors", device="cpu")
+    with pytest.raises(InputError, match="holds the image"):
+        predict_files(predictor, [str(folder / "in/out/a.png")], folder / "in/out")

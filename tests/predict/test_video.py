@@ -21,6 +21,7 @@ from PIL import Image
 from test_predictor import TINY, tiny, write
 
 from emanet.config import DataConfig, DatasetSpec, EvalConfig, Experiment
+from emanet.deploy import artefact
 from emanet.deploy.artefact import Artefact
 from emanet.errors import InputError, Interrupted
 from emanet.model import build_model
@@ -433,6 +434,33 @@ class TestFaults:
         (tmp_path / "b.partial.mp4").symlink_to("/dev/full")
         with pytest.raises(InputError, match="cannot write .*b.partial.mp4: No space left"):
             predict_video(predictor, str(clip(tmp_path / "a.mp4")), tmp_path / "b")
+
+
+def test_frames_side_by_side_stay_in_order(tmp_path, monkeypatch):
+    """Of a long clip, two frames at a time in threads of their own; of a short one, or with carried bases, one."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(artefact, "MANY", 12)
+    predictor, threads = tiny(), []
+    for count, options, expected in ((12, {}, 2), (11, {}, 1), (12, {"every": 3}, 1), (12, {"carry_bases": True}, 1)):
+        threads.clear()
+        together, every = threading.Barrier(expected, timeout=20), options.get("every", 1)
+
+        def watch(module, inputs, together=together):
+            threads.append(threading.get_ident())
+            together.wait()
+
+        handle = predictor.model.backbone.register_forward_pre_hook(watch)
+        source, target = clip(tmp_path / "a.mp4", count, sound="aac"), tmp_path / f"b{count}{[*options]}"
+        predict_video(predictor, str(source), target, frames=True, **options)
+        handle.remove()
+        assert len(set(threads)) == expected and len(threads) == len(range(0, count, every))
+        rgb, drawn, maps = decoded(source)[0], decoded(Path(f"{target}.mp4"))[0], label_maps(target)
+        assert [*maps] == [*range(0, count, every)] and len(drawn) == count
+        for i, picture in enumerate(drawn):
+            close(picture, colours.overlay(rgb[i], maps[i - i % every], predictor.palette))
+            if "carry_bases" not in options and i in maps:
+                np.testing.assert_array_equal(maps[i], predictor(rgb[i]))
 
 
 class TestInterrupted:

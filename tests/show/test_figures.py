@@ -53,6 +53,12 @@ def test_a_suffix_that_cannot_be_written_is_named(tmp_path):
         curves_picture({"run": run_log()}, tmp_path / "curves.txt")
 
 
+def test_a_place_that_cannot_be_written_is_named_once(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(InputError, match=f"^cannot write {tmp_path}/a.png: Is a directory$"):
+        confusion_picture(random_matrix(2), tmp_path / "a.png")
+
+
 def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
