@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from . import __version__
 from .config import LARGE, Experiment, require
 from .errors import InputError, short, suggest, utf8
 
@@ -262,8 +263,8 @@ def load_experiment(source: str) -> Experiment:
     if path.suffix not in (".safetensors", ".json"):
         text = f"{source} is neither an experiment (.py), a config (.json) nor a model (.safetensors)"
         raise InputError(what_instead(path) or text)
-    values = read_json(path) if path.suffix == ".json" else read_header(path)["experiment"]
-    experiment = experiment_of(values, path)
+    header = {"experiment": read_json(path)} if path.suffix == ".json" else read_header(path)
+    experiment = experiment_of(header["experiment"], path, header.get("emanet", __version__))
     return without_unused(experiment) if ours else experiment
 
 
@@ -328,12 +329,13 @@ def _lies_in(module: types.ModuleType | None, folder: Path) -> bool:
     return any(path and Path(path).resolve().parent == folder for path in paths)
 
 
-def experiment_of(values: Any, path: str | Path) -> Experiment:
-    """The experiment from a file's JSON values; InputError names the file and the field."""
+def experiment_of(values: Any, path: str | Path, version: Any = __version__) -> Experiment:
+    """The experiment from a file's JSON values; InputError names the file, the field and any `version` but ours."""
     try:
         return from_dict(Experiment, values)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        other = f"; emanet {version} has written it, and this is {__version__}" if version != __version__ else ""
+        raise InputError(f"{path}: {error}{other}") from error
 
 
 def read_json(path: str | Path) -> Any:

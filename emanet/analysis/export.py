@@ -19,6 +19,7 @@ from ..loading import model_of, model_path, read, stored_spec
 from ..metrics import ConfusionMatrix
 from ..predict.inputs import channels_of, find_images
 from ..show.terminal import note, say
+from ..weights import hub
 from ..weights.model_file import ModelFile
 
 COMPARED, MEASURED = 8, 100  # images, evenly spread over those given: to compare on, and for int8 to measure on
@@ -67,8 +68,8 @@ def export_model(
     if left_out:
         note(f"the exported model takes whole images at one scale; left out: {left_out}")
     found = export(file, to, target, outputs=outputs, precision=precision, images=chosen)
-    sizes = sum(path.stat().st_size for path in {target, target.with_suffix(".bin")} if path.is_file())
-    say(f"{target}: {sizes / 1e6:.1f} MB, {found}")
+    files = [target, target.with_suffix(".bin")] if to == "openvino" else [target]
+    say(f"{target}: {sum(path.stat().st_size for path in files) / 1e6:.1f} MB, {found}")
     if not images:
         note("compared on random images only; --images DIR compares on yours")
     if precision == "int8":
@@ -77,7 +78,9 @@ def export_model(
 
 
 def name_of(model: str) -> str:
-    """What the result is called where nothing else is said: the run's or the file's name."""
+    """What the result is called where nothing else is said: the run's, the file's or the repository's name."""
+    if hub.is_name(model):
+        return hub.parts(model)[0].partition("/")[2]
     path = model_path(model or None)
     if path.stem in ("best", "model"):
         folder = path.resolve().parent

@@ -13,6 +13,7 @@ Kind = Literal[
     "index", "overlay", "colour", "probabilities", "uncertainty", "shares", "coco", "geojson", "labelme"
 ]  # those of predict/outputs.py, which is imported late
 Outputs = Annotated[tuple[Kind, ...], shown_as("NAME ...")]
+FOR_IMAGES = {"outputs": "--outputs", "overlay": "--no-overlay"} | {n: f"--{n}" for n in ("rasters", "bands", "range")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Predict:
             raise InputError("predict needs at least one image, folder or glob, after MODEL if one is named")
         from ..atomic import require_writable_folder
         from ..predict.files import predict_files
-        from ..predict.inputs import find_videos
+        from ..predict.inputs import find_videos, require_apart
         from ..predict.predictor import Predictor
 
         videos, images = find_videos(self.images)
@@ -74,6 +75,11 @@ class Predict:
         for name, value in for_videos.items():
             if not videos and value != getattr(Predict, name):
                 raise InputError(f"--{name.replace('_', '-')} is for videos, and there is none among the inputs")
+        for name, flag in FOR_IMAGES.items():
+            if not images and getattr(self, name) != getattr(Predict, name):
+                raise InputError(f"{flag} is for images, and there are only videos among the inputs")
+        if self.frames:
+            require_apart(videos, images)
         require_writable_folder(self.out)  # before the model is read, and perhaps compiled or quantised
         how = vars(self.how) | {"device": self.device, "max_pixels": self.max_pixels, "config": self.settings}
         options = {name: getattr(self, name) for name in ("outputs", "overlay", "batch", "rasters", "bands", "range")}

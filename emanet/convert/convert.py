@@ -7,6 +7,7 @@ between the original and other implementations, and no tensor holds them. Each l
 The config in the file overrides them, the arguments override both, and every setting is printed with its reason.
 """
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,6 +181,13 @@ def _recognised(state: dict[str, Any], layout: str, backbone: str, source: Path)
         key[: dot + 1] for key in state for dot in range(len(key)) if key[dot] == "." and key.count(".", 0, dot) < 3
     }
     shapes = {start: {k: _shape(v) for k, v in foreign.part(state, start, source).items()} for start in starts}
+    known: dict[str, str] = {}
+    for start in starts:
+        with contextlib.suppress(InputError):
+            known[start] = recognise(shapes[start], "", str(source))
+    if models := sorted(start for start, found in known.items() if LAYOUTS[found].whole):
+        text = f"the keys that begin with {models[0]} are a model of layout {known[models[0]]}"
+        raise InputError(f"{first}; {text}: take them with --prefix {models[0]}")
     parts = sorted(start for start in starts if resnet_name(shapes[start], stem_of(shapes[start])))
     if parts:
         raise InputError(

@@ -63,7 +63,7 @@ class Artefact:
                 raise
             raise InputError(f"cannot read exported model {self.path}: {_line(error)}") from error
         header = parse_header(self.run.metadata, self.path)
-        self.experiment, self.header = experiment_of(header["experiment"], self.path), header
+        self.experiment, self.header = experiment_of(header["experiment"], self.path, header.get("emanet")), header
         how = header.get("exported")
         if not isinstance(how, dict) or self.experiment.data.spec is None:
             raise InputError(f"{self.path} was not written by `python -m emanet export`: its facts are missing")

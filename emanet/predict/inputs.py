@@ -90,13 +90,15 @@ def find_videos(inputs: Sequence[str]) -> tuple[list[tuple[str, Path]], list[str
     """The videos and cameras among files, folders, globs and addresses, as (source, name), and the inputs of images.
 
     Videos are recognised by VIDEO_SUFFIXES, also in folders and globs; names are as in find_images. An address is named
-    after its last part: `rtsp://host/street?x=1` becomes street.
+    after its last part: `rtsp://host/street?x=1` becomes street. Raises InputError for the address of an image.
     """
     unique: dict[str, tuple[str, Path]] = {}
     images = []
     for source in inputs:
         if is_stream(source):
             last = re.sub(r"[^\w.-]", "_", re.split("[?#]", source)[0].rstrip("/").split("/")[-1])
+            if Path(last).suffix.lower() in IMAGE_SUFFIXES:
+                raise InputError(f"{shown(source)} is the address of an image: download it first, and name the file")
             unique.setdefault(source, (source, Path(last)))
             continue
         root, files, others = _files_of(source)
@@ -106,6 +108,15 @@ def find_videos(inputs: Sequence[str]) -> tuple[list[tuple[str, Path]], list[str
         if not both or {*files} - {*both}:
             images.append(source)
     return _named(sorted(unique.values())), images
+
+
+def require_apart(videos: Sequence[tuple[str, Path]], images: Sequence[str]) -> None:
+    """InputError if the label maps of a video's frames, OUT/clip/000000.png, would be among those of images."""
+    folders = {name.parent: path for path, name in find_images(images)} if images else {}
+    for source, name in videos:
+        if name in folders:
+            text = f"the label maps of {shown(source)} and of {folders[name]} would be in one folder, {name}"
+            raise InputError(f"{text}; predict the images without the video, or leave out --frames")
 
 
 def is_stream(source: str) -> bool:

@@ -72,6 +72,7 @@ class Predictor:
             if quick and (engine, precision) != ("auto", "fp32"):
                 text = f"{artefact.path} is an exported model, which has its own engine and precision"
                 raise InputError(f"{text}; choose none")
+            quick = False
             artefact.require_way(config or EvalConfig())
             self.network: Artefact | Network = artefact
             self.source: Path | None = artefact.path

@@ -10,7 +10,7 @@ import queue
 import threading
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, get_args
@@ -98,6 +98,7 @@ def predict_video(
             kept = 0 if carry_bases else _continued(partial, before, mark)
         target.parent.mkdir(parents=True, exist_ok=True)
         writer = Writer(partial, video, predictor.palette, view, mark, target if frames else None, before, kept)
+        stack.enter_context(_pointing_at(writer))
         stack.callback(writer.close)
         interruption = stack.enter_context(Interruption(tell=False))
         advance = stack.enter_context(bar(f"predict {Path(source).name}", video.total))
@@ -117,7 +118,7 @@ def predict_video(
         partial.unlink(missing_ok=True)
         raise InputError(f"cannot read {shown(source)} as a video: none of its frames can be decoded")
     with reporting(f"write {done}"):
-        with library().open(os.fspath(partial)) as file:
+        with library().open(os.path.abspath(partial)) as file:
             written = file.streams.video[0].frames
         if written != writer.frames:  # FFmpeg before 8.1
             text = f"{partial} came out with {written} of {writer.frames} frames"
@@ -127,8 +128,21 @@ def predict_video(
         partial.replace(done)
         sync_folder(done.parent)
         before.unlink(missing_ok=True)
-    texts = [f"{shown(source)}: {writer.frames} frames in {done}", *video.remarks(writer.frames), *writer.remarks]
+    texts = [f"{shown(source)}: {writer.frames} frames in {done}", *video.remarks(), *writer.remarks]
+    if frames:
+        numbers = [int(path.stem) for path in target.glob("*.png") if path.stem.isdecimal()]
+        old = sum(number % every > 0 or number >= writer.frames for number in numbers)
+        texts += [f"{target} also has {old} label maps of an earlier run"] if old else []
     note("; ".join(texts))
+
+
+@contextmanager
+def _pointing_at(writer: Writer) -> Iterator[None]:
+    """What ends a video says where its frames up to there are."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error}; {writer.path} plays up to there") if writer.frames else error from error
 
 
 def check(predictor: Predictor, view: str, every: int, batch: int, carry_bases: bool) -> None:
@@ -229,7 +243,7 @@ def _mark(predictor: Predictor, source: str, *options: object) -> str:
 def _mark_of(path: Path) -> str:
     av = library()
     try:
-        with av.open(os.fspath(path)) as container:
+        with av.open(os.path.abspath(path)) as container:
             return container.metadata.get("comment", "")
     except (av.error.FFmpegError, OSError):
         return ""
@@ -240,7 +254,7 @@ def _certain(path: Path, mark: str) -> int:
     av, count, certain = library(), 0, 0
     if _mark_of(path) == mark:
         try:
-            with av.open(os.fspath(path)) as container:
+            with av.open(os.path.abspath(path)) as container:
                 for packet in container.demux(video=0):
                     certain = count if packet.is_keyframe else certain
                     count += packet.dts is not None

@@ -17,7 +17,7 @@ from ..atomic import replacing
 from ..data.images import write_mask
 from ..errors import InputError, some
 from ..show import colours
-from .inputs import shown
+from .inputs import is_stream, shown
 
 View = Literal["overlay", "side", "colours"]
 ENCODERS = {"libx264": {"preset": "veryfast", "crf": "20", "bf": "0"}, "libopenh264": {}, "libvpx-vp9": {"crf": "30"}}
@@ -26,6 +26,7 @@ KEYFRAME_EVERY = 2  # seconds; what is lost or done again after a kill
 # be known for the edit list (delay_moov), without which audio that starts before 0 would move the frames' timestamps.
 CONTAINER = {"movflags": "hybrid_fragmented+delay_moov", "use_editlist": "1", "flush_packets": "1"}
 FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: the last frame is shown as long as in the input
+LAYOUTS = ("mono", "stereo", "2.1", "4.0", "5.0", "5.1", "6.1", "7.1")  # FFmpeg's of 1, 2, ... channels
 BT709, LIMITED = 1, 1  # AVCOL_SPC_BT709 and AVCOL_RANGE_MPEG: what players take untagged HD video for
 
 
@@ -59,7 +60,8 @@ def reporting(doing: str) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"cannot {doing}: {error.strerror or error}") from error
+        late = isinstance(error, av.error.ExitError)  # the timeout of Source
+        raise InputError(f"cannot {doing}: {'it does not answer' if late else error.strerror or error}") from error
 
 
 class Source:
@@ -70,7 +72,8 @@ class Source:
         options: dict[str, Any] = {"timeout": (20, 10)} if "://" in source else {}  # seconds to open, to read
         options |= {"format": "v4l2"} if source.startswith("/dev/video") else {}
         with reporting(f"read {self.name} as a video"):
-            self.container = av.open(source, **options)
+            # Absolute, as FFmpeg takes what is before a colon for a protocol: 12:30.mp4.
+            self.container = av.open(source if is_stream(source) else os.path.abspath(source), **options)
         self.video = self.container.streams.best("video")
         problem = "it holds no video" if self.video is None else ""
         if self.video is not None and max_pixels and self.video.width * self.video.height > max_pixels:
@@ -83,13 +86,17 @@ class Source:
         self.audio = list(self.container.streams.audio)
         self.rate = self.video.average_rate or self.video.guessed_rate or Fraction(25)
         self.is_file = os.path.isfile(source)
-        self.live = self.container.duration is None and not self.is_file
-        self.stated = self.video.frames  # 0 in files that do not say
+        # A server that cannot seek hides how long a file lasts, but not how many bytes it has.
+        self.live = self.container.duration is None and not self.is_file and self.container.size <= 0
+        stated = self.video.frames  # 0 in files that do not say; in MP4, those that an edit hides too
+        # FFmpeg's duration of an AVI is an estimate from the size that is left.
+        avi, seconds = self.container.format.name == "avi", (self.container.duration or 0) / av.time_base
+        self.lasts = float(stated / self.rate) if avi else seconds  # by the file's own account; 0 if it gives none
         others = [each for each in self.container.streams if each.index != self.video.index and each.type != "audio"]
         self.others = {stream.type for stream in others}
-        self.total = self.stated or round((self.container.duration or 0) * self.rate / 1_000_000)
+        self.total = stated or round(seconds * float(self.rate))
         self.damaged = self.late = 0
-        self.end = ""
+        self.end, self.seconds = "", 0.0  # why reading ended early; where the frames and the sound that were read end
 
     def items(self, every: int, kept: int) -> Iterator[Any]:
         """Frames, and packets of audio. kept: so many frames are encoded already."""
@@ -105,6 +112,7 @@ class Source:
                 if packet.dts is not None:
                     packet.pts = (packet.dts if packet.pts is None else packet.pts) - shift
                     packet.dts -= shift
+                    self._has_read(packet.pts + (packet.duration or 0), packet.time_base)
                     yield packet
                 continue
             try:
@@ -115,6 +123,7 @@ class Source:
             for frame in decoded:
                 duration = frame.duration or max(1, round(1 / self.rate / self.video.time_base))
                 last = max(last + 1, (last + duration if index else 0) if frame.pts is None else frame.pts - shift)
+                self._has_read(last + duration, self.video.time_base)
                 turns = round(frame.rotation / 90)
                 size = (frame.height, frame.width)[:: -1 if turns % 2 else 1]
                 wanted, rgb = index % every == 0 and index + every > kept, None
@@ -132,13 +141,17 @@ class Source:
                 raise
             self.end = str(error)
 
-    def remarks(self, frames: int) -> list[str]:
+    def _has_read(self, end: int, base: Fraction) -> None:
+        self.seconds = max(self.seconds, float(end * base))
+
+    def remarks(self) -> list[str]:
         """What there is to say about the input, in words."""
         texts = [self.end] if self.end else []
         texts += [f"left out: {self.late} frames that came faster than they are labelled"] if self.late else []
         texts += [f"left out: {self.damaged} packets that cannot be decoded"] if self.damaged else []
-        if frames < self.stated:
-            texts.append(f"cut off or damaged: the file says that it has {self.stated} frames")
+        if self.lasts - self.seconds > max(2 / self.rate, min(1, self.lasts / 10)):
+            text = f"it ends after {self.seconds:.1f} s, but says that it lasts {self.lasts:.1f} s"
+            texts.append(f"cut off or damaged: {text}")
         return texts + ([f"left out: other streams, of the kind {some(sorted(self.others))}"] if self.others else [])
 
     def close(self) -> None:
@@ -198,7 +211,7 @@ class Writer:
             self.remarks.append(f"one row or column more than {w} x {h}, as encoders need even numbers")
         ticks = self.video.video.time_base.denominator
         options = CONTAINER | {"movie_timescale": str(ticks * max(1, 90000 // ticks))}  # of offsets between streams
-        self.container = self.files.enter_context(closing(av.open(os.fspath(self.path), "w", options=options)))
+        self.container = self.files.enter_context(closing(av.open(os.path.abspath(self.path), "w", options=options)))
         self.container.metadata["comment"] = self.mark
         self.stream = self.container.add_stream(encoder, rate=self.video.rate, options=ENCODERS[encoder])
         self.stream.width, self.stream.height, self.stream.pix_fmt = w + w % 2, h + h % 2, "yuv420p"
@@ -218,11 +231,16 @@ class Writer:
                 # Broadcasts repeat AAC's settings in every packet; MP4 has them once.
                 form = "null" if audio.codec_context.name != "aac" or audio.codec_context.extradata else "aac_adtstoasc"
                 form = av.bitstream.BitStreamFilterContext(form, audio)
-                self.copies[audio.index] = self.container.add_stream_from_template(audio), form
-            except ValueError:
+                layout = audio.layout.name
+                if layout.endswith("channels"):  # MP4 must name them, and PCM of AVI and MKV has their number alone
+                    layout = LAYOUTS[audio.layout.nb_channels - 1]
+                copy = self.container.add_stream_from_template(audio, layout=layout)
+                copy.metadata.update({key: value for key, value in audio.metadata.items() if key == "language"})
+                self.copies[audio.index] = copy, form
+            except (ValueError, IndexError):
                 self.remarks.append(f"left out: audio of the kind {audio.codec_context.name}, which MP4 does not take")
         if self.kept:
-            file = self.files.enter_context(av.open(os.fspath(self.before)))
+            file = self.files.enter_context(av.open(os.path.abspath(self.before)))
             self.packets, stream = file.demux(video=0), file.streams.video[0]
             # The muxer takes packets as an encoder gives them, and MP4 stores those of H.264 in another form.
             form = "h264_mp4toannexb" if stream.codec_context.name == "h264" else "null"

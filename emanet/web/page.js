@@ -5,7 +5,7 @@ const $ = (selector) => root.querySelector(selector);
 const facts = props.facts;
 let shown = null; // the latest answer, with its pixels decoded
 let stem = "photo"; // of the files to download
-let sent = ""; // the name by which the next answer goes
+let sent = "", next = null; // the name by which the next answer goes; what was chosen meanwhile
 let pinned = null; // the class whose pixels stay highlighted
 let base = null, step = 0, at = { u: 0.5, v: 0.6 }, timer = 0; // of the explorer: base or none, iteration from 0, pixel
 
@@ -26,12 +26,18 @@ const say = (text, bad = false) => {
 };
 
 function send(url, name) {
-  if (root.dataset.state === "busy") return;
+  if (root.dataset.state === "busy") return (next = [url, name]);
   sent = name;
   root.dataset.state = "busy";
   say("Labelling …");
   props.value = url;
   trigger("submit");
+}
+
+function sendNext() {
+  const choice = next;
+  next = null;
+  if (choice) send(...choice);
 }
 
 function take(file) {
@@ -108,10 +114,12 @@ watch("value", async () => {
   say(`${answer.width} × ${answer.height} pixels, ${answer.classes.length} ${answer.classes.length === 1 ? "class" : "classes"}.`);
   showLabels();
   if (answer.explain) showExplorer();
+  sendNext();
 });
 window.addEventListener("emanet-failed", () => {
   root.dataset.state = shown ? "done" : "empty";
   say("");
+  sendNext();
 });
 
 for (const tab of root.querySelectorAll("[role=tab]")) {

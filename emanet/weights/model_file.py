@@ -53,7 +53,7 @@ def read_model(path: Path) -> ModelFile:
         with utf8_name(path) as name, safe_open(name, "pt") as file:
             metadata = file.metadata() or {}
             header = parse_header(metadata, path)
-            experiment = experiment_of(header["experiment"], path)
+            experiment = experiment_of(header["experiment"], path, header.get("emanet"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise InputError(what_instead(path) or f"cannot read model file {path}: {error}") from error
@@ -87,6 +87,9 @@ def require_fit(model: nn.Module, state: dict[str, torch.Tensor], path: str | Pa
             if key in state and state[key].shape != own[key].shape
         ],
     }
+    if not any(problems.values()):
+        floats = [key for key in own if state[key].is_floating_point() and state[key].numel()]
+        problems = {"not finite": [key for key in floats if not all(map(torch.isfinite, state[key].aminmax()))]}
     if any(problems.values()):
         listed = "; ".join(f"{kind}: {some(keys)}" for kind, keys in problems.items() if keys)
         raise InputError(f"{path} does not fit the model: {listed}")

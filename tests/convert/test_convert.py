@@ -429,6 +429,16 @@ def test_a_part_of_a_larger_network_is_taken_by_its_prefix(tmp_path):
     assert any(line.startswith("prefix        encoder.") for line in lines)
 
 
+def test_a_model_beside_the_weights_of_its_loss_is_taken_by_its_prefix(tmp_path):
+    """As Lightning saves it."""
+    state = {f"model.{key}": value for key, value in state_of("original").items()}
+    torch.save({"state_dict": state | {"criterion.weight": torch.ones(21)}}, tmp_path / "last.ckpt")
+    with pytest.raises(InputError, match="a model of layout original: take them with --prefix model.$"):
+        convert(tmp_path / "last.ckpt", tmp_path / "x.safetensors")
+    convert(tmp_path / "last.ckpt", tmp_path / "x.safetensors", prefix="model.")
+    assert emanet.load(tmp_path / "x.safetensors").backbone.net.conv1[0].weight.shape[1] == 3
+
+
 def test_a_backbone_of_wrapped_keys_is_loaded_as_it_is(tmp_path):
     state = timm.create_model("test_resnet").state_dict()
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "x.pth")

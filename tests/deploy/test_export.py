@@ -252,6 +252,7 @@ class TestOnnx:
         common = "predict", onnx, tmp_path / "x.png", "--out", tmp_path / "out"
         assert "takes whole images at one scale" in sentence(run_cli(*common, "--flip"))
         assert "has its own engine" in sentence(run_cli(*common, "--engine", "eager"))
+        assert run_cli(*common, "--engine", "auto").returncode == 0 and (tmp_path / "out" / "x.png").is_file()
         assert "exported model" in sentence(run_cli("explain", onnx, tmp_path / "x.png"))
         assert "already" in sentence(run_cli("export", onnx, "--to", "onnx"))
         with pytest.raises(InputError, match="needs the one that it was made from"):
@@ -401,6 +402,16 @@ class TestCommand:
         assert "each once" in refusal("--to", "torch", "--outputs", "labels", "labels")
         assert "--to" in refusal()
         assert list(tmp_path.glob("tiny*")) == []
+
+    def test_the_size_that_is_told_is_its_own(self, file, tmp_path, monkeypatch):
+        (tmp_path / "tiny.bin").write_bytes(bytes(9_000_000))  # of an .xml, say
+
+        def written(file: ModelFile, to: str, out: Path, **options: object) -> int:
+            return out.write_bytes(bytes(2_500_000))
+
+        monkeypatch.setattr("emanet.analysis.export.export", written)
+        done = run_cli("export", file.path, "--to", "torch", "--out", tmp_path / "tiny.pt2")
+        assert "tiny.pt2: 2.5 MB, " in done.stdout
 
     def test_kinds_of_names(self):
         assert is_artefact("a.onnx") and is_artefact(Path("b.XML")) and is_artefact("c.pt2")

@@ -233,6 +233,24 @@ class TestLabel:
             )
         assert refused == "TypeError" and any("Content Security Policy" in fault for fault in tab.faults)
 
+    def test_of_two_files_that_are_chosen_quickly_the_last_one_is_labelled(self, tab):
+        """Although the first one takes longer to read."""
+        slow = """() => {
+            const read = window.createImageBitmap;
+            window.createImageBitmap = async (file, how) => {
+                if (file.name === "slow.png") await new Promise((done) => setTimeout(done, 1000));
+                return read(file, how).finally(() => file.name === "slow.png" && (window.isRead = true));
+            };
+        }"""
+        tab.page.evaluate(slow)
+        file = {"name": "slow.png", "mimeType": "image/png", "buffer": scene(1, (40, 50))[1]}
+        tab.page.set_input_files(".em-file", [file])
+        tab.upload(scene()[1], "quick.png")
+        tab.page.wait_for_function("() => window.isRead")
+        tab.page.evaluate("() => turn")
+        name, index = tab.download("[data-file=labels]")
+        assert name == "quick_labels.png" and index.size == SIZE[::-1]
+
     def test_what_is_no_image_has_a_sentence(self, tab):
         tab.page.set_input_files(".em-file", [{"name": "a.png", "mimeType": "image/png", "buffer": b"no image"}])
         tab.page.wait_for_selector("text=This browser cannot read the file as an image.")

@@ -5,7 +5,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,6 +69,7 @@ def clip(
     codec: str = "libx264",
     sound: str = "",
     rotation: int = 0,
+    language: str = "und",
 ) -> Path:
     """A clip whose frame i is at times[i] ticks of `base`, or at i; with a second of noise in the codec `sound`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +82,7 @@ def clip(
             stream.set_display_rotation(rotation)
         if sound:
             audio = file.add_stream(sound, rate=48000)
+            audio.metadata["language"] = language
         for i, pixels in enumerate(pictures(count, size)):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=stream.pix_fmt)
             frame.pts, frame.time_base = times[i] if times else i, base
@@ -171,6 +174,12 @@ class TestFrames:
         for i, result in enumerate(drawn):
             close(result, colours.colourise(predictor(rgb[i - i % 4]), predictor.palette))
 
+    def test_label_maps_of_an_earlier_run_are_told_of(self, predictor, tmp_path, capsys):
+        source = clip(tmp_path / "a.mp4", 10)
+        for every, said in ((1, ""), (4, "; {} also has 7 label maps of an earlier run")):
+            predict_video(predictor, str(source), tmp_path / "b", frames=True, every=every)
+            assert capsys.readouterr().err.endswith(f"b.mp4{said.format(tmp_path / 'b')}\n")
+
     @pytest.mark.parametrize("view, size", [("overlay", (48, 34)), ("side", (48, 66))])
     def test_odd_sizes_get_a_row_or_column_more_and_it_is_said(self, predictor, tmp_path, capsys, view, size):
         source = clip(tmp_path / "a.mkv", 2, (47, 33))
@@ -244,6 +253,21 @@ class TestTimesAndSound:
         assert packets(tmp_path / "b.mp4", "audio") == packets(source, "audio")
         assert decoded(tmp_path / "b.mp4")[1] == decoded(source)[1]
 
+    @pytest.mark.parametrize("name", ["a.avi", "a.mkv"])
+    def test_sound_without_names_of_its_channels_is_copied(self, predictor, tmp_path, name):
+        source = clip(tmp_path / name, 4, codec="mpeg4", sound="pcm_s16le")
+        predict_video(predictor, str(source), tmp_path / "b")
+        sounds = [b"".join(content for _, content in packets(path, "audio")) for path in (source, tmp_path / "b.mp4")]
+        assert sounds[0] == sounds[1] != b""
+        with av.open(str(tmp_path / "b.mp4")) as file:
+            assert file.streams.audio[0].layout.name == "stereo"
+
+    def test_sound_keeps_its_language(self, predictor, tmp_path):
+        source = clip(tmp_path / "a.mkv", 4, sound="aac", language="fra")
+        predict_video(predictor, str(source), tmp_path / "b")
+        with av.open(str(tmp_path / "b.mp4")) as file:
+            assert file.streams.audio[0].metadata["language"] == "fra"
+
     def test_sound_that_mp4_does_not_take_is_left_out_and_it_is_said(self, predictor, tmp_path, capsys):
         source = clip(tmp_path / "a.avi", codec="mpeg4", sound="adpcm_ima_wav")
         predict_video(predictor, str(source), tmp_path / "b")
@@ -295,7 +319,39 @@ class TestFaults:
         source.write_bytes(whole[: len(whole) * 3 // 4])
         predict_video(predictor, str(source), tmp_path / "b")
         assert 1 <= len(decoded(tmp_path / "b.mp4")[0]) < 20
-        assert "the file says that it has 20 frames" in capsys.readouterr().err
+        assert re.search(
+            "cut off or damaged: it ends after 0.[1-7] s, but says that it lasts 0.8 s", capsys.readouterr().err
+        )
+
+    @pytest.mark.parametrize("name", ["a.mkv", "a.avi", "a.flv"])
+    def test_so_does_one_that_does_not_count_its_frames(self, predictor, tmp_path, capsys, name):
+        source = clip(tmp_path / name, 100, codec="flv" if name == "a.flv" else "mpeg4")
+        predict_video(predictor, str(source), tmp_path / "whole", every=100)
+        assert "cut off" not in capsys.readouterr().err
+        whole = source.read_bytes()
+        source.write_bytes(whole[: len(whole) // 2])
+        predict_video(predictor, str(source), tmp_path / "b", every=100)
+        assert re.search(r"cut off or damaged: it ends after [0-3]\.\d s, but says .* 4.0 s", capsys.readouterr().err)
+
+    def test_frames_that_an_edit_hides_are_not_missing(self, predictor, tmp_path, capsys):
+        """As of a clip that was cut without encoding it again: its first frames are there to decode the others."""
+        with av.open(str(clip(tmp_path / "a.mp4", 20))) as file, av.open(str(tmp_path / "cut.mp4"), "w") as cut:
+            stream = cut.add_stream_from_template(file.streams.video[0])
+            for packet in file.demux(video=0):
+                if packet.dts is not None:
+                    packet.pts, packet.dts = (
+                        int(t - Fraction(5, 25) / packet.time_base) for t in (packet.pts, packet.dts)
+                    )
+                    packet.stream = stream
+                    cut.mux(packet)
+        with av.open(str(tmp_path / "cut.mp4")) as file:
+            assert file.streams.video[0].frames == 20
+        predict_video(predictor, str(tmp_path / "cut.mp4"), tmp_path / "b")
+        assert len(decoded(tmp_path / "b.mp4")[0]) == 15 and "cut off" not in capsys.readouterr().err
+
+    def test_sound_beside_an_avi_does_not_make_it_look_cut_off(self, predictor, tmp_path, capsys):
+        predict_video(predictor, str(clip(tmp_path / "a.avi", codec="mpeg4", sound="aac")), tmp_path / "b")
+        assert "cut off" not in capsys.readouterr().err
 
     def test_packets_that_cannot_be_decoded_are_left_out_and_counted(self, predictor, tmp_path, capsys):
         source = clip(tmp_path / "a.avi", 10, codec="mpeg4")
@@ -320,7 +376,7 @@ class TestFaults:
     def test_frames_that_change_their_size(self, predictor, tmp_path):
         parts = [clip(tmp_path / f"{i}.h264", 3, size).read_bytes() for i, size in enumerate([(48, 64), (64, 96)])]
         (tmp_path / "a.h264").write_bytes(b"".join(parts))
-        with pytest.raises(InputError, match="its frames change from 64 x 48 to 96 x 64 pixels; cut it there"):
+        with pytest.raises(InputError, match="its frames change from .* 96 x 64 .*; cut it there; .*partial.mp4 plays"):
             predict_video(predictor, str(tmp_path / "a.h264"), tmp_path / "b")
         assert len(decoded(tmp_path / "b.partial.mp4")[0]) == 3
 
@@ -606,12 +662,79 @@ class TestCamera:
         assert first.index == 0 and rest == sorted(rest)
         assert 1 + len(rest) + source.late == 100 and len(rest) >= video.AHEAD - 1
 
+    @contextmanager
+    def served(self, content: bytes, sent: int) -> Iterator[str]:
+        """The address of a file whose server cannot seek, and falls silent after so many bytes."""
+        over = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content[:sent])
+                if sent < len(content):
+                    over.wait(60)
+
+            def log_message(self, *arguments):
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/a"
+        finally:
+            over.set()
+            server.shutdown()
+            server.server_close()
+
+    def test_one_that_falls_silent(self, predictor, tmp_path, monkeypatch):
+        content, open_ = clip(tmp_path / "a.mkv", 100).read_bytes(), av.open
+
+        def impatient(*arguments, **options):
+            return open_(*arguments, **options | ({"timeout": (20, 0.3)} if "timeout" in options else {}))
+
+        monkeypatch.setattr(av, "open", impatient)
+        said = "read on in .*: it does not answer; .*b.partial.mp4 plays up to there"
+        with self.served(content, len(content) // 2) as address, pytest.raises(InputError, match=said):
+            predict_video(predictor, address, tmp_path / "b", every=100)
+        assert 1 < len(decoded(tmp_path / "b.partial.mp4")[0]) < 100
+
+    def test_a_file_of_a_server_is_no_camera(self, predictor, tmp_path, capsys):
+        """It waits, so no frame is left out; although nobody says how long it lasts."""
+        content = clip(tmp_path / "a.mts", 100).read_bytes()
+        with self.served(content, len(content)) as address:
+            predict_video(predictor, address, tmp_path / "b")
+        assert len(decoded(tmp_path / "b.mp4")[0]) == 100 and "left out" not in capsys.readouterr().err
+
     def test_a_camera_that_is_not_there(self, predictor, tmp_path):
         with pytest.raises(InputError, match="cannot read /dev/video97 as a video: No such file"):
             predict_video(predictor, "/dev/video97", tmp_path / "b")
 
 
 class TestInputs:
+    def test_a_colon_in_a_name_is_no_protocol(self, predictor, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        clip(Path("12:30.mp4").resolve(), 3)
+        assert not predict_videos(predictor, find_videos(["12:30.mp4"])[0], "out:1")
+        assert len(decoded(tmp_path / "out:1" / "12:30.mp4")[0]) == 3
+
+    def test_label_maps_of_frames_replace_none_of_images(self, tmp_path):
+        clip(tmp_path / "in" / "a.mp4", 1)
+        (tmp_path / "in" / "a").mkdir()
+        Image.fromarray(pictures(1)[0]).save(tmp_path / "in" / "a" / "000000.png")
+        done = run_cli("predict", "street", tmp_path / "in", "--out", tmp_path / "out", "--frames")
+        assert "would be in one folder, a; predict the images without" in sentence(done)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        "flags", [["--outputs", "shares"], ["--no-overlay"], ["--bands", "1"], ["--range", "0", "1"]]
+    )
+    def test_options_of_images_are_not_ignored(self, tmp_path, flags):
+        clip(tmp_path / "a.mp4", 1)
+        done = run_cli("predict", "street", tmp_path / "a.mp4", "--out", tmp_path / "out", *flags)
+        assert sentence(done) == f"error: {flags[0]} is for images, and there are only videos among the inputs"
+
     def test_videos_among_files_folders_and_addresses(self, tmp_path):
         for name in ("in/a.mp4", "in/a.mov", "in/sub/b.MKV", "in/x.jpg", "only/c.mp4", "in/notes.txt", "d.avi"):
             (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -625,6 +748,8 @@ class TestInputs:
         }
         assert shown("rtsp://me:pw@camera:554/x@y") == "rtsp://camera:554/x@y"
         assert not any(map(means_model, [*inputs, "rtsp://camera/x", "/dev/video2"]))
+        with pytest.raises(InputError, match="^https://host/a.JPG[?]x=1 is the address of an image: download it first"):
+            find_videos(["https://me:pw@host/a.JPG?x=1"])
         assert find_videos([str(tmp_path / "none.mp4")]) == ([], [str(tmp_path / "none.mp4")])
 
     def test_on_the_command_line(self, model, tmp_path):

@@ -33,6 +33,7 @@ from emanet.experiments import load_experiment, override
 from emanet.model import build_model
 from emanet.predict.predictor import Predictor
 from emanet.show.attention import owners_overlay
+from emanet.web.answer import answer
 from emanet.web.page import PHOTOS, Limits, Page
 
 if importlib.util.find_spec("gradio") is None:  # not imported here: that takes every worker two seconds
@@ -239,6 +240,25 @@ class TestLabel:
         colours = np.asarray(Image.open(io.BytesIO(files["my photo_colours.png"])))
         np.testing.assert_array_equal(colours, np.array(served.predictor.palette, np.uint8)[labels])
         assert json.loads(files["my photo_classes.json"])["model"] == "drawn"
+
+    def test_what_is_chosen_meanwhile_is_labelled_next(self, tab, served, monkeypatch):
+        going = threading.Event()
+
+        def waiting(predictor, name, content, **how):
+            going.wait(30)
+            return answer(predictor, name, content, **how)
+
+        monkeypatch.setattr("emanet.web.page.answer", waiting)
+        tab.upload(photo(), name="one.png", wait=False)
+        tab.page.wait_for_selector(".em[data-state=busy]")
+        for name, size in (("two.png", (40, 48)), ("three.png", (40, 56))):
+            tab.upload(photo(size=size), name=name, wait=False)
+        tab.page.wait_for_timeout(200)  # until they are read
+        going.set()
+        tab.page.wait_for_function("document.querySelector('.em-message').textContent.startsWith('56 × ')")
+        with tab.page.expect_download() as download:
+            tab.page.click(".em-downloads a")
+        assert download.value.suggested_filename == "three_labels.png" and not tab.faults
 
     def test_paste_drop_camera_and_example(self, tab):
         drop = """([content, kind]) => {

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 import emanet
+from emanet.analysis.export import name_of
 from emanet.data.datasets import SPECS
 from emanet.errors import InputError
 from emanet.experiments import load_experiment
@@ -231,6 +232,9 @@ class TestEverywhere:
         restore(run)
         assert torch.equal(run.net.head.classifier.weight, read_model(model).tensors["head.classifier.weight"])
         assert torch.equal(run.teacher.head.classifier.weight, run.net.head.classifier.weight)
+
+    def test_what_is_exported_has_the_name_of_the_repository(self, stored):
+        assert name_of("hf:own/scenes") == name_of(f"hf:own/scenes@{stored}") == "scenes"
 
     def test_convert(self, hub, stored, tmp_path):
         done = run_cli("convert", "hf:own/scenes", tmp_path / "x.safetensors")

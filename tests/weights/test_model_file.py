@@ -67,6 +67,29 @@ def test_files_of_other_programs_have_no_checksum(model):
         assert str(model) in str(error.value)
 
 
+def test_weights_that_are_not_numbers_are_refused(model):
+    """As of a run that diverged: every pixel would be of the first class."""
+    file = read_model(model)
+    file.tensors["head.classifier.bias"][2] = float("nan")
+    model_file.write_model(model, file.tensors, file.experiment, file.header)
+    for use in (emanet.load, emanet.Predictor):
+        with pytest.raises(InputError, match=f"{model} does not fit .*: not finite: head.classifier.bias$"):
+            use(model)
+
+
+@pytest.mark.parametrize(
+    "version, said", [("9.1", "; emanet 9.1 has written it, and this is "), (emanet.__version__, "")]
+)
+def test_a_setting_of_a_newer_version(model, version, said):
+    header = read_model(model).header | {"emanet": version}
+    header["experiment"]["model"]["head"]["sparkle"] = 3
+    save_file(load_file(model), model, {"emanet": json.dumps(header)})
+    for use in (read_model, experiments.load_experiment):
+        with pytest.raises(InputError, match="unknown field 'model.head.sparkle'") as raised:
+            use(model)
+        assert (said in str(raised.value)) and (("has written it" in str(raised.value)) == bool(said))
+
+
 def test_empty_and_odd_tensors_keep_their_checksum(tmp_path, model):
     class Odd(torch.nn.Module):
         def __init__(self):

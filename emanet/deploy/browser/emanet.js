@@ -8,7 +8,7 @@ const $ = (selector) => root.querySelector(selector);
 const $$ = (selector) => [...root.querySelectorAll(selector)];
 let facts, ort, session; // model.json, the runtime, the model
 let live = null, turn = Promise.resolve(); // the camera's stream; ends with the image that is being labelled
-let image = null, shown = null; // the chosen image at its own size, and what is known of it
+let image = null, shown = null, chosen = 0; // the chosen image at its own size, what is known of it, how many were chosen
 let pinned = null; // the class whose pixels stay highlighted
 let base = null, step = 0, at = { u: 0.5, v: 0.6 }, timer = 0; // of the explorer: base or none, iteration from 0, pixel
 
@@ -96,10 +96,10 @@ function failed(error) {
 const label = () => inTurn(async () => {
   root.dataset.state = "busy";
   say("Labelling …");
-  const { width, height } = image.canvas, threads = ort.env.wasm.numThreads;
+  const { canvas, stem } = image, { width, height } = canvas, threads = ort.env.wasm.numThreads;
   try {
-    const found = await run(image.canvas, width, height, false);
-    show({ ...found, width, height, stem: image.stem });
+    const found = await run(canvas, width, height, false);
+    show({ ...found, width, height, stem });
     const size = `${width} × ${height} pixels` + (found.w < width ? `, labelled at ${found.w} × ${found.h}` : "");
     say(`${size}, in ${Math.round(found.took)} ms on ${threads} ${threads === 1 ? "thread" : "threads"} of this browser.`);
   } catch (error) {
@@ -113,7 +113,8 @@ const label = () => inTurn(async () => {
 async function take(file) {
   if (!file || !session) return;
   stopCamera();
-  const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" }).catch(() => null);
+  const mine = ++chosen, bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" }).catch(() => null);
+  if (mine !== chosen) return; // another file was chosen meanwhile
   if (!bitmap) return say("This browser cannot read the file as an image.", true);
   const canvas = make("canvas", { width: bitmap.width, height: bitmap.height });
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
