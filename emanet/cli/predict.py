@@ -33,7 +33,7 @@ class Predict:
     """Folder for the results."""
     outputs: Outputs = ()
     """Some of index, overlay, colour, probabilities, uncertainty, shares, coco, geojson, labelme: see docs/outputs.md.
-    Default: index and overlay, but index alone for TIFFs read in windows."""
+    Default: index and overlay; index alone for TIFFs read in windows."""
     overlay: bool = True
     """--no-overlay: index alone by default."""
     batch: int = 1
@@ -55,8 +55,7 @@ class Predict:
     carry_bases: Switch = False
     """Of videos: EM starts from the last frame's bases, not from the trained ones; see docs/video.md first."""
     resume: Switch = False
-    """Leave out what is done already, by the same model and options, and newer than its input; go on with a video that
-    was interrupted."""
+    """Leave out what is done already by the same model and options and newer than its input; go on with a cut video."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     how: Annotated[EngineConfig, tyro.conf.arg(name="")] = EngineConfig()
