@@ -50,7 +50,7 @@ def contracts():
         yield pytest.param(head, backbone, stride, marks=[] if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("head", "backbone", "stride"), contracts())
+@pytest.mark.parametrize(("head", "backbone", "stride"), [*contracts()])
 class TestContract:
     def test_learns_at_odd_sizes_and_survives_a_file(self, head, backbone, stride, tmp_path):
         config = experiment(backbone, head, stride)
