@@ -73,5 +73,5 @@ if __name__ == "__main__":
         drawn.save(ROOT / "docs" / "images" / name, quality=85, optimize=True)
     beside = doubts(predictor, ROOT / "examples" / "photos" / "crossing.jpg")
     beside.save(ROOT / "docs" / "images" / "outputs.jpg", quality=85, optimize=True)
-    attention = iterations(ROOT / "examples" / "photos" / "crossing.jpg", [42, 62, 29])
+    attention = iterations(ROOT / "examples" / "photos" / "crossing.jpg", [42, 54, 29])
     attention.save(ROOT / "docs" / "attention.png", optimize=True)
