@@ -83,6 +83,8 @@ def require_writable(*paths: str | Path) -> None:
 
 def require_writable_folder(folder: str | Path) -> None:
     """The same for a folder that files will be written into; it is made."""
+    if not str(folder):  # --out "$OUT" with a variable that is not set
+        raise InputError("the name of the output folder is empty; write . for the folder you are in")
     _try_writing(Path(folder), Path(folder) / f".{os.getpid()}.partial")
 
 

@@ -63,6 +63,11 @@ def test_a_folder_to_write_into_is_tried_and_made(tmp_path):
             atomic.require_writable_folder(folder)
 
 
+def test_an_empty_name_is_not_the_folder_that_one_is_in():
+    with pytest.raises(InputError, match="name of the output folder is empty; write . for the folder"):
+        atomic.require_writable_folder("")
+
+
 def test_what_a_killed_process_of_the_same_number_left_is_replaced(tmp_path):
     with atomic.replacing(tmp_path / "a.txt") as temporary:
         pass_on = temporary
