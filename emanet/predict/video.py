@@ -216,14 +216,14 @@ def _labelled(
 
 def _groups(items: Iterable[Any], batch: int, gather: bool) -> Iterator[list[Any]]:
     """The items up to every `batch` frames that are to be labelled; gather: with the sound that comes before these."""
-    group: list[Any] = []
+    group, frames, wanted = list[Any](), 0, 0
     for item in items:
         group.append(item)
-        frames = [each for each in group if isinstance(each, Frame)]
-        wanted = sum(each.wanted for each in frames)
-        if wanted == batch or len(frames) == 4 * batch or not (wanted or gather):
+        if isinstance(item, Frame):
+            frames, wanted = frames + 1, wanted + item.wanted
+        if wanted == batch or frames == 4 * batch or not (wanted or gather):
             yield group
-            group = []
+            group, frames, wanted = [], 0, 0
     if group:
         yield group
 
